@@ -1,0 +1,109 @@
+"""Every command of the course. `nox --list` shows them; each lab is a session of its own.
+
+Sessions only: what they do is in `shared/onepiece/host`, in an environment of its own that has no torch.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import nox
+
+sys.path.insert(0, str(Path(__file__).parent / "shared"))
+
+from onepiece import catalog  # noqa: E402
+from onepiece.errors import UserError  # noqa: E402
+from onepiece.host import environments  # noqa: E402
+from onepiece.places import IMAGES, SHARED  # noqa: E402
+from onepiece.text import tr  # noqa: E402
+
+nox.needs_version = ">=2026.10.20"
+nox.options.sessions = ["catalog"]  # a bare `nox` shows the course
+nox.options.error_on_external_run = False
+
+# After Ctrl-C the host stops its kernels and keeps what finished; nox's own default is half a second.
+PATIENCE = {"interrupt_timeout": 3.0, "terminate_timeout": 12.0}
+
+COURSE = catalog.load()
+
+
+def host(session: nox.Session, *arguments: str) -> None:
+    """Run a command of the host floor, in its environment."""
+    python = environment(session, "host")
+    variables = {"PYTHONPATH": str(SHARED), "PYTHONUTF8": "1", "PYTHONDONTWRITEBYTECODE": os.environ.get("PYTHONDONTWRITEBYTECODE", "")}
+    session.run(python, "-m", "onepiece.host", *arguments, env=variables, external=True, log=False, **PATIENCE)
+
+
+def environment(session: nox.Session, name: str) -> str:
+    """The Python of an environment, made if it is not there yet."""
+    try:
+        return str(environments.ensure(name, session=session.name, fresh="--fresh" in session.posargs and name == "host", say=_announcer(session, name)).python)
+    except UserError as error:
+        session.error(f"{error.cause}\n{error.remedy}")
+
+
+def _announcer(session: nox.Session, name: str):  # noqa: ANN202
+    announced = []
+
+    def announce(_: str) -> None:
+        if not announced:
+            announced.append(name)
+            session.log(tr(f"installing the {name} environment (first time only)", f"正在安裝 {name} 環境（僅第一次）"))
+
+    return announce
+
+
+def lab_session(lab_id: str, title: str) -> None:
+    """Register one lab. An id that is wrong gets a session too, so that the host can say what is."""
+
+    @nox.session(name=lab_id, venv_backend="none", default=False, tags=[f"module-{lab_id[4:5]}"])
+    def run_lab(session: nox.Session) -> None:
+        host(session, "run", lab_id, *session.posargs)
+
+    run_lab.__doc__ = title
+
+
+for lab in COURSE.labs:
+    lab_session(lab.id, f"{lab.title} ({lab.profiles['cpu'].minutes:g} min)")
+for broken in COURSE.problems:
+    lab_session(broken, "cannot be read: nox -s catalog")
+for asked in {word for word in sys.argv[1:] if word.startswith("lab")} - {lab.id for lab in COURSE.labs} - set(COURSE.problems):
+    if sys.argv[sys.argv.index(asked) - 1] in ("-s", "-e", "--session", "--sessions") and "--list" not in sys.argv:
+        lab_session(asked, "an abbreviation, or no lab at all")
+
+
+def command(name: str, doc: str) -> None:
+    """Register a command of the host floor as a session."""
+
+    @nox.session(name=name, venv_backend="none", default=False)
+    def run_command(session: nox.Session) -> None:
+        host(session, name, *session.posargs)
+
+    run_command.__doc__ = doc
+
+
+command("catalog", "The course as a table, and what is wrong with any lab.")
+command("doctor", "What this machine can run, and what is missing.")
+command("start", "Your own copy of a lab, exercises open: nox -s start -- lab-1.5-flashattention")
+command("check", "Is my code right, and if not, why not: nox -s check -- lab-1.5-flashattention")
+
+
+@nox.session(venv_backend="none", default=False)
+def tests(session: nox.Session) -> None:
+    """All tests: the road, the generators, every lab's reference, starter and controls."""
+    python = environment(session, "tests")
+    variables = {"PYTHONPATH": str(SHARED), "PYTHONUTF8": "1", "ONEPIECE_NOX": sys.executable}
+    session.run(python, "-m", "ruff", "check", ".", env=variables, external=True)
+    session.run(python, "-m", "pytest", *session.posargs, env=variables, external=True, **PATIENCE)
+
+
+@nox.session(default=False, reuse_venv=True)
+def lock(session: nox.Session) -> None:
+    """Resolve the dependency groups of pyproject.toml into images/*/lock.txt, with hashes."""
+    session.install("uv")
+    options = ["--universal", "--python-version", "3.11", "--generate-hashes", "--quiet", "--custom-compile-command", "nox -s lock"]
+    upgrade = ["--upgrade"] if "--upgrade" in session.posargs else []
+    for group, target, more in environments.locks():
+        session.run("uv", "pip", "compile", *options, *upgrade, "--group", group, *more, "-o", str(IMAGES / target))

@@ -1,0 +1,96 @@
+"""Command lines: one parser per nox session, and one place where errors become two lines and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from rich.console import Console
+from rich.markup import escape
+
+from onepiece import catalog
+from onepiece.errors import UserError
+from onepiece.host.local import interruptible
+from onepiece.host.view import make_console
+from onepiece.text import LANGUAGES, tr
+
+
+class Parser(argparse.ArgumentParser):
+    """Bad options are the same two lines as every other mistake."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError("usage", what=message, session=self.prog.removeprefix("nox -s ").removesuffix(" --"))
+
+
+Command = Callable[[Console, list[str]], int]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command. Exit codes: 0 good, 1 the lab or the check said no, 2 a mistake, 130 interrupted."""
+    console = make_console()
+    name, *rest = arguments
+    try:
+        with interruptible():
+            return _command(name)(console, _take_language(rest))
+    except UserError as error:
+        make_console(stderr=True).print(f"[bold red]{tr('error', '錯誤')}[/] {escape(str(error.cause))}\n[bold]{tr('next', '下一步')}[/]  {escape(str(error.remedy))}")
+        return 2
+    except KeyboardInterrupt:
+        make_console(stderr=True).print(tr("Interrupted.", "已中斷。"))
+        return 130
+
+
+def _take_language(arguments: list[str]) -> list[str]:
+    """Apply `--lang` before any parser is made, so that `--help` and errors speak it too."""
+    for index, argument in enumerate(arguments):
+        value = argument.partition("=")[2] or (arguments[index + 1] if index + 1 < len(arguments) else "")
+        if argument.partition("=")[0] == "--lang" and value in LANGUAGES:
+            os.environ["ONEPIECE_LANG"] = value
+    return arguments
+
+
+def _command(name: str) -> Command:
+    """Imported on demand: `catalog` need not wait for what `run` needs."""
+    if name == "run":
+        from onepiece.host.run_lab import command
+    elif name == "labs":
+        from onepiece.host.run_labs import command
+    elif name == "catalog":
+        from onepiece.host.show_catalog import command
+    elif name == "start":
+        from onepiece.host.start import command
+    elif name == "check":
+        from onepiece.host.check import command
+    elif name == "doctor":
+        from onepiece.host.doctor import command
+    elif name == "jupyter":
+        from onepiece.host.jupyter import command
+    elif name == "fetch":
+        from onepiece.host.fetch import command
+    elif name == "new-lab":
+        from onepiece.host.new_lab import command
+    else:
+        raise UserError("usage", what=f"unknown command {name}", session="catalog")
+    return command
+
+
+def add_language(parser: argparse.ArgumentParser) -> None:
+    """`--lang`, for every command that shows or makes something in one language."""
+    parser.add_argument("--lang", choices=LANGUAGES, default=os.environ.get("ONEPIECE_LANG") or None, help=tr("language of notebooks and messages", "筆記本與訊息的語言"))
+
+
+def one_lab(given: Sequence[str], command: str) -> catalog.Lab:
+    """The one lab that a command was given."""
+    course = catalog.load()
+    if len(given) != 1:
+        example = course.labs[0].id if course.labs else "lab-1.5-flashattention"
+        raise UserError("which-lab", given=" ".join(given) or tr("none", "無"), command=command, example=example)
+    return course.lab(given[0])
+
+
+def model_directory(text: str) -> Path:
+    """`--model PATH`, as typed, with `~` expanded."""
+    return Path(text).expanduser()

@@ -1,0 +1,137 @@
+"""`nox -s check -- lab-X`: is my code right, and if not, why not."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.syntax import Syntax
+from rich.table import Table
+
+from onepiece.catalog import Lab
+from onepiece.errors import UserError
+from onepiece.host import runs, sources
+from onepiece.host.app import Parser, add_language, one_lab
+from onepiece.host.local import run_python
+from onepiece.host.plan import Plan
+from onepiece.host.run_lab import plan_for, prepare_environment
+from onepiece.places import WORKSPACE
+from onepiece.text import current_language, tr
+
+
+def command(console: Console, arguments: list[str]) -> int:
+    """Run the diagnosing checks; non-zero while anything is open."""
+    parser = Parser(prog="nox -s check --", description=tr("Check your code, exercise by exercise.", "逐題檢查你的程式碼。"))
+    parser.add_argument("lab", nargs="*")
+    parser.add_argument("--hint", action="store_true", help=tr("show a hint for each exercise that is not right yet", "為尚未答對的練習顯示提示"))
+    parser.add_argument("--solution", type=int, metavar="N", help=tr("show the reference solution of exercise N", "顯示練習 N 的參考解"))
+    parser.add_argument("--exercise", type=int, metavar="N", help=tr("show only exercise N", "只顯示練習 N"))
+    parser.add_argument("--reference", action="store_true", help=tr("check the reference instead of your copy", "檢查參考解，而不是你的副本"))
+    parser.add_argument("--fresh", action="store_true", help=tr("rebuild the environment first", "先重建環境"))
+    add_language(parser)
+    options = parser.parse_args(arguments)
+    lab = one_lab(options.lab, "check")
+    if options.solution is not None:
+        return _show_solution(console, lab, options.solution)
+    if not (lab.directory / "checks.py").exists():
+        console.print(tr(f"{lab.id} has no exercises.", f"{lab.id} 沒有練習。"))
+        return 0
+    outcomes = check(console, lab, options)
+    if options.exercise is not None:
+        choices = ", ".join(str(outcome["exercise"]) for outcome in outcomes)
+        outcomes = [outcome for outcome in outcomes if outcome["exercise"] == options.exercise]
+        if not outcomes:
+            raise UserError("unknown-exercise", lab=lab.id, exercise=options.exercise, choices=choices)
+    _show(console, lab, outcomes, options.hint)
+    return 0 if all(outcome["status"] == "passed" for outcome in outcomes) else 1
+
+
+def check(console: Console, lab: Lab, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """The outcome of every exercise, from the lab's environment."""
+    code = [lab.directory]
+    if not options.reference:
+        mine = WORKSPACE / lab.id
+        if not mine.is_dir():
+            raise UserError("no-workspace", lab=lab.id)
+        code.insert(0, mine)
+    # Checks run small and on the CPU, whatever else this machine has.
+    plan: Plan = plan_for(lab, argparse.Namespace(profile="cpu", device="cpu", backend="local"))
+    environment = prepare_environment(console, plan, options.fresh, "check")
+    variables = runs.kernel_environment(lab.directory, [], current_language(), offline=True)
+    variables["PYTHONDONTWRITEBYTECODE"] = "1"
+    done = run_python(environment, ["-m", "onepiece.checks", str(lab.directory), *map(str, code)], variables)
+    outcomes = [json.loads(line) for line in done.stdout.splitlines()]
+    if not outcomes:
+        raise UserError("broken-environment", name=environment.name, reason=f"the checks ended with {done.returncode} and said nothing", session="check")
+    if "import_error" in outcomes[0]:
+        return [_import_failure(outcomes[0])]
+    return outcomes
+
+
+def _import_failure(outcome: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "exercise": 0, "title": tr("your modules can be imported", "你的模組可以匯入"), "minutes": 0, "level": "core", "status": "error",
+        "hint": tr("Python says where it stopped reading.", "Python 會指出它讀到哪裡停下來。"),
+        "what": None, "got": None, "want": None, "mistake": None, "error": outcome["import_error"], "traceback": outcome["traceback"],
+    }
+
+
+def _show(console: Console, lab: Lab, outcomes: list[dict[str, Any]], hint: bool) -> None:
+    table = Table(title=f"{lab.id}", title_justify="left")
+    table.add_column("", width=2)
+    table.add_column(tr("exercise", "練習"))
+    table.add_column(tr("level", "程度"))
+    table.add_column(tr("minutes", "分鐘"), justify="right")
+    table.add_column("")
+    words = {
+        "passed": ("[green]✓[/]", f"[green]{tr('passed', '通過')}[/]"),
+        "open": ("[yellow]○[/]", f"[yellow]{tr('open', '尚未作答')}[/]"),
+        "failed": ("[red]✗[/]", f"[red]{tr('not right yet', '還不對')}[/]"),
+        "error": ("[red]✗[/]", f"[red]{tr('raises', '發生例外')}[/]"),
+    }
+    for outcome in outcomes:
+        mark, word = words[outcome["status"]]
+        table.add_row(mark, f"{outcome['exercise']}. {escape(outcome['title'])}", outcome["level"], str(outcome["minutes"]), word)
+    console.print(table)
+    for outcome in outcomes:
+        if outcome["status"] in ("failed", "error"):
+            _explain(console, outcome)
+        if hint and outcome["status"] != "passed":
+            console.print(f"[bold]{tr('hint', '提示')} {outcome['exercise']}[/]  {escape(outcome['hint'])}")
+    passed = sum(outcome["status"] == "passed" for outcome in outcomes)
+    console.print(tr(f"{passed} of {len(outcomes)} exercises passed.", f"{len(outcomes)} 題中通過 {passed} 題。"))
+    still_open = [outcome for outcome in outcomes if outcome["status"] != "passed"]
+    if still_open and not hint:
+        number = still_open[0]["exercise"]
+        console.print(f"[dim]nox -s check -- {lab.id} --hint      nox -s check -- {lab.id} --solution {number or 1}[/]")
+
+
+def _explain(console: Console, outcome: dict[str, Any]) -> None:
+    console.print(f"\n[bold red]{outcome['exercise']}. {escape(outcome['title'])}[/]")
+    if outcome["status"] == "error":
+        console.print(f"   {escape(outcome['error'])}")
+        console.print(f"[dim]{escape(outcome.get('traceback') or '')}[/]")
+        return
+    console.print(f"   {tr('comparing', '比較')}  {escape(outcome['what'])}")
+    console.print(f"   {tr('your value', '你的值')}  {escape(outcome['got'])}")
+    console.print(f"   {tr('expected', '正確值')}  {escape(outcome['want'])}")
+    if outcome["mistake"]:
+        console.print(f"   [bold]{tr('likely', '可能的原因')}[/]  {escape(outcome['mistake'])}")
+
+
+def _show_solution(console: Console, lab: Lab, number: int) -> int:
+    known: set[int] = set()
+    shown = False
+    for path in sources.modules(lab):
+        solutions = sources.solutions(path)
+        known |= set(solutions)
+        if number in solutions:
+            console.print(f"[bold]{path.name}[/]")
+            console.print(Syntax(solutions[number], "python", word_wrap=True))
+            shown = True
+    if not shown:
+        raise UserError("unknown-exercise", lab=lab.id, exercise=number, choices=", ".join(map(str, sorted(known))))
+    return 0

@@ -1,0 +1,261 @@
+"""Virtual environments from the locks in `images/`. Stdlib only: the noxfile uses it before anything is installed.
+
+An environment is `images/<name>/lock.txt` (hash-locked), plus `extra-<extra>.txt` for what only some labs need. It is
+made when first needed, in `.nox/<name>-py3.12/`, and its stamp holds the hash of what is in it, so that the warm
+path is one small file read. Two runs that need the same environment at once make it once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tomllib
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from onepiece.errors import UserError
+from onepiece.places import ENVIRONMENTS, IMAGES
+
+SUPPORTED = ((3, 11), (3, 14))
+_WAIT_SECONDS = 1800  # how long one process waits for another that is installing
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """An environment that exists."""
+
+    name: str
+    directory: Path
+    lock_sha256: str
+
+    @property
+    def python(self) -> Path:
+        return _python(self.directory)
+
+
+def ensure(name: str, extras: Sequence[str] = (), *, fresh: bool = False, session: str = "doctor", say: Callable[[str], None] = print) -> Environment:
+    """The environment `name` with `extras`, installed if it is not there yet.
+
+    Args:
+        name: a directory of `images/` with a `lock.txt`.
+        extras: names of `extra-<extra>.txt` files beside it; those without a file here are not needed here.
+        fresh: throw an existing one away first.
+        session: what the user typed, for error messages.
+        say: gets one line at a time about what is being installed.
+
+    Raises:
+        UserError: the Python version is not supported, nothing can be written, the disk is full, or pip failed.
+    """
+    check_python(session)
+    directory = ENVIRONMENTS / f"{name}-py{sys.version_info.major}.{sys.version_info.minor}"
+    wanted = _wanted(name, extras)
+    if not fresh and _covers(_stamp(directory), wanted):
+        if not _python(directory).exists():
+            raise UserError("broken-environment", name=name, reason=f"{_python(directory)} is gone", session=session)
+        return Environment(name, directory, wanted["lock.txt"])
+    with _writable(directory.parent), _alone(directory, say):
+        if fresh or not _covers(_stamp(directory), wanted):
+            _install(name, directory, wanted, fresh, say)
+    return Environment(name, directory, wanted["lock.txt"])
+
+
+def installed(name: str) -> bool:
+    """Is there an environment of this name, made from the present lock?"""
+    directory = ENVIRONMENTS / f"{name}-py{sys.version_info.major}.{sys.version_info.minor}"
+    return _covers(_stamp(directory), _wanted(name, ()))
+
+
+def check_python(session: str) -> None:
+    """Refuse a Python that the locks have no wheels for."""
+    if not SUPPORTED[0] <= sys.version_info[:2] <= SUPPORTED[1]:
+        raise UserError("python-version", found=platform.python_version(), session=session)
+
+
+@functools.cache
+def versions() -> dict[str, Any]:
+    """`images/versions.toml`: the one truth for pins that several rooms share."""
+    return tomllib.loads((IMAGES / "versions.toml").read_text(encoding="utf-8"))
+
+
+def extra_available(extra: str) -> bool:
+    """Can this operating system have the extra at all?"""
+    platforms = versions()["extras"].get(extra, {}).get("platforms")
+    return platforms is None or sys.platform in platforms
+
+
+# --- stamps -------------------------------------------------------------------------------------
+
+
+def _wanted(name: str, extras: Sequence[str]) -> dict[str, str]:
+    """File name -> hash, of everything that the environment must hold."""
+    files = ["lock.txt"] + [f"extra-{extra}.txt" for extra in sorted(extras) if extra_available(extra)]
+    return {file: _sha256(IMAGES / name / file) for file in files}
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _stamp(directory: Path) -> dict[str, str]:
+    try:
+        return json.loads((directory / "onepiece.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def _covers(stamp: dict[str, str], wanted: dict[str, str]) -> bool:
+    return all(stamp.get(file) == digest for file, digest in wanted.items())
+
+
+def _python(directory: Path) -> Path:
+    return directory / "Scripts" / "python.exe" if os.name == "nt" else directory / "bin" / "python"
+
+
+# --- installation -------------------------------------------------------------------------------
+
+
+def _install(name: str, directory: Path, wanted: dict[str, str], fresh: bool, say: Callable[[str], None]) -> None:
+    stamp = {} if fresh else _stamp(directory)
+    settings = versions()["environments"].get(name, {})
+    needed_gb = settings.get("disk_gb", 0.5)
+    free_gb = shutil.disk_usage(directory.parent).free / 2**30
+    if stamp.get("lock.txt") != wanted["lock.txt"]:
+        # Without a stamp, or from another lock: begin again, so that what is installed is what the lock says.
+        stamp = {}
+        if free_gb < needed_gb:
+            raise UserError("disk-full", path=directory.parent, free_gb=free_gb, need_gb=needed_gb, runs=directory.parent.parent / "runs")
+        shutil.rmtree(directory, ignore_errors=True)
+    log = directory.parent / f"{directory.name}.log"
+    pip = _Pip(name, directory, log, say)
+    with log.open("w", encoding="utf-8") as stream:
+        pip.stream = stream
+        if not stamp:
+            pip.run([sys.executable, "-m", "virtualenv", "--no-periodic-update", "-q", str(directory)], "virtualenv")
+            for file in ("lock.txt",):
+                pip.install(["--require-hashes", "--no-deps", "-r", str(IMAGES / name / file)])
+            torch = settings.get("torch")
+            if torch:
+                pip.install([f"torch=={torch}", *_torch_options(say)])
+            stamp = {"lock.txt": wanted["lock.txt"]}
+        for file, digest in wanted.items():
+            if stamp.get(file) != digest:
+                pip.install(["--require-hashes", "--no-deps", "-r", str(IMAGES / name / file)])
+                stamp[file] = digest
+    temporary = directory / "onepiece.json.tmp"
+    temporary.write_text(json.dumps(stamp, indent=1), encoding="utf-8")
+    temporary.replace(directory / "onepiece.json")
+
+
+class _Pip:
+    """Runs installers, keeps their output in a log, and shows what they are at."""
+
+    def __init__(self, name: str, directory: Path, log: Path, say: Callable[[str], None]) -> None:
+        self.name, self.directory, self.log, self.say = name, directory, log, say
+        self.stream: Any = None
+
+    def install(self, arguments: list[str]) -> None:
+        # Bytecode is compiled by the first import: most of what is installed is never imported by most labs.
+        options = ["--no-compile", "--disable-pip-version-check", "--no-input", "--progress-bar", "off"]
+        self.run([str(_python(self.directory)), "-m", "pip", "install", *options, *arguments], "pip")
+
+    def run(self, command: list[str], what: str) -> None:
+        self.stream.write(f"$ {' '.join(command)}\n")
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace")
+        last = ""
+        try:
+            for line in process.stdout or ():
+                self.stream.write(line)
+                last = line.strip() if line.startswith("ERROR") or not last.startswith("ERROR") else last
+                if line.startswith(("Collecting", "Installing")) or "Downloading" in line:
+                    self.say(line.strip())
+        finally:
+            if process.poll() is None and sys.exc_info()[0] is not None:
+                process.terminate()
+            process.wait()
+        if process.returncode != 0:
+            raise UserError("install-failed", name=self.name, reason=last or f"{what} ended with {process.returncode}", log=self.log)
+
+
+def _torch_options(say: Callable[[str], None]) -> list[str]:
+    """On Linux, PyPI's torch brings gigabytes of CUDA libraries that a machine without a GPU cannot use."""
+    if sys.platform == "darwin" and platform.machine() == "x86_64":
+        raise UserError("no-torch-wheel", platform="Intel Macs")
+    if sys.platform != "linux":
+        return []
+    index = versions()["torch"]["cpu_index"]
+    if _reachable(index):
+        say(f"PyTorch for the CPU, from {index}")
+        return ["--index-url", index]
+    say("PyTorch's CPU index is out of reach; taking torch from where pip is configured to look")
+    return []
+
+
+def _reachable(index: str) -> bool:
+    try:
+        with urllib.request.urlopen(urllib.request.Request(f"{index}/torch/", method="HEAD"), timeout=3) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError, ValueError):
+        return False
+
+
+# --- one at a time, and only where one may write ------------------------------------------------
+
+
+@contextlib.contextmanager
+def _writable(directory: Path) -> Iterator[None]:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        if error.errno == 28:  # ENOSPC
+            free_gb = shutil.disk_usage(directory).free / 2**30
+            raise UserError("disk-full", path=directory, free_gb=free_gb, need_gb=free_gb + 1, runs=directory.parent / "runs") from None
+        raise UserError("no-write", path=directory, reason=error.strerror or error) from None
+
+
+@contextlib.contextmanager
+def _alone(directory: Path, say: Callable[[str], None]) -> Iterator[None]:
+    from filelock import FileLock, Timeout  # comes with virtualenv, which comes with nox
+
+    lock = FileLock(directory.parent / f"{directory.name}.lock")
+    try:
+        lock.acquire(timeout=0.2)
+    except Timeout:
+        say(f"another run is installing {directory.name}; waiting for it")
+        lock.acquire(timeout=_WAIT_SECONDS)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+# --- making the locks ---------------------------------------------------------------------------
+
+
+def locks() -> list[tuple[str, str, list[str]]]:
+    """(dependency group, file below images/, more options of `uv pip compile`), in the order they depend on each other.
+
+    The CPU environment takes torch from an index of its own, so its lock holds neither torch nor the CUDA
+    libraries that PyPI's torch for Linux asks for.
+    """
+    cuda = [option for package in versions()["environments"]["cpu"]["without"] for option in ("--no-emit-package", package)]
+    constraint = ["--constraint", str(IMAGES / "cpu" / "lock.txt")]
+    return [
+        ("host", "host/lock.txt", []),
+        ("tests", "tests/lock.txt", []),
+        ("cpu", "cpu/lock.txt", cuda),
+        ("triton", "cpu/extra-triton.txt", ["--no-deps"]),
+        ("jupyter", "cpu/extra-jupyter.txt", constraint),
+        ("train", "train/lock.txt", []),
+    ]

@@ -1,0 +1,136 @@
+"""What this machine is. Gathers facts, decides nothing: `plan.choose` does that from the facts alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from onepiece.places import HOME
+
+_PROBE_SECONDS = 10.0  # a hanging driver or engine must not hang the course
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One NVIDIA GPU as `nvidia-smi` reports it."""
+
+    name: str
+    vram_gb: float
+    driver: str
+    compute: str  # compute capability, "8.9"
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """The Docker engine that the docker CLI talks to."""
+
+    version: str
+    api: str
+    gpu_runtime: bool  # the NVIDIA runtime or a CDI device is there
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Everything that a plan depends on."""
+
+    system: str  # "linux", "darwin", "win32"
+    machine: str  # "x86_64", "arm64", ...
+    python: str
+    cores: int
+    memory_gb: float
+    free_disk_gb: float
+    gpus: tuple[Gpu, ...]
+    gpu_reason: str  # why there is no GPU; empty if there is one
+    engine: Engine | None
+    engine_reason: str  # why there is no engine; empty if there is one
+
+
+def gather() -> Facts:
+    """Look at this machine; the slow looks side by side."""
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        gpus = pool.submit(_gpus)
+        engine = pool.submit(_engine)
+    return Facts(
+        system=sys.platform,
+        machine={"AMD64": "x86_64", "aarch64": "arm64"}.get(platform.machine(), platform.machine()),
+        python=platform.python_version(),
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        memory_gb=_memory_gb(),
+        free_disk_gb=shutil.disk_usage(_existing(HOME)).free / 2**30,
+        gpus=gpus.result()[0],
+        gpu_reason=gpus.result()[1],
+        engine=engine.result()[0],
+        engine_reason=engine.result()[1],
+    )
+
+
+def _existing(path: Path) -> Path:
+    return path if path.exists() else _existing(path.parent)
+
+
+def _memory_gb() -> float:
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    if sys.platform == "win32":
+        import ctypes
+
+        kilobytes = ctypes.c_ulonglong()
+        ctypes.windll.kernel32.GetPhysicallyInstalledSystemMemory(ctypes.byref(kilobytes))
+        return kilobytes.value / 2**20
+    return 0.0
+
+
+def probe(command: list[str]) -> tuple[str, str]:
+    """Standard output of a command, and why there is none."""
+    if shutil.which(command[0]) is None:
+        return "", f"{command[0]} is not installed"
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_PROBE_SECONDS)
+    except subprocess.TimeoutExpired:
+        return "", f"{command[0]} did not answer within {_PROBE_SECONDS:.0f} s"
+    except OSError as error:
+        return "", f"{command[0]} cannot be started: {error.strerror}"
+    if done.returncode != 0:
+        lines = (done.stderr or done.stdout).strip().splitlines()
+        return "", lines[-1] if lines else f"{command[0]} ended with {done.returncode}"
+    return done.stdout, ""
+
+
+def _gpus() -> tuple[tuple[Gpu, ...], str]:
+    out, reason = probe(["nvidia-smi", "--query-gpu=name,memory.total,driver_version,compute_cap", "--format=csv,noheader,nounits"])
+    if reason:
+        return (), reason
+    return parse_gpus(out)
+
+
+def parse_gpus(out: str) -> tuple[tuple[Gpu, ...], str]:
+    """The rows of `nvidia-smi --query-gpu=name,memory.total,driver_version,compute_cap`, and why there are none."""
+    found = []
+    for line in out.strip().splitlines():
+        fields = [field.strip() for field in line.split(",")]
+        try:
+            name, mebibytes, driver, compute = fields
+            found.append(Gpu(name, float(mebibytes) / 1024, driver, compute))
+        except ValueError:
+            return (), f"nvidia-smi said: {line.strip()}"
+    return tuple(found), "" if found else "nvidia-smi lists no GPU"
+
+
+def _engine() -> tuple[Engine | None, str]:
+    out, reason = probe(["docker", "version", "--format", "{{json .Server}}"])
+    if reason:
+        return None, reason
+    try:
+        server = json.loads(out)
+        version, api = server["Version"], server["ApiVersion"]
+    except (ValueError, KeyError, TypeError):
+        return None, "docker answers, but no engine does"
+    info, _ = probe(["docker", "info", "--format", "{{json .Runtimes}} {{json .CDISpecDirs}}"])
+    return Engine(version, api, "nvidia" in info), ""
