@@ -88,15 +88,30 @@ command("catalog", "The course as a table, and what is wrong with any lab.")
 command("doctor", "What this machine can run, and what is missing.")
 command("start", "Your own copy of a lab, exercises open: nox -s start -- lab-1.5-flashattention")
 command("check", "Is my code right, and if not, why not: nox -s check -- lab-1.5-flashattention")
+command("labs", "Several labs with one summary: nox -s labs -- --changed")
+command("jupyter", "JupyterLab on your copy: nox -s jupyter -- lab-1.5-flashattention")
+command("fetch", "Bring what a lab needs for working offline: nox -s fetch -- lab-1.5-flashattention")
+command("new-lab", "Scaffold a new lab: nox -s new-lab -- lab-9.9-name")
 
 
 @nox.session(venv_backend="none", default=False)
 def tests(session: nox.Session) -> None:
     """All tests: the road, the generators, every lab's reference, starter and controls."""
+    python, lab_python = environment(session, "tests"), environment(session, "cpu")
+    variables = {"PYTHONPATH": str(SHARED), "PYTHONUTF8": "1", "ONEPIECE_NOX": sys.executable, "OMP_WAIT_POLICY": "passive"}
+    arguments = session.posargs or ["tests"]
+    session.run(python, "-m", "ruff", "check", ".", env=variables, external=True)
+    if not session.posargs:
+        session.run(lab_python, "-m", "pytest", "tests/lab_floor", env=variables, external=True, **PATIENCE)
+    session.run(python, "-m", "pytest", *arguments, env=variables, external=True, **PATIENCE)
+
+
+@nox.session(venv_backend="none", default=False)
+def bench(session: nox.Session) -> None:
+    """What the road costs over the bare tools, as ratios within one run."""
     python = environment(session, "tests")
     variables = {"PYTHONPATH": str(SHARED), "PYTHONUTF8": "1", "ONEPIECE_NOX": sys.executable}
-    session.run(python, "-m", "ruff", "check", ".", env=variables, external=True)
-    session.run(python, "-m", "pytest", *session.posargs, env=variables, external=True, **PATIENCE)
+    session.run(python, "tests/bench/road.py", *session.posargs, env=variables, external=True, **PATIENCE)
 
 
 @nox.session(default=False, reuse_venv=True)

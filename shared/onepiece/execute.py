@@ -210,7 +210,7 @@ def _stop_requests() -> threading.Event:
             signal.signal(getattr(signal, name), lambda *_: stop.set())
 
     def watch_standard_input() -> None:
-        while sys.stdin.buffer.read(1024):
+        while os.read(0, 1024):  # not sys.stdin: its lock, held at exit, would be a fatal error
             pass
         stop.set()
 

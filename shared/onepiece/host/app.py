@@ -21,6 +21,9 @@ from onepiece.text import LANGUAGES, tr
 class Parser(argparse.ArgumentParser):
     """Bad options are the same two lines as every other mistake."""
 
+    def __init__(self, *, prog: str, description: str) -> None:
+        super().__init__(prog=prog, description=description, allow_abbrev=False)
+
     def error(self, message: str) -> NoReturn:
         raise UserError("usage", what=message, session=self.prog.removeprefix("nox -s ").removesuffix(" --"))
 

@@ -108,8 +108,9 @@ def preflight_line(plan: Plan) -> str:
     return f"[bold]{chosen}[/]: {escape(str(plan.reason))} [dim]({escape(str(plan.change))})[/]"
 
 
-def prepare_environment(console: Console, plan: Plan, fresh: bool, session: str) -> environments.Environment:
+def prepare_environment(console: Console, plan: Plan, fresh: bool, session: str, extras: tuple[str, ...] = ()) -> environments.Environment:
     """Make the plan's environment, showing what is installed while that takes minutes."""
+    extras = (*plan.extras, *extras)
     label = tr(f"Installing the {plan.environment} environment (first time only)", f"正在安裝 {plan.environment} 環境（僅第一次）")
     if not console.is_terminal:
         announced: list[str] = []
@@ -119,9 +120,9 @@ def prepare_environment(console: Console, plan: Plan, fresh: bool, session: str)
                 announced.append(label)
                 console.print(label)
 
-        return environments.ensure(plan.environment, plan.extras, fresh=fresh, session=session, say=announce)
+        return environments.ensure(plan.environment, extras, fresh=fresh, session=session, say=announce)
     with console.status(tr("Looking at the environment", "檢查環境")) as status:
-        return environments.ensure(plan.environment, plan.extras, fresh=fresh, session=session, say=lambda line: status.update(f"{label}: [dim]{escape(line[:80])}[/]"))
+        return environments.ensure(plan.environment, extras, fresh=fresh, session=session, say=lambda line: status.update(f"{label}: [dim]{escape(line[:80])}[/]"))
 
 
 def _save(made: runs.Run, environment: environments.Environment) -> tuple[list[Any], dict[str, Any]]:

@@ -15,6 +15,8 @@ from onepiece.host.plan import Plan
 from onepiece.places import WORKSPACE
 from onepiece.text import Text, current_language, tr
 
+_BY_HAND = Plan("local", "cpu", "cpu", "cpu", (), (), reason=Text("opened by hand", "手動開啟"), change=Text("nox -s jupyter", "nox -s jupyter"))
+
 
 def command(console: Console, arguments: list[str]) -> int:
     """Make `workspace/<lab>/`; never overwrites what a learner wrote."""
@@ -56,16 +58,14 @@ def make_workspace(lab: Lab, target: Path, language: str) -> list[Path]:
             if not path.exists():
                 path.write_text(content, encoding="utf-8", newline="\n")
                 added.append(path)
-        write_interactive_context(lab, target, language)
+        write_interactive_context(lab, _BY_HAND, target, language)
     except OSError as error:
         raise runs.write_error(error, target) from None
     return added
 
 
-def write_interactive_context(lab: Lab, target: Path, language: str) -> None:
+def write_interactive_context(lab: Lab, plan: Plan, target: Path, language: str) -> None:
     """`.run/`, so that `onepiece.lab` works in a notebook opened by hand (JupyterLab, VS Code)."""
-    reason = Text("opened by hand", "手動開啟")
-    plan = Plan("local", "cpu", "cpu", "cpu", lab.extras, (), reason, reason)
     options = runs.Options(language, lab.notebooks, mine=True)
     context = runs.context_json(lab, plan, options, sources.usage(lab), runs.read_predictions(lab), (), strict=False)
     (target / ".run").mkdir(exist_ok=True)

@@ -1,0 +1,57 @@
+"""`nox -s jupyter -- lab-X`: JupyterLab on the learner's copy."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+
+from rich.console import Console
+
+from onepiece.host import runs
+from onepiece.host.app import Parser, add_language, one_lab
+from onepiece.host.local import kept_file
+from onepiece.host.run_lab import plan_for, preflight_line, prepare_environment
+from onepiece.host.start import make_workspace, write_interactive_context
+from onepiece.places import WORKSPACE
+from onepiece.text import current_language, tr
+
+
+def command(console: Console, arguments: list[str]) -> int:
+    """Open JupyterLab on loopback, with a token; the copy is made first if there is none."""
+    parser = Parser(prog="nox -s jupyter --", description=tr("Open JupyterLab on your copy of a lab.", "以 JupyterLab 開啟你的個人副本。"))
+    parser.add_argument("lab", nargs="*")
+    parser.add_argument("--port", type=int, default=8888, help=tr("the next free one if it is taken", "若被占用則用下一個"))
+    parser.add_argument("--no-browser", action="store_true", help=tr("only print the address", "只印出網址"))
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--fresh", action="store_true", help=tr("rebuild the environment first", "先重建環境"))
+    add_language(parser)
+    options = parser.parse_args(arguments)
+    lab = one_lab(options.lab, "jupyter")
+    target = WORKSPACE / lab.id
+    if not target.exists():
+        make_workspace(lab, target, current_language())
+        console.print(tr(f"Made your copy of {lab.id}: {kept_file(target)}", f"已建立你的 {lab.id} 副本：{kept_file(target)}"))
+    plan = plan_for(lab, argparse.Namespace(profile="auto", device=options.device, backend="local"))
+    write_interactive_context(lab, plan, target, current_language())
+    console.print(preflight_line(plan))
+    environment = prepare_environment(console, plan, options.fresh, "jupyter", extras=("jupyter",))
+    variables = runs.kernel_environment(target / ".run", [target, lab.directory], current_language(), offline=not lab.network and plan.profile == "cpu")
+    for name in ("JUPYTER_TOKEN", "ONEPIECE_NOTEBOOK"):
+        variables.pop(name, None)
+    command_line = [
+        str(environment.python), "-m", "jupyterlab", f"--ServerApp.root_dir={target}", "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={options.port}",
+        # The default token is random and part of the printed address; news and extension downloads would need a network.
+        "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--LabApp.extension_manager=readonly",
+    ]
+    if options.no_browser:
+        command_line.append("--no-browser")
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        command_line.append("--allow-root")
+    process = subprocess.Popen(command_line, env=variables, cwd=target)
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        process.terminate()
+        process.wait()
+        return 130

@@ -1,0 +1,39 @@
+"""`nox -s new-lab -- lab-9.9-name`: the files of a lab that passes every structural test."""
+
+from __future__ import annotations
+
+from importlib import resources
+
+from rich.console import Console
+
+from onepiece import catalog
+from onepiece.errors import UserError
+from onepiece.host import runs
+from onepiece.host.app import Parser, add_language
+from onepiece.host.local import kept_file
+from onepiece.places import LABS
+from onepiece.text import tr
+
+
+def command(console: Console, arguments: list[str]) -> int:
+    """Scaffold `labs/<lab>/`."""
+    parser = Parser(prog="nox -s new-lab --", description=tr("Scaffold a new lab.", "建立新實驗的骨架。"))
+    parser.add_argument("lab")
+    add_language(parser)
+    lab_id = parser.parse_args(arguments).lab
+    if not catalog.LAB_ID.fullmatch(lab_id):
+        raise UserError("bad-lab-id", lab=lab_id)
+    target = LABS / lab_id
+    if target.exists():
+        raise UserError("lab-exists", path=kept_file(target))
+    template = resources.files("onepiece.host") / "new_lab"
+    try:
+        target.mkdir(parents=True)
+        for source in sorted(template.iterdir(), key=lambda entry: entry.name):
+            name = source.name.removesuffix(".in")
+            (target / name).write_text(source.read_text(encoding="utf-8").replace("@LAB@", lab_id), encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise runs.write_error(error, target) from None
+    console.print(tr(f"Made {kept_file(target)}. Run it: nox -s {lab_id}", f"已建立 {kept_file(target)}。執行：nox -s {lab_id}"))
+    console.print(tr("How a lab is written: CONTRIBUTING.md", "如何撰寫實驗：CONTRIBUTING.md"))
+    return 0
