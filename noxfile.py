@@ -13,11 +13,10 @@ import nox
 
 sys.path.insert(0, str(Path(__file__).parent / "shared"))
 
-from onepiece import catalog  # noqa: E402
-from onepiece.errors import UserError  # noqa: E402
-from onepiece.host import environments  # noqa: E402
-from onepiece.places import IMAGES, SHARED  # noqa: E402
-from onepiece.text import tr  # noqa: E402
+from onepiece import catalog
+from onepiece.errors import UserError
+from onepiece.host import environments
+from onepiece.places import IMAGES, SHARED
 
 nox.needs_version = ">=2026.10.20"
 nox.options.sessions = ["catalog"]  # a bare `nox` shows the course
@@ -39,20 +38,10 @@ def host(session: nox.Session, *arguments: str) -> None:
 def environment(session: nox.Session, name: str) -> str:
     """The Python of an environment, made if it is not there yet."""
     try:
-        return str(environments.ensure(name, session=session.name, fresh="--fresh" in session.posargs and name == "host", say=_announcer(session, name)).python)
+        fresh = "--fresh" in session.posargs and name == "host"
+        return str(environments.ensure(name, session=session.name, fresh=fresh, note=session.log).python)
     except UserError as error:
         session.error(f"{error.cause}\n{error.remedy}")
-
-
-def _announcer(session: nox.Session, name: str):  # noqa: ANN202
-    announced = []
-
-    def announce(_: str) -> None:
-        if not announced:
-            announced.append(name)
-            session.log(tr(f"installing the {name} environment (first time only)", f"正在安裝 {name} 環境（僅第一次）"))
-
-    return announce
 
 
 def lab_session(lab_id: str, title: str) -> None:

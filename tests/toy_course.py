@@ -106,7 +106,7 @@ def double(steps: int) -> int:
     # END SOLUTION
 '''
 
-CHECKS = '''
+CHECKS = """
 from counting import count, double
 
 from onepiece.checks import exercise, expect
@@ -121,7 +121,7 @@ def check_count() -> None:
 @exercise(2, title=Text("double", "加倍"), minutes=5, level="core", hint=Text("use *", "用 *"))
 def check_double() -> None:
     expect(double(4), 8, mistakes={Text("squared instead of doubled", "平方而不是加倍"): 16})
-'''
+"""
 
 
 def write_lab(root: Path, lab_id: str = "lab-9.1-toy", **changes: str) -> Path:
@@ -129,8 +129,11 @@ def write_lab(root: Path, lab_id: str = "lab-9.1-toy", **changes: str) -> Path:
     directory = root / "labs" / lab_id
     directory.mkdir(parents=True, exist_ok=True)
     files = {
-        "manifest": ("lab.toml", MANIFEST), "count": ("01-count.py", COUNT), "use": ("02-use.py", USE),
-        "counting": ("counting.py", COUNTING), "checks": ("checks.py", CHECKS),
+        "manifest": ("lab.toml", MANIFEST),
+        "count": ("01-count.py", COUNT),
+        "use": ("02-use.py", USE),
+        "counting": ("counting.py", COUNTING),
+        "checks": ("checks.py", CHECKS),
     }
     for stem, (name, content) in files.items():
         (directory / name).write_text(textwrap.dedent(changes.get(stem, content)).lstrip("\n"), encoding="utf-8")

@@ -346,6 +346,7 @@ class _Table:
     def number(self, key: str, default: Any = _MISSING) -> Any:
         def is_number(value: object) -> bool:
             return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
+
         return self._typed(key, default, is_number, "a number")
 
     def boolean(self, key: str, default: Any = _MISSING) -> Any:
@@ -362,6 +363,7 @@ class _Table:
             if not all(isinstance(item, str) and item for item in value) or len(set(value)) != len(value):
                 return False
             return not allowed or all(item in allowed for item in value)
+
         wording = f"a list of {' | '.join(allowed)}" if allowed else "a list of different strings"
         return tuple(self._typed(key, default, is_list, wording))
 

@@ -149,8 +149,17 @@ def load_exercises(lab_directory: Path) -> list[Exercise]:
 def run_exercise(exercise: Exercise) -> dict[str, Any]:
     """The outcome of one check: status "passed", "open", "failed" or "error", and what a learner needs to go on."""
     outcome: dict[str, Any] = {
-        "exercise": exercise.number, "title": str(exercise.title), "minutes": exercise.minutes, "level": exercise.level,
-        "hint": str(exercise.hint), "status": "passed", "what": None, "got": None, "want": None, "mistake": None, "error": None,
+        "exercise": exercise.number,
+        "title": str(exercise.title),
+        "minutes": exercise.minutes,
+        "level": exercise.level,
+        "hint": str(exercise.hint),
+        "status": "passed",
+        "what": None,
+        "got": None,
+        "want": None,
+        "mistake": None,
+        "error": None,
     }
     try:
         exercise.check()

@@ -63,8 +63,10 @@ _error(
 )
 _error(
     "no-gpu",
-    ("--device cuda was asked for, but no usable NVIDIA GPU was found: {reason}.",
-     "你指定了 --device cuda，但找不到可用的 NVIDIA GPU：{reason}。"),
+    (
+        "--device cuda was asked for, but no usable NVIDIA GPU was found: {reason}.",
+        "你指定了 --device cuda，但找不到可用的 NVIDIA GPU：{reason}。",
+    ),
     ("Use --device cpu, or see what is missing with: nox -s doctor", "請改用 --device cpu，或執行 nox -s doctor 看看缺了什麼。"),
 )
 _error(
@@ -79,10 +81,14 @@ _error(
 )
 _error(
     "python-version",
-    ("Python {found} is not supported: the locked packages have wheels for 3.11 to 3.14.",
-     "不支援 Python {found}：鎖定的套件只有 3.11 到 3.14 的 wheel。"),
-    ("Run nox from one of these, for example: uvx --python 3.12 nox -s {session}",
-     "請改用其中一版來執行 nox，例如：uvx --python 3.12 nox -s {session}"),
+    (
+        "Python {found} is not supported: the locked packages have wheels for 3.11 to 3.14.",
+        "不支援 Python {found}：鎖定的套件只有 3.11 到 3.14 的 wheel。",
+    ),
+    (
+        "Run nox from one of these, for example: uvx --python 3.12 nox -s {session}",
+        "請改用其中一版來執行 nox，例如：uvx --python 3.12 nox -s {session}",
+    ),
 )
 _error(
     "no-torch-wheel",
@@ -92,8 +98,10 @@ _error(
 _error(
     "install-failed",
     ("The environment {name} could not be installed: {reason}", "環境 {name} 安裝失敗：{reason}"),
-    ("The full log is {log}. Check the network and the free disk, then run the same command again.",
-     "完整紀錄在 {log}。請檢查網路與磁碟空間，再執行一次同樣的指令。"),
+    (
+        "The full log is {log}. Check the network and the free disk, then run the same command again.",
+        "完整紀錄在 {log}。請檢查網路與磁碟空間，再執行一次同樣的指令。",
+    ),
 )
 _error(
     "broken-environment",
@@ -103,20 +111,28 @@ _error(
 _error(
     "no-write",
     ("Cannot write to {path}: {reason}.", "無法寫入 {path}：{reason}。"),
-    ("Make it writable, or keep everything that is made elsewhere: ONEPIECE_HOME=DIRECTORY nox -s ...",
-     "請開放寫入權限，或把產生的檔案放到別處：ONEPIECE_HOME=目錄 nox -s ..."),
+    (
+        "Make it writable, or keep everything that is made elsewhere: ONEPIECE_HOME=DIRECTORY nox -s ...",
+        "請開放寫入權限，或把產生的檔案放到別處：ONEPIECE_HOME=目錄 nox -s ...",
+    ),
 )
 _error(
     "disk-full",
-    ("Not enough disk at {path}: {free_gb:.1f} GB free, {need_gb:.1f} GB needed.",
-     "{path} 的磁碟空間不足：剩 {free_gb:.1f} GB，需要 {need_gb:.1f} GB。"),
-    ("Free some space (old runs: {runs}), or set ONEPIECE_HOME to a larger disk.",
-     "請清出空間（舊的執行結果在 {runs}），或把 ONEPIECE_HOME 設到較大的磁碟。"),
+    (
+        "Not enough disk at {path}: {free_gb:.1f} GB free, {need_gb:.1f} GB needed.",
+        "{path} 的磁碟空間不足：剩 {free_gb:.1f} GB，需要 {need_gb:.1f} GB。",
+    ),
+    (
+        "Free some space (old runs: {runs}), or set ONEPIECE_HOME to a larger disk.",
+        "請清出空間（舊的執行結果在 {runs}），或把 ONEPIECE_HOME 設到較大的磁碟。",
+    ),
 )
 _error(
     "missing-artifact",
-    ("{notebook} needs {artifact}, which {maker} makes, and no earlier run of this lab has it.",
-     "{notebook} 需要 {artifact}，它由 {maker} 產生，而先前的執行結果裡沒有。"),
+    (
+        "{notebook} needs {artifact}, which {maker} makes, and no earlier run of this lab has it.",
+        "{notebook} 需要 {artifact}，它由 {maker} 產生，而先前的執行結果裡沒有。",
+    ),
     ("Run that one first: nox -s {lab} -- --notebook {number}", "請先執行：nox -s {lab} -- --notebook {number}"),
 )
 _error(
@@ -127,8 +143,10 @@ _error(
 _error(
     "workspace-exists",
     ("{path} exists, and your work in it is not overwritten.", "{path} 已經存在，不會覆寫你的成果。"),
-    ("Go on there; to add only missing files: nox -s start -- {lab} --refresh",
-     "請在那裡繼續；只補上缺少的檔案：nox -s start -- {lab} --refresh"),
+    (
+        "Go on there; to add only missing files: nox -s start -- {lab} --refresh",
+        "請在那裡繼續；只補上缺少的檔案：nox -s start -- {lab} --refresh",
+    ),
 )
 _error(
     "unknown-exercise",
@@ -158,11 +176,16 @@ _error(
 _error(
     "bad-lab-id",
     ("{lab} is not a lab id.", "{lab} 不是合法的實驗編號。"),
-    ("A lab id looks like lab-1.5-flashattention: lab-, numbers with dots, a name in lower case.",
-     "實驗編號像 lab-1.5-flashattention：lab-、以點分隔的數字、小寫名稱。"),
+    (
+        "A lab id looks like lab-1.5-flashattention: lab-, numbers with dots, a name in lower case.",
+        "實驗編號像 lab-1.5-flashattention：lab-、以點分隔的數字、小寫名稱。",
+    ),
 )
 _error(
     "nothing-published",
     ("Nothing was published: {reason}.", "沒有發布結果：{reason}。"),
-    ("Publish a whole, passing run of the reference: nox -s {lab} -- --publish", "請發布一次完整且通過的參考解執行：nox -s {lab} -- --publish"),
+    (
+        "Publish a whole, passing run of the reference: nox -s {lab} -- --publish",
+        "請發布一次完整且通過的參考解執行：nox -s {lab} -- --publish",
+    ),
 )

@@ -61,7 +61,7 @@ class NotebookRun:
         self.error: dict[str, Any] | None = None
         self.kernel_pid: int | None = None
         self.peak_bytes = 0
-        self._cell = 0
+        self._cell, self._source = 0, ""
         self._events_read = 0
         self._loop = asyncio.new_event_loop()
         self._task: asyncio.Task[None] | None = None
@@ -147,18 +147,18 @@ class NotebookRun:
             await client.async_start_new_kernel_client()
             for index, cell in enumerate(self.notebook.cells):
                 if cell.cell_type == "code":
-                    self._cell += 1
+                    self._cell, self._source = self._cell + 1, cell.source
                     emit({"event": "cell_start", "notebook": self.name, "cell": self._cell})
                     await client.async_execute_cell(cell, index)
         except CellExecutionError as error:
-            self._fail(error.ename, error.evalue, _ANSI.sub("", error.traceback), cell.source)
+            self._fail(error.ename, error.evalue, _ANSI.sub("", error.traceback))
         except DeadKernelError:
-            self._fail("DeadKernel", "the kernel died (out of memory, or killed)", "", cell.source)
+            self._fail("DeadKernel", "the kernel died (out of memory, or killed)", "")
         finally:
             await asyncio.shield(client._async_cleanup_kernel())
 
-    def _fail(self, name: str, message: str, traceback: str, source: str = "") -> None:
-        self.error = {"cell": self._cell, "source": source, "name": name, "message": message, "traceback": traceback}
+    def _fail(self, name: str, message: str, traceback: str) -> None:
+        self.error = {"cell": self._cell, "source": self._source, "name": name, "message": message, "traceback": traceback}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -195,10 +195,16 @@ def _run_one(run: Path, name: str, stop: threading.Event) -> str:
     notebook.poll()
     notebook.save()
     status = "interrupted" if interrupted else "failed" if notebook.error else "ok"
-    emit({
-        "event": "notebook_end", "notebook": name, "status": status, "seconds": round(time.monotonic() - began, 3),
-        "peak_bytes": notebook.peak_bytes, "error": notebook.error,
-    })
+    emit(
+        {
+            "event": "notebook_end",
+            "notebook": name,
+            "status": status,
+            "seconds": round(time.monotonic() - began, 3),
+            "peak_bytes": notebook.peak_bytes,
+            "error": notebook.error,
+        }
+    )
     return status
 
 

@@ -182,8 +182,10 @@ def say(en: str, zh_tw: str) -> None:
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Show a table; floats are shown with four significant digits."""
+
     def cell(value: object) -> str:
         return f"{value:.4g}" if isinstance(value, float) else str(value)
+
     lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
     lines += ["| " + " | ".join(cell(value) for value in row) + " |" for row in rows]
     say("\n".join(lines), "\n".join(lines))

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's own chatter would land in the notebook
 
@@ -43,7 +44,9 @@ class Timing:
         return f"{self.median * 1e3:.3g} ms ± {self.spread * 1e3:.2g}"
 
 
-def timed(functions: Callable[[], object] | Mapping[str, Callable[[], object]], repeats: int = 5, warmup: int = 1) -> Timing | dict[str, Timing]:
+def timed(
+    functions: Callable[[], object] | Mapping[str, Callable[[], object]], repeats: int = 5, warmup: int = 1
+) -> Timing | dict[str, Timing]:
     """Wall-clock time of one function, or of several side by side.
 
     Several functions are alternated (a b c, a b c, ...), so that a machine that slows down slows all of them.
@@ -95,9 +98,7 @@ def peak_memory(function: Callable[[], object], device: torch.device | str = "cp
     with torch.autograd.profiler.profile(profile_memory=True) as profiler:
         held = function()
     del held
-    changes = sorted(
-        (event.start_ns(), event.nbytes()) for event in profiler.kineto_results.events() if event.name() == "[memory]"
-    )
+    changes = sorted((event.start_ns(), event.nbytes()) for event in profiler.kineto_results.events() if event.name() == "[memory]")
     current = peak = 0
     for _, change in changes:
         current += change
@@ -158,7 +159,7 @@ def _rlimit(budget: int) -> Iterator[None]:
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    with open("/proc/self/status", encoding="utf-8") as status:
+    with Path("/proc/self/status").open(encoding="utf-8") as status:
         held = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmData"))
     resource.setrlimit(resource.RLIMIT_DATA, (held + budget, hard))
     try:

@@ -23,10 +23,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import toy_course
+from onepiece.host import environments
 from rich.console import Console
 from rich.table import Table
-
-from onepiece.host import environments
 
 NOX = os.environ.get("ONEPIECE_NOX", sys.executable)
 
@@ -83,10 +82,13 @@ def list_sessions(root: Path, bare: Path) -> dict[str, list[float]]:
     """`nox --list` here, and of a noxfile with one empty session."""
     bare.mkdir()
     (bare / "noxfile.py").write_text("import nox\n\n\n@nox.session\ndef empty(session):\n    pass\n", encoding="utf-8")
-    return alternate({
-        "course": lambda: wall([NOX, "-m", "nox", "--list"], cwd=toy_course.ROOT),
-        "bare": lambda: wall([NOX, "-m", "nox", "--list"], cwd=bare),
-    }, repeats=9)
+    return alternate(
+        {
+            "course": lambda: wall([NOX, "-m", "nox", "--list"], cwd=toy_course.ROOT),
+            "bare": lambda: wall([NOX, "-m", "nox", "--list"], cwd=bare),
+        },
+        repeats=9,
+    )
 
 
 def first_cell(root: Path, scratch: Path, repeats: int) -> dict[str, list[float]]:
@@ -110,11 +112,24 @@ def first_cell(root: Path, scratch: Path, repeats: int) -> dict[str, list[float]
     document = json.loads(notebook.read_text(encoding="utf-8"))
     document["cells"] = [cell for cell in document["cells"] if cell["cell_type"] == "code"][:1]
     one_cell.write_text(json.dumps(document), encoding="utf-8")
-    convert = [str(environment.python), "-m", "nbconvert", "--to", "notebook", "--execute", "--output", str(scratch / "done.ipynb"), str(one_cell)]
-    return alternate({
-        "course": lambda: measure([NOX, "-m", "nox", "-s", "lab-9.1-toy"], root),
-        "nbconvert": lambda: measure(convert, scratch),
-    }, repeats)
+    convert = [
+        str(environment.python),
+        "-m",
+        "nbconvert",
+        "--to",
+        "notebook",
+        "--execute",
+        "--output",
+        str(scratch / "done.ipynb"),
+        str(one_cell),
+    ]
+    return alternate(
+        {
+            "course": lambda: measure([NOX, "-m", "nox", "-s", "lab-9.1-toy"], root),
+            "nbconvert": lambda: measure(convert, scratch),
+        },
+        repeats,
+    )
 
 
 def first_run(root: Path, scratch: Path, repeats: int) -> dict[str, list[float]]:
@@ -165,7 +180,14 @@ def main() -> None:
             measured.append(("first run, over pip install", first_run(root, scratch, 3), "<= 1.25x"))
     for name, seconds, goal in measured:
         (course, course_spread), (other, other_spread) = (median_and_spread(values) for values in seconds.values())
-        table.add_row(name, f"{course:.2f} ± {course_spread:.2f}", f"{other:.2f} ± {other_spread:.2f}", f"{course - other:+.2f}", f"{course / other:.2f}", goal)
+        table.add_row(
+            name,
+            f"{course:.2f} ± {course_spread:.2f}",
+            f"{other:.2f} ± {other_spread:.2f}",
+            f"{course - other:+.2f}",
+            f"{course / other:.2f}",
+            goal,
+        )
     console.print(table)
 
 

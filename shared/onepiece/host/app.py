@@ -39,7 +39,9 @@ def main(arguments: Sequence[str]) -> int:
         with interruptible():
             return _command(name)(console, _take_language(rest))
     except UserError as error:
-        make_console(stderr=True).print(f"[bold red]{tr('error', '錯誤')}[/] {escape(str(error.cause))}\n[bold]{tr('next', '下一步')}[/]  {escape(str(error.remedy))}")
+        make_console(stderr=True).print(
+            f"[bold red]{tr('error', '錯誤')}[/] {escape(str(error.cause))}\n[bold]{tr('next', '下一步')}[/]  {escape(str(error.remedy))}"
+        )
         return 2
     except KeyboardInterrupt:
         make_console(stderr=True).print(tr("Interrupted.", "已中斷。"))
@@ -82,7 +84,12 @@ def _command(name: str) -> Command:
 
 def add_language(parser: argparse.ArgumentParser) -> None:
     """`--lang`, for every command that shows or makes something in one language."""
-    parser.add_argument("--lang", choices=LANGUAGES, default=os.environ.get("ONEPIECE_LANG") or None, help=tr("language of notebooks and messages", "筆記本與訊息的語言"))
+    parser.add_argument(
+        "--lang",
+        choices=LANGUAGES,
+        default=os.environ.get("ONEPIECE_LANG") or None,
+        help=tr("language of notebooks and messages", "筆記本與訊息的語言"),
+    )
 
 
 def one_lab(given: Sequence[str], command: str) -> catalog.Lab:

@@ -26,10 +26,14 @@ def command(console: Console, arguments: list[str]) -> int:
     """Run the diagnosing checks; non-zero while anything is open."""
     parser = Parser(prog="nox -s check --", description=tr("Check your code, exercise by exercise.", "逐題檢查你的程式碼。"))
     parser.add_argument("lab", nargs="*")
-    parser.add_argument("--hint", action="store_true", help=tr("show a hint for each exercise that is not right yet", "為尚未答對的練習顯示提示"))
+    parser.add_argument(
+        "--hint", action="store_true", help=tr("show a hint for each exercise that is not right yet", "為尚未答對的練習顯示提示")
+    )
     parser.add_argument("--solution", type=int, metavar="N", help=tr("show the reference solution of exercise N", "顯示練習 N 的參考解"))
     parser.add_argument("--exercise", type=int, metavar="N", help=tr("show only exercise N", "只顯示練習 N"))
-    parser.add_argument("--reference", action="store_true", help=tr("check the reference instead of your copy", "檢查參考解，而不是你的副本"))
+    parser.add_argument(
+        "--reference", action="store_true", help=tr("check the reference instead of your copy", "檢查參考解，而不是你的副本")
+    )
     parser.add_argument("--fresh", action="store_true", help=tr("rebuild the environment first", "先重建環境"))
     add_language(parser)
     options = parser.parse_args(arguments)
@@ -65,7 +69,9 @@ def check(console: Console, lab: Lab, options: argparse.Namespace) -> list[dict[
     done = run_python(environment, ["-m", "onepiece.checks", str(lab.directory), *map(str, code)], variables)
     outcomes = [json.loads(line) for line in done.stdout.splitlines()]
     if not outcomes:
-        raise UserError("broken-environment", name=environment.name, reason=f"the checks ended with {done.returncode} and said nothing", session="check")
+        raise UserError(
+            "broken-environment", name=environment.name, reason=f"the checks ended with {done.returncode} and said nothing", session="check"
+        )
     if "import_error" in outcomes[0]:
         return [_import_failure(outcomes[0])]
     return outcomes
@@ -73,9 +79,18 @@ def check(console: Console, lab: Lab, options: argparse.Namespace) -> list[dict[
 
 def _import_failure(outcome: dict[str, Any]) -> dict[str, Any]:
     return {
-        "exercise": 0, "title": tr("your modules can be imported", "你的模組可以匯入"), "minutes": 0, "level": "core", "status": "error",
+        "exercise": 0,
+        "title": tr("your modules can be imported", "你的模組可以匯入"),
+        "minutes": 0,
+        "level": "core",
+        "status": "error",
         "hint": tr("Python says where it stopped reading.", "Python 會指出它讀到哪裡停下來。"),
-        "what": None, "got": None, "want": None, "mistake": None, "error": outcome["import_error"], "traceback": outcome["traceback"],
+        "what": None,
+        "got": None,
+        "want": None,
+        "mistake": None,
+        "error": outcome["import_error"],
+        "traceback": outcome["traceback"],
     }
 
 

@@ -23,7 +23,9 @@ _CONNECT_SECONDS = 2.0
 
 def command(console: Console, arguments: list[str]) -> int:
     """Report on this machine, then lab by lab."""
-    parser = Parser(prog="nox -s doctor --", description=tr("What this machine can run, and what is missing.", "這台機器能執行什麼、還缺什麼。"))
+    parser = Parser(
+        prog="nox -s doctor --", description=tr("What this machine can run, and what is missing.", "這台機器能執行什麼、還缺什麼。")
+    )
     add_language(parser)
     parser.parse_args(arguments)
     facts = preflight.gather()
@@ -52,17 +54,33 @@ def _machine_table(facts: preflight.Facts) -> Table:
     gpus = ", ".join(f"{gpu.name}, {gpu.vram_gb:.0f} GB, driver {gpu.driver}, compute {gpu.compute}" for gpu in facts.gpus)
     row(bool(facts.gpus), "GPU", gpus or facts.gpu_reason)
     engine = facts.engine
-    row(engine is not None, "Docker", f"{engine.version}, API {engine.api}{', NVIDIA' * engine.gpu_runtime}" if engine else facts.engine_reason)
+    row(
+        engine is not None,
+        "Docker",
+        f"{engine.version}, API {engine.api}{', NVIDIA' * engine.gpu_runtime}" if engine else facts.engine_reason,
+    )
     compose, reason = preflight.probe(["docker", "compose", "version", "--short"])
     row(bool(compose), "Docker Compose", compose.strip() or reason)
     row(shutil.which("git") is not None, "git", shutil.which("git") or tr("not installed", "未安裝"))
-    for host, why in (("https://pypi.org", tr("packages", "套件")), (environments.versions()["torch"]["cpu_index"], tr("PyTorch for the CPU", "CPU 版 PyTorch")), ("https://huggingface.co", tr("models for the gpu profile", "gpu 規模的模型"))):
+    for host, why in (
+        ("https://pypi.org", tr("packages", "套件")),
+        (environments.versions()["torch"]["cpu_index"], tr("PyTorch for the CPU", "CPU 版 PyTorch")),
+        ("https://huggingface.co", tr("models for the gpu profile", "gpu 規模的模型")),
+    ):
         name = urlparse(host).hostname or host
         reached = _reaches(name)
-        row(reached, tr("network", "網路"), f"{name} ({why}): {tr('in reach', '可連線') if reached else tr('out of reach from here', '無法直接連線')}")
+        row(
+            reached,
+            tr("network", "網路"),
+            f"{name} ({why}): {tr('in reach', '可連線') if reached else tr('out of reach from here', '無法直接連線')}",
+        )
     for name in ("cpu", "train"):
         there = environments.installed(name)
-        row(there, tr("environment", "環境"), f"{name}: {tr('installed', '已安裝') if there else tr('made when first needed', '第一次需要時建立')}")
+        row(
+            there,
+            tr("environment", "環境"),
+            f"{name}: {tr('installed', '已安裝') if there else tr('made when first needed', '第一次需要時建立')}",
+        )
     return table
 
 

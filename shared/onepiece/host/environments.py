@@ -26,6 +26,7 @@ from typing import Any
 
 from onepiece.errors import UserError
 from onepiece.places import ENVIRONMENTS, IMAGES
+from onepiece.text import tr
 
 SUPPORTED = ((3, 11), (3, 14))
 _WAIT_SECONDS = 1800  # how long one process waits for another that is installing
@@ -44,7 +45,19 @@ class Environment:
         return _python(self.directory)
 
 
-def ensure(name: str, extras: Sequence[str] = (), *, fresh: bool = False, session: str = "doctor", say: Callable[[str], None] = print) -> Environment:
+def _ignore(_: str) -> None:
+    pass
+
+
+def ensure(
+    name: str,
+    extras: Sequence[str] = (),
+    *,
+    fresh: bool = False,
+    session: str = "doctor",
+    note: Callable[[str], None] = print,
+    detail: Callable[[str], None] = _ignore,
+) -> Environment:
     """The environment `name` with `extras`, installed if it is not there yet.
 
     Args:
@@ -52,7 +65,8 @@ def ensure(name: str, extras: Sequence[str] = (), *, fresh: bool = False, sessio
         extras: names of `extra-<extra>.txt` files beside it; those without a file here are not needed here.
         fresh: throw an existing one away first.
         session: what the user typed, for error messages.
-        say: gets one line at a time about what is being installed.
+        note: gets the few lines that a user should see.
+        detail: gets what the installer is at, line by line.
 
     Raises:
         UserError: the Python version is not supported, nothing can be written, the disk is full, or pip failed.
@@ -64,9 +78,9 @@ def ensure(name: str, extras: Sequence[str] = (), *, fresh: bool = False, sessio
         if not _python(directory).exists():
             raise UserError("broken-environment", name=name, reason=f"{_python(directory)} is gone", session=session)
         return Environment(name, directory, wanted["lock.txt"])
-    with _writable(directory.parent), _alone(directory, say):
+    with _writable(directory.parent), _alone(directory, note):
         if fresh or not _covers(_stamp(directory), wanted):
-            _install(name, directory, wanted, fresh, say)
+            _install(name, directory, wanted, fresh, note, detail)
     return Environment(name, directory, wanted["lock.txt"])
 
 
@@ -125,7 +139,9 @@ def _python(directory: Path) -> Path:
 # --- installation -------------------------------------------------------------------------------
 
 
-def _install(name: str, directory: Path, wanted: dict[str, str], fresh: bool, say: Callable[[str], None]) -> None:
+def _install(
+    name: str, directory: Path, wanted: dict[str, str], fresh: bool, note: Callable[[str], None], detail: Callable[[str], None]
+) -> None:
     stamp = {} if fresh else _stamp(directory)
     settings = versions()["environments"].get(name, {})
     needed_gb = settings.get("disk_gb", 0.5)
@@ -137,7 +153,8 @@ def _install(name: str, directory: Path, wanted: dict[str, str], fresh: bool, sa
             raise UserError("disk-full", path=directory.parent, free_gb=free_gb, need_gb=needed_gb, runs=directory.parent.parent / "runs")
         shutil.rmtree(directory, ignore_errors=True)
     log = directory.parent / f"{directory.name}.log"
-    pip = _Pip(name, directory, log, say)
+    note(tr(f"Installing the {name} environment; this happens once", f"正在安裝 {name} 環境，只會發生這一次"))
+    pip = _Pip(name, directory, log, detail)
     with log.open("w", encoding="utf-8") as stream:
         pip.stream = stream
         if not stamp:
@@ -146,7 +163,7 @@ def _install(name: str, directory: Path, wanted: dict[str, str], fresh: bool, sa
                 pip.install(["--require-hashes", "--no-deps", "-r", str(IMAGES / name / file)])
             torch = settings.get("torch")
             if torch:
-                pip.install([f"torch=={torch}", *_torch_options(say)])
+                pip.install([f"torch=={torch}", *_torch_options(note)])
             stamp = {"lock.txt": wanted["lock.txt"]}
         for file, digest in wanted.items():
             if stamp.get(file) != digest:
@@ -160,8 +177,8 @@ def _install(name: str, directory: Path, wanted: dict[str, str], fresh: bool, sa
 class _Pip:
     """Runs installers, keeps their output in a log, and shows what they are at."""
 
-    def __init__(self, name: str, directory: Path, log: Path, say: Callable[[str], None]) -> None:
-        self.name, self.directory, self.log, self.say = name, directory, log, say
+    def __init__(self, name: str, directory: Path, log: Path, detail: Callable[[str], None]) -> None:
+        self.name, self.directory, self.log, self.detail = name, directory, log, detail
         self.stream: Any = None
 
     def install(self, arguments: list[str]) -> None:
@@ -178,7 +195,7 @@ class _Pip:
                 self.stream.write(line)
                 last = line.strip() if line.startswith("ERROR") or not last.startswith("ERROR") else last
                 if line.startswith(("Collecting", "Installing")) or "Downloading" in line:
-                    self.say(line.strip())
+                    self.detail(line.strip())
         finally:
             if process.poll() is None and sys.exc_info()[0] is not None:
                 process.terminate()
@@ -187,7 +204,7 @@ class _Pip:
             raise UserError("install-failed", name=self.name, reason=last or f"{what} ended with {process.returncode}", log=self.log)
 
 
-def _torch_options(say: Callable[[str], None]) -> list[str]:
+def _torch_options(note: Callable[[str], None]) -> list[str]:
     """On Linux, PyPI's torch brings gigabytes of CUDA libraries that a machine without a GPU cannot use."""
     if sys.platform == "darwin" and platform.machine() == "x86_64":
         raise UserError("no-torch-wheel", platform="Intel Macs")
@@ -195,9 +212,14 @@ def _torch_options(say: Callable[[str], None]) -> list[str]:
         return []
     index = versions()["torch"]["cpu_index"]
     if _reachable(index):
-        say(f"PyTorch for the CPU, from {index}")
+        note(tr(f"No GPU is used here: PyTorch for the CPU, from {index}", f"這裡不使用 GPU：從 {index} 取得 CPU 版 PyTorch"))
         return ["--index-url", index]
-    say("PyTorch's CPU index is out of reach; taking torch from where pip is configured to look")
+    note(
+        tr(
+            "PyTorch's CPU index is out of reach: taking torch from where pip is set up to look",
+            "連不上 PyTorch 的 CPU 套件庫：改從 pip 設定的來源取得 torch",
+        )
+    )
     return []
 
 
@@ -225,14 +247,14 @@ def _writable(directory: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _alone(directory: Path, say: Callable[[str], None]) -> Iterator[None]:
+def _alone(directory: Path, note: Callable[[str], None]) -> Iterator[None]:
     from filelock import FileLock, Timeout  # comes with virtualenv, which comes with nox
 
     lock = FileLock(directory.parent / f"{directory.name}.lock")
     try:
         lock.acquire(timeout=0.2)
     except Timeout:
-        say(f"another run is installing {directory.name}; waiting for it")
+        note(tr(f"Another run is installing {directory.name}; waiting for it", f"另一個執行正在安裝 {directory.name}，等待中"))
         lock.acquire(timeout=_WAIT_SECONDS)
     try:
         yield

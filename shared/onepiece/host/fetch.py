@@ -13,7 +13,10 @@ from onepiece.text import tr
 
 def command(console: Console, arguments: list[str]) -> int:
     """Install the lab's environment with its extras and JupyterLab."""
-    parser = Parser(prog="nox -s fetch --", description=tr("Bring what a lab needs, for working offline later.", "先取得實驗所需的一切，之後可離線執行。"))
+    parser = Parser(
+        prog="nox -s fetch --",
+        description=tr("Bring what a lab needs, for working offline later.", "先取得實驗所需的一切，之後可離線執行。"),
+    )
     parser.add_argument("lab", nargs="*")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--fresh", action="store_true", help=tr("rebuild the environment first", "先重建環境"))

@@ -36,13 +36,22 @@ def command(console: Console, arguments: list[str]) -> int:
     write_interactive_context(lab, plan, target, current_language())
     console.print(preflight_line(plan))
     environment = prepare_environment(console, plan, options.fresh, "jupyter", extras=("jupyter",))
-    variables = runs.kernel_environment(target / ".run", [target, lab.directory], current_language(), offline=not lab.network and plan.profile == "cpu")
+    variables = runs.kernel_environment(
+        target / ".run", [target, lab.directory], current_language(), offline=not lab.network and plan.profile == "cpu"
+    )
     for name in ("JUPYTER_TOKEN", "ONEPIECE_NOTEBOOK"):
         variables.pop(name, None)
     command_line = [
-        str(environment.python), "-m", "jupyterlab", f"--ServerApp.root_dir={target}", "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={options.port}",
+        str(environment.python),
+        "-m",
+        "jupyterlab",
+        f"--ServerApp.root_dir={target}",
+        "--ServerApp.ip=127.0.0.1",
+        f"--ServerApp.port={options.port}",
         # The default token is random and part of the printed address; news and extension downloads would need a network.
-        "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--LabApp.extension_manager=readonly",
+        "--LabApp.news_url=None",
+        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+        "--LabApp.extension_manager=readonly",
     ]
     if options.no_browser:
         command_line.append("--no-browser")

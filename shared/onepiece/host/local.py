@@ -92,6 +92,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
     """Let SIGTERM and a closed terminal stop us the way Ctrl-C does."""
+
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 

@@ -15,7 +15,11 @@ from onepiece.text import LANGUAGES
 def render(lab: Lab, results: dict[str, Any], run_directory: Path) -> str:
     """The report of one run; both languages, with a switch."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters["number"] = _number
     figures = [figure | {"data": _data_uri(run_directory / figure["file"])} for figure in results["figures"]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import shutil
 from dataclasses import dataclass
 from typing import Any
@@ -37,20 +38,38 @@ def parser(lab_id: str) -> argparse.ArgumentParser:
     """The options of a lab's session."""
     made = Parser(prog=f"nox -s {lab_id} --", description=tr("Run a lab and judge what it measured.", "執行一個實驗，並判定量測結果。"))
     add_options(made)
-    made.add_argument("--notebook", metavar="02", help=tr("run only this notebook, with the artifacts of earlier runs", "只執行這一份筆記本，沿用先前的產物"))
-    made.add_argument("--model", metavar="PATH", type=model_directory, help=tr("a local model directory instead of the profile's model", "改用本機的模型目錄"))
-    made.add_argument("--publish", action="store_true", help=tr("write the results to labs/<lab>/results/", "把結果寫到 labs/<lab>/results/"))
+    made.add_argument(
+        "--notebook",
+        metavar="02",
+        help=tr("run only this notebook, with the artifacts of earlier runs", "只執行這一份筆記本，沿用先前的產物"),
+    )
+    made.add_argument(
+        "--model",
+        metavar="PATH",
+        type=model_directory,
+        help=tr("a local model directory instead of the profile's model", "改用本機的模型目錄"),
+    )
+    made.add_argument(
+        "--publish", action="store_true", help=tr("write the results to labs/<lab>/results/", "把結果寫到 labs/<lab>/results/")
+    )
     return made
 
 
 def add_options(made: argparse.ArgumentParser) -> None:
     """The options that one lab and several labs have in common."""
-    made.add_argument("--profile", choices=("auto", "cpu", "gpu"), default="auto", help=tr("how big: cpu is small and offline, gpu is a real model", "規模：cpu 小而離線，gpu 用真實模型"))
+    made.add_argument(
+        "--profile",
+        choices=("auto", "cpu", "gpu"),
+        default="auto",
+        help=tr("how big: cpu is small and offline, gpu is a real model", "規模：cpu 小而離線，gpu 用真實模型"),
+    )
     made.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help=tr("on what it runs", "在什麼裝置上執行"))
     made.add_argument("--backend", choices=("auto", "local", "container"), default="auto", help=tr("where it runs", "在哪裡執行"))
     add_language(made)
     made.add_argument("--mine", action="store_true", help=tr("run on your modules in workspace/<lab>/", "使用你在 workspace/<lab>/ 的模組"))
-    made.add_argument("--keep-going", action="store_true", help=tr("go on with the next notebook after a failing cell", "某一格失敗後仍繼續下一份筆記本"))
+    made.add_argument(
+        "--keep-going", action="store_true", help=tr("go on with the next notebook after a failing cell", "某一格失敗後仍繼續下一份筆記本")
+    )
     made.add_argument("--fresh", action="store_true", help=tr("rebuild the environment first", "先重建環境"))
 
 
@@ -89,7 +108,12 @@ def run(console: Console, lab: catalog.Lab, options: argparse.Namespace) -> Outc
     (made.directory / "report.html").write_text(report.render(lab, results, made.directory), encoding="utf-8")
     view.verdict(console, made, judged, results)
     if not finished:
-        console.print(tr(f"Interrupted; what finished is kept in {local.kept_file(made.directory)}", f"已中斷；完成的部分保留在 {local.kept_file(made.directory)}"))
+        console.print(
+            tr(
+                f"Interrupted; what finished is kept in {local.kept_file(made.directory)}",
+                f"已中斷；完成的部分保留在 {local.kept_file(made.directory)}",
+            )
+        )
         return Outcome(130, results)
     if getattr(options, "publish", False):
         _publish(console, lab, results)
@@ -111,18 +135,11 @@ def preflight_line(plan: Plan) -> str:
 def prepare_environment(console: Console, plan: Plan, fresh: bool, session: str, extras: tuple[str, ...] = ()) -> environments.Environment:
     """Make the plan's environment, showing what is installed while that takes minutes."""
     extras = (*plan.extras, *extras)
-    label = tr(f"Installing the {plan.environment} environment (first time only)", f"正在安裝 {plan.environment} 環境（僅第一次）")
+    install = functools.partial(environments.ensure, plan.environment, extras, fresh=fresh, session=session, note=console.print)
     if not console.is_terminal:
-        announced: list[str] = []
-
-        def announce(_: str) -> None:
-            if not announced:
-                announced.append(label)
-                console.print(label)
-
-        return environments.ensure(plan.environment, extras, fresh=fresh, session=session, say=announce)
+        return install()
     with console.status(tr("Looking at the environment", "檢查環境")) as status:
-        return environments.ensure(plan.environment, extras, fresh=fresh, session=session, say=lambda line: status.update(f"{label}: [dim]{escape(line[:80])}[/]"))
+        return install(detail=lambda line: status.update(f"[dim]{escape(line[:100])}[/]"))
 
 
 def _save(made: runs.Run, environment: environments.Environment) -> tuple[list[Any], dict[str, Any]]:
@@ -142,5 +159,3 @@ def _publish(console: Console, lab: catalog.Lab, results: dict[str, Any]) -> Non
     except OSError as error:
         raise runs.write_error(error, path) from None
     console.print(tr(f"Published to {local.kept_file(path)}", f"已發布到 {local.kept_file(path)}"))
-
-

@@ -20,7 +20,13 @@ def command(console: Console, arguments: list[str]) -> int:
     """Run labs one after the other; exit 0 only if each of them passed."""
     parser = Parser(prog="nox -s labs --", description=tr("Run several labs and show one summary.", "執行多個實驗，並列出總結。"))
     parser.add_argument("lab", nargs="*", help=tr("which labs; all of them if none is named", "要執行的實驗；不指定就是全部"))
-    parser.add_argument("--changed", nargs="?", const="HEAD", metavar="COMMIT", help=tr("only labs whose files differ from COMMIT (HEAD)", "只執行與 COMMIT（預設 HEAD）不同的實驗"))
+    parser.add_argument(
+        "--changed",
+        nargs="?",
+        const="HEAD",
+        metavar="COMMIT",
+        help=tr("only labs whose files differ from COMMIT (HEAD)", "只執行與 COMMIT（預設 HEAD）不同的實驗"),
+    )
     run_lab.add_options(parser)
     options = parser.parse_args(arguments)
     course = catalog.load()
@@ -44,7 +50,13 @@ def command(console: Console, arguments: list[str]) -> int:
             continue
         results = outcome.results
         held = sum(gate["passed"] is True for gate in results["gates"])
-        rows.append((lab, results["status"], f"{held}/{len(results['gates'])}   {results['seconds'] / 60:.1f} min   {results['peak_bytes'] / 2**30:.2f} GB"))
+        rows.append(
+            (
+                lab,
+                results["status"],
+                f"{held}/{len(results['gates'])}   {results['seconds'] / 60:.1f} min   {results['peak_bytes'] / 2**30:.2f} GB",
+            )
+        )
         worst = max(worst, outcome.exit_code)
         if outcome.exit_code == 130:
             break

@@ -112,7 +112,13 @@ def prepare(lab: Lab, plan: Plan, options: Options) -> Run:
 
 
 def context_json(
-    lab: Lab, plan: Plan, options: Options, usage: sources.Usage, predictions: dict[str, float], earlier: Sequence[Path], strict: bool = True
+    lab: Lab,
+    plan: Plan,
+    options: Options,
+    usage: sources.Usage,
+    predictions: dict[str, float],
+    earlier: Sequence[Path],
+    strict: bool = True,
 ) -> dict[str, Any]:
     """What `onepiece.lab` needs to know."""
     settings = dict(lab.profiles[plan.profile].settings)
@@ -201,7 +207,8 @@ def results_json(run: Run, judged: Iterable[gates.Judged], lock_sha256: str) -> 
         "gates": [gates.as_json(item) for item in judged],
         "records": [asdict(record) | {"value": encode_number(record.value)} for record in run.records],
         "predictions": [
-            {"metric": metric, "predicted": guess, "measured": encode_number(measured.get(metric))} for metric, guess in run.predictions.items()
+            {"metric": metric, "predicted": guess, "measured": encode_number(measured.get(metric))}
+            for metric, guess in run.predictions.items()
         ],
         "figures": run.figures,
         "versions": run.versions,
@@ -213,7 +220,7 @@ def results_json(run: Run, judged: Iterable[gates.Judged], lock_sha256: str) -> 
 
 
 def status(run: Run, judged: Sequence[gates.Judged]) -> str:
-    """"passed", "failed" (a gate, a control or a cell), or "incomplete" (interrupted, or only some notebooks ran)."""
+    """ "passed", "failed" (a gate, a control or a cell), or "incomplete" (interrupted, or only some notebooks ran)."""
     states = {notebook["status"] for notebook in run.notebooks.values()}
     if "failed" in states or any(not item.ok for item in judged):
         return "failed" if "interrupted" not in states else "incomplete"
@@ -230,6 +237,7 @@ def sources_hash(lab: Lab) -> str:
 
 def git_state() -> dict[str, Any]:
     """The commit that ran, and whether files differed from it; None where there is no git."""
+
     def git(*arguments: str) -> str | None:
         try:
             done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, timeout=10)

@@ -19,7 +19,12 @@ def command(console: Console, arguments: list[str]) -> int:
     parser.parse_args(arguments)
     course = catalog.load()
     console.print(course_table(course))
-    console.print(tr("Run one: nox -s <lab>   Your own copy: nox -s start -- <lab>   This machine: nox -s doctor", "執行：nox -s <lab>　個人副本：nox -s start -- <lab>　這台機器：nox -s doctor"))
+    console.print(
+        tr(
+            "Run one: nox -s <lab>   Your own copy: nox -s start -- <lab>   This machine: nox -s doctor",
+            "執行：nox -s <lab>　個人副本：nox -s start -- <lab>　這台機器：nox -s doctor",
+        )
+    )
     problems = [problem for found in course.problems.values() for problem in found]
     problems += [problem for lab in course.labs for problem in sources.verify(lab)]
     for problem in problems:
@@ -41,7 +46,12 @@ def course_table(course: catalog.Course) -> Table:
         gpu = lab.profiles.get("gpu")
         needs = ", ".join(required.split("-")[1] for required in lab.requires)
         table.add_row(
-            lab.id, escape(lab.title[current_language()]), lab.level, needs, f"{lab.profiles['cpu'].minutes:g}",
-            f"{gpu.vram_gb:g}" if gpu and gpu.vram_gb else "—", lab.chapter,
+            lab.id,
+            escape(lab.title[current_language()]),
+            lab.level,
+            needs,
+            f"{lab.profiles['cpu'].minutes:g}",
+            f"{gpu.vram_gb:g}" if gpu and gpu.vram_gb else "—",
+            lab.chapter,
         )
     return table

@@ -55,7 +55,7 @@ def read_cells(path: Path) -> list[Cell]:
         if marker:
             cells.append(_read_header(path, number, marker["rest"]))
         elif not cells and line.strip():
-            raise _bad(path, number, "text before the first cell; a notebook starts with a line `# %% [markdown] lang=\"en\"`")
+            raise _bad(path, number, 'text before the first cell; a notebook starts with a line `# %% [markdown] lang="en"`')
         elif cells and cells[-1].kind == "markdown" and line.strip() and not line.startswith("#"):
             raise _bad(path, number, "a line of a markdown cell that is not a comment")
     if not cells:
@@ -77,7 +77,7 @@ def _read_header(path: Path, line: int, rest: str) -> Cell:
     while position < len(text):
         option = _OPTION.match(text, position)
         if option is None:
-            raise _bad(path, line, f"`{text[position:].strip()}`: a cell key is written key=\"value\" or tags=[\"a\"]")
+            raise _bad(path, line, f'`{text[position:].strip()}`: a cell key is written key="value" or tags=["a"]')
         if option["key"] not in ("lang", "tags"):
             raise _bad(path, line, f"unknown cell key {option['key']}; allowed: lang, tags")
         try:
@@ -100,13 +100,13 @@ def _check_twins(path: Path, cells: list[Cell]) -> None:
         if cell.language == expected == "zh-TW":
             expected = None
         elif expected is not None:
-            raise _bad(path, cell.line, "the lang=\"en\" cell before this line has no lang=\"zh-TW\" twin directly after it")
+            raise _bad(path, cell.line, 'the lang="en" cell before this line has no lang="zh-TW" twin directly after it')
         elif cell.language == "zh-TW":
-            raise _bad(path, cell.line, "a lang=\"zh-TW\" cell without its lang=\"en\" twin directly before it")
+            raise _bad(path, cell.line, 'a lang="zh-TW" cell without its lang="en" twin directly before it')
         elif cell.language == "en":
             expected = "zh-TW"
     if expected is not None:
-        raise _bad(path, cells[-1].line, "the last lang=\"en\" cell has no lang=\"zh-TW\" twin")
+        raise _bad(path, cells[-1].line, 'the last lang="en" cell has no lang="zh-TW" twin')
 
 
 def notebook_json(path: Path, language: str) -> str:
@@ -292,16 +292,17 @@ def verify(lab: Lab) -> list[UserError]:
             possible = {(gate.metric, variant), (gate.metric, "*")}
             if (variant is None or gate.control) and not possible & seen.records:
                 what = f"gates[{index}]: metric {gate.metric!r}" + (f", control variant {variant!r}," if variant else "")
-                problems.append(UserError("bad-manifest", where=f"{lab.id}/lab.toml", what=f"{what} which no notebook records with lab.record"))
+                problems.append(
+                    UserError("bad-manifest", where=f"{lab.id}/lab.toml", what=f"{what} which no notebook records with lab.record")
+                )
     return problems
 
 
 def _course_packages() -> frozenset[str]:
     """Import names of the packages named by the course, which a lab's module must not hide."""
-    return frozenset(
-        "accelerate bitsandbytes datasets docker flash_attn jupyterlab matplotlib nox numpy onepiece pandas peft "
-        "psutil safetensors tokenizers torch transformers triton tritonclient trl vllm".split()
-    )
+    named = "nox docker torch transformers peft trl bitsandbytes flash_attn vllm tritonclient triton jupyterlab"
+    beside = "accelerate datasets matplotlib numpy onepiece pandas psutil safetensors tokenizers"
+    return frozenset(f"{named} {beside}".split())
 
 
 def _read(path: Path) -> str:

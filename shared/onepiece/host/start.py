@@ -15,14 +15,20 @@ from onepiece.host.plan import Plan
 from onepiece.places import WORKSPACE
 from onepiece.text import Text, current_language, tr
 
-_BY_HAND = Plan("local", "cpu", "cpu", "cpu", (), (), reason=Text("opened by hand", "手動開啟"), change=Text("nox -s jupyter", "nox -s jupyter"))
+_BY_HAND = Plan(
+    "local", "cpu", "cpu", "cpu", (), (), reason=Text("opened by hand", "手動開啟"), change=Text("nox -s jupyter", "nox -s jupyter")
+)
 
 
 def command(console: Console, arguments: list[str]) -> int:
     """Make `workspace/<lab>/`; never overwrites what a learner wrote."""
-    parser = Parser(prog="nox -s start --", description=tr("Make your own copy of a lab, with the exercises open.", "建立一份練習尚未完成的個人副本。"))
+    parser = Parser(
+        prog="nox -s start --", description=tr("Make your own copy of a lab, with the exercises open.", "建立一份練習尚未完成的個人副本。")
+    )
     parser.add_argument("lab", nargs="*")
-    parser.add_argument("--refresh", action="store_true", help=tr("add missing files; keep every existing one", "只補缺少的檔案，保留所有既有檔案"))
+    parser.add_argument(
+        "--refresh", action="store_true", help=tr("add missing files; keep every existing one", "只補缺少的檔案，保留所有既有檔案")
+    )
     add_language(parser)
     options = parser.parse_args(arguments)
     lab = one_lab(options.lab, "start")
@@ -73,7 +79,10 @@ def write_interactive_context(lab: Lab, plan: Plan, target: Path, language: str)
 
 
 def _predictions(lab: Lab) -> str:
-    lines = ["# Guess before you run: metric = number. The run shows your guess beside what it measured.", "# 先猜再跑：指標 = 數字。執行後會把你的猜測放在量測值旁邊。"]
+    lines = [
+        "# Guess before you run: metric = number. The run shows your guess beside what it measured.",
+        "# 先猜再跑：指標 = 數字。執行後會把你的猜測放在量測值旁邊。",
+    ]
     for metric in dict.fromkeys(gate.metric for gate in lab.gates):
         lines.append(f"# {metric} = ")
     return "\n".join(lines) + "\n"

@@ -108,7 +108,11 @@ class RunView:
 
 def _mark(state: str) -> str:
     return {
-        "waiting": "[dim]·[/]", "running": "[cyan]▶[/]", "ok": "[green]✓[/]", "failed": "[red]✗[/]", "interrupted": "[yellow]■[/]",
+        "waiting": "[dim]·[/]",
+        "running": "[cyan]▶[/]",
+        "ok": "[green]✓[/]",
+        "failed": "[red]✗[/]",
+        "interrupted": "[yellow]■[/]",
     }[state]
 
 
@@ -144,10 +148,16 @@ def gates_table(judged: Sequence[Judged]) -> Table:
     table.add_column(tr("control (must miss)", "對照組（必須不通過）"), ratio=3)
     for item in judged:
         gate = item.gate
-        verdict = {True: f"[green]✓ {tr('held', '通過')}[/]", False: f"[red]✗ {tr('missed', '未過')}[/]", None: f"[dim]– {tr('not judged', '未判定')}[/]"}
+        verdict = {
+            True: f"[green]✓ {tr('held', '通過')}[/]",
+            False: f"[red]✗ {tr('missed', '未過')}[/]",
+            None: f"[dim]– {tr('not judged', '未判定')}[/]",
+        }
         control = ""
         if item.gate.control:
-            outcome = {True: f"[green]✓ {tr('missed', '未過')}[/]", False: f"[red]✗ {tr('held!', '竟然通過')}[/]", None: "[dim]–[/]"}[item.control_missed]
+            outcome = {True: f"[green]✓ {tr('missed', '未過')}[/]", False: f"[red]✗ {tr('held!', '竟然通過')}[/]", None: "[dim]–[/]"}[
+                item.control_missed
+            ]
             control = f"{gate.control}: {_number(item.control_value)} {outcome}"
         objective = escape(gate.objective[current_language()])
         if item.reason:
@@ -189,4 +199,6 @@ def verdict(console: Console, run: Run, judged: Sequence[Judged], results: dict[
         "incomplete": ("yellow", tr("INCOMPLETE", "未完成")),
     }
     color, word = words[results["status"]]
-    console.print(f"[bold {color}]{word}[/]  {run.lab.id}  {tr(f'{held} of {len(judged)} gates held', f'{len(judged)} 道關卡通過 {held} 道')}")
+    console.print(
+        f"[bold {color}]{word}[/]  {run.lab.id}  {tr(f'{held} of {len(judged)} gates held', f'{len(judged)} 道關卡通過 {held} 道')}"
+    )
