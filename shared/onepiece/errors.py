@@ -6,6 +6,9 @@ page is made from them. Errors that only an author of a lab meets carry their de
 
 from __future__ import annotations
 
+import errno
+
+from onepiece.places import HOME
 from onepiece.text import Text
 
 _ERRORS: dict[str, tuple[Text, Text]] = {}
@@ -20,6 +23,17 @@ class UserError(Exception):
         self.cause = cause.format(**values)
         self.remedy = remedy.format(**values)
         super().__init__(f"{self.cause.en} {self.remedy.en}")
+
+
+WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+def write_error(error: OSError) -> UserError:
+    """A failed write (its errno is one of `WRITE_ERRORS`) as the user reads it."""
+    path = error.filename or HOME  # a failed write() does not say which file it was
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return UserError("disk-full", path=path)
+    return UserError("no-write", path=path, reason=error.strerror or error)
 
 
 def known_errors() -> dict[str, tuple[Text, Text]]:
@@ -118,14 +132,16 @@ _error(
 )
 _error(
     "disk-full",
-    (
-        "Not enough disk at {path}: {free_gb:.1f} GB free, {need_gb:.1f} GB needed.",
-        "{path} 的磁碟空間不足：剩 {free_gb:.1f} GB，需要 {need_gb:.1f} GB。",
-    ),
-    (
-        "Free some space (old runs: {runs}), or set ONEPIECE_HOME to a larger disk.",
-        "請清出空間（舊的執行結果在 {runs}），或把 ONEPIECE_HOME 設到較大的磁碟。",
-    ),
+    ("The disk of {path} is full.", "{path} 所在的磁碟已滿。"),
+    ("Free some space (old results are in runs/), or keep what is made elsewhere: ONEPIECE_HOME=DIRECTORY nox -s ...",
+     "請清出空間（舊的執行結果在 runs/），或把產生的檔案放到別處：ONEPIECE_HOME=目錄 nox -s ..."),
+)
+_error(
+    "disk-small",
+    ("Not enough disk at {path}: {free_gb:.1f} GB free, {need_gb:.1f} GB needed.",
+     "{path} 的磁碟空間不足：剩 {free_gb:.1f} GB，需要 {need_gb:.1f} GB。"),
+    ("Free some space (old results are in runs/), or keep what is made elsewhere: ONEPIECE_HOME=DIRECTORY nox -s ...",
+     "請清出空間（舊的執行結果在 runs/），或把產生的檔案放到別處：ONEPIECE_HOME=目錄 nox -s ..."),
 )
 _error(
     "missing-artifact",

@@ -22,7 +22,9 @@ import json
 import os
 import platform
 import re
+import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -178,6 +180,7 @@ def main(arguments: list[str] | None = None) -> int:
             failed = True
             if not options.keep_going:
                 break
+    shutil.rmtree(options.run / ".ipython", ignore_errors=True)
     emit({"event": "end", "versions": _versions(), "hardware": _hardware()})
     return 1 if failed else 0
 
@@ -240,7 +243,17 @@ def _hardware() -> dict[str, Any]:
         "processor": _processor_name(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_bytes": psutil.virtual_memory().total,
+        "gpus": _gpu_names(),
     }
+
+
+def _gpu_names() -> list[str]:
+    """Name and driver of each NVIDIA GPU; empty where there is none."""
+    if shutil.which("nvidia-smi") is None:
+        return []
+    query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    done = subprocess.run(query, capture_output=True, text=True, timeout=10)
+    return done.stdout.strip().splitlines() if done.returncode == 0 else []
 
 
 def _processor_name() -> str:

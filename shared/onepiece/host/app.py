@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from onepiece import catalog
-from onepiece.errors import UserError
+from onepiece.errors import WRITE_ERRORS, UserError, write_error
 from onepiece.host.local import interruptible
 from onepiece.host.view import make_console
 from onepiece.text import LANGUAGES, tr
@@ -38,14 +38,20 @@ def main(arguments: Sequence[str]) -> int:
     try:
         with interruptible():
             return _command(name)(console, _take_language(rest))
+    except OSError as error:
+        if error.errno not in WRITE_ERRORS:
+            raise
+        mistake = write_error(error)
     except UserError as error:
-        make_console(stderr=True).print(
-            f"[bold red]{tr('error', '錯誤')}[/] {escape(str(error.cause))}\n[bold]{tr('next', '下一步')}[/]  {escape(str(error.remedy))}"
-        )
-        return 2
+        mistake = error
     except KeyboardInterrupt:
         make_console(stderr=True).print(tr("Interrupted.", "已中斷。"))
         return 130
+    line = (
+        f"[bold red]{tr('error', '錯誤')}[/] {escape(str(mistake.cause))}\n[bold]{tr('next', '下一步')}[/]  {escape(str(mistake.remedy))}"
+    )
+    make_console(stderr=True).print(line)
+    return 2
 
 
 def _take_language(arguments: list[str]) -> list[str]:

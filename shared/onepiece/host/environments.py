@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from onepiece.errors import UserError
+from onepiece.errors import UserError, write_error
 from onepiece.places import ENVIRONMENTS, IMAGES
 from onepiece.text import tr
 
@@ -150,7 +150,7 @@ def _install(
         # Without a stamp, or from another lock: begin again, so that what is installed is what the lock says.
         stamp = {}
         if free_gb < needed_gb:
-            raise UserError("disk-full", path=directory.parent, free_gb=free_gb, need_gb=needed_gb, runs=directory.parent.parent / "runs")
+            raise UserError("disk-small", path=directory.parent, free_gb=free_gb, need_gb=needed_gb)
         shutil.rmtree(directory, ignore_errors=True)
     log = directory.parent / f"{directory.name}.log"
     note(tr(f"Installing the {name} environment; this happens once", f"正在安裝 {name} 環境，只會發生這一次"))
@@ -240,10 +240,7 @@ def _writable(directory: Path) -> Iterator[None]:
         directory.mkdir(parents=True, exist_ok=True)
         yield
     except OSError as error:
-        if error.errno == 28:  # ENOSPC
-            free_gb = shutil.disk_usage(directory).free / 2**30
-            raise UserError("disk-full", path=directory, free_gb=free_gb, need_gb=free_gb + 1, runs=directory.parent / "runs") from None
-        raise UserError("no-write", path=directory, reason=error.strerror or error) from None
+        raise write_error(error) from None
 
 
 @contextlib.contextmanager

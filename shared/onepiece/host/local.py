@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -41,12 +42,26 @@ def execute(run: Run, environment: Environment, session: str, hear: Callable[[di
             process = _spawn(command, variables, stream)
         except OSError as error:
             raise UserError("broken-environment", name=environment.name, reason=error.strerror or error, session=session) from None
-        finished = _listen(process, hear)
-    if finished and process.returncode not in (0, 1):
-        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        reason = lines[-1] if lines else f"the runner ended with {process.returncode}"
-        raise UserError("broken-environment", name=environment.name, reason=reason, session=session)
+        ended = False
+
+        def hear_to_the_end(event: dict[str, Any]) -> None:
+            nonlocal ended
+            ended = ended or event["event"] == "end"
+            hear(event)
+
+        finished = _listen(process, hear_to_the_end)
+    if finished and not ended:
+        raise _crash(log, process.returncode, environment, session)
     return finished
+
+
+def _crash(log: Path, code: int, environment: Environment, session: str) -> Exception:
+    """Why a runner ended without saying so itself."""
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    reason = lines[-1] if lines else f"the runner ended with {code}"
+    if f"[Errno {errno.ENOSPC}]" in reason:
+        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(log.parent))
+    return UserError("broken-environment", name=environment.name, reason=reason, session=session)
 
 
 def _spawn(command: list[str], variables: dict[str, str], log: IO[bytes]) -> subprocess.Popen[bytes]:

@@ -8,7 +8,6 @@ from rich.console import Console
 
 from onepiece import catalog
 from onepiece.errors import UserError
-from onepiece.host import runs
 from onepiece.host.app import Parser, add_language
 from onepiece.host.local import kept_file
 from onepiece.places import LABS
@@ -27,13 +26,10 @@ def command(console: Console, arguments: list[str]) -> int:
     if target.exists():
         raise UserError("lab-exists", path=kept_file(target))
     template = resources.files("onepiece.host") / "new_lab"
-    try:
-        target.mkdir(parents=True)
-        for source in sorted(template.iterdir(), key=lambda entry: entry.name):
-            name = source.name.removesuffix(".in")
-            (target / name).write_text(source.read_text(encoding="utf-8").replace("@LAB@", lab_id), encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise runs.write_error(error, target) from None
+    target.mkdir(parents=True)
+    for source in sorted(template.iterdir(), key=lambda entry: entry.name):
+        content = source.read_text(encoding="utf-8").replace("@LAB@", lab_id)
+        (target / source.name.removesuffix(".in")).write_text(content, encoding="utf-8", newline="\n")
     console.print(tr(f"Made {kept_file(target)}. Run it: nox -s {lab_id}", f"已建立 {kept_file(target)}。執行：nox -s {lab_id}"))
     console.print(tr("How a lab is written: CONTRIBUTING.md", "如何撰寫實驗：CONTRIBUTING.md"))
     return 0

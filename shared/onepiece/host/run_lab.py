@@ -102,8 +102,6 @@ def run(console: Console, lab: catalog.Lab, options: argparse.Namespace) -> Outc
         if not made.notebooks:
             shutil.rmtree(made.directory, ignore_errors=True)
         raise
-    except OSError as error:
-        raise runs.write_error(error, made.directory) from None
     judged, results = _save(made, environment)
     (made.directory / "report.html").write_text(report.render(lab, results, made.directory), encoding="utf-8")
     view.verdict(console, made, judged, results)
@@ -153,9 +151,6 @@ def _publish(console: Console, lab: catalog.Lab, results: dict[str, Any]) -> Non
     if results["status"] != "passed" or results["mine"]:
         raise UserError("nothing-published", reason=f"the run is {results['status']}{' of your own modules' * results['mine']}", lab=lab.id)
     path = lab.directory / "results" / f"{results['profile']}-{results['device']}.json"
-    try:
-        path.parent.mkdir(exist_ok=True)
-        runs.write_json(path, results)
-    except OSError as error:
-        raise runs.write_error(error, path) from None
+    path.parent.mkdir(exist_ok=True)
+    runs.write_json(path, results)
     console.print(tr(f"Published to {local.kept_file(path)}", f"已發布到 {local.kept_file(path)}"))

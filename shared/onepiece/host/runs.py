@@ -10,6 +10,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import tomllib
 from collections.abc import Iterable, Sequence
@@ -100,14 +101,15 @@ def prepare(lab: Lab, plan: Plan, options: Options) -> Run:
     predictions = read_predictions(lab)
     if options.model is not None and not (options.model / "config.json").is_file():
         raise UserError("model-missing", path=options.model)
+    directory = _new_directory(lab)
     try:
-        directory = _new_directory(lab)
         sources.write_notebooks(lab, directory / "notebooks", options.language, options.notebooks)
         (directory / "artifacts").mkdir()
         context = context_json(lab, plan, options, usage, predictions, earlier_runs(lab, plan, options, directory))
         write_json(directory / "context.json", context | {"code": [str(path) for path in code]})
-    except OSError as error:
-        raise write_error(error, RUNS) from None
+    except (OSError, UserError):
+        shutil.rmtree(directory, ignore_errors=True)
+        raise
     return Run(lab, plan, options, directory, usage, datetime.datetime.now(datetime.UTC), predictions)
 
 
@@ -252,15 +254,12 @@ def git_state() -> dict[str, Any]:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON so that a reader sees the old file or the new one, never a part."""
     temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n", encoding="utf-8", newline="\n")
-    temporary.replace(path)
-
-
-def write_error(error: OSError, path: Path) -> UserError:
-    """A failed write as the user reads it."""
-    if error.errno == errno.ENOSPC:
-        return UserError("disk-full", path=path, free_gb=0.0, need_gb=0.1, runs=RUNS)
-    return UserError("no-write", path=error.filename or path, reason=error.strerror or error)
+    try:
+        temporary.write_text(json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n", encoding="utf-8", newline="\n")
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def kernel_environment(run_directory: Path, code: Sequence[Path | str], language: str, *, offline: bool) -> dict[str, str]:

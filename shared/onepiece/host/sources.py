@@ -288,9 +288,9 @@ def verify(lab: Lab) -> list[UserError]:
     if seen is None:
         return problems
     for index, gate in enumerate(lab.gates):
-        for variant in (None, gate.control):
+        for variant in dict.fromkeys((None, gate.control)):
             possible = {(gate.metric, variant), (gate.metric, "*")}
-            if (variant is None or gate.control) and not possible & seen.records:
+            if not possible & seen.records:
                 what = f"gates[{index}]: metric {gate.metric!r}" + (f", control variant {variant!r}," if variant else "")
                 problems.append(
                     UserError("bad-manifest", where=f"{lab.id}/lab.toml", what=f"{what} which no notebook records with lab.record")

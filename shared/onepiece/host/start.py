@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from rich.console import Console
@@ -57,16 +58,20 @@ def make_workspace(lab: Lab, target: Path, language: str) -> list[Path]:
     if readme.exists():
         files[target / "README.md"] = readme.read_text(encoding="utf-8")
     files[target / "predictions.toml"] = _predictions(lab)
-    added = []
+    added: list[Path] = []
     try:
         target.mkdir(parents=True, exist_ok=True)
         for path, content in files.items():
             if not path.exists():
-                path.write_text(content, encoding="utf-8", newline="\n")
                 added.append(path)
+                path.write_text(content, encoding="utf-8", newline="\n")
         write_interactive_context(lab, _BY_HAND, target, language)
-    except OSError as error:
-        raise runs.write_error(error, target) from None
+    except OSError:
+        for path in added:  # half a copy would look like a whole one
+            path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            target.rmdir()
+        raise
     return added
 
 
