@@ -11,6 +11,9 @@ from pathlib import Path
 
 import nox
 
+if sys.version_info < (3, 11):  # noqa: UP036 -- an older Python must read this far to be told so
+    sys.exit(f"Python {sys.version.split()[0]} is too old: the course needs 3.11 to 3.14.\nType: uvx --python 3.12 nox -s {sys.argv[-1]}")
+
 sys.path.insert(0, str(Path(__file__).parent / "shared"))
 
 from onepiece import catalog
