@@ -26,6 +26,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from importlib import metadata
@@ -142,7 +143,10 @@ class NotebookRun:
         client = NotebookClient(
             self.notebook, km=manager, timeout=None, resources={"metadata": {"path": str(self.run)}}, store_widget_state=False
         )
-        manager.connection_file = str(self.run / f".kernel-{self.name}.json")
+        # Unix sockets where there are any: nobody else on this machine can listen. Their paths must be short.
+        sockets = tempfile.mkdtemp(prefix="onepiece-")
+        manager.transport = "tcp" if os.name == "nt" else "ipc"
+        manager.connection_file = str(Path(sockets) / "kernel.json")
         try:
             await client.async_start_new_kernel(env=environment)
             self.kernel_pid = manager.provisioner.pid
@@ -158,6 +162,7 @@ class NotebookRun:
             self._fail("DeadKernel", "the kernel died (out of memory, or killed)", "")
         finally:
             await asyncio.shield(client._async_cleanup_kernel())
+            shutil.rmtree(sockets, ignore_errors=True)
 
     def _fail(self, name: str, message: str, traceback: str) -> None:
         self.error = {"cell": self._cell, "source": self._source, "name": name, "message": message, "traceback": traceback}

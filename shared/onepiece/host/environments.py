@@ -114,6 +114,7 @@ def extra_available(extra: str) -> bool:
 def _wanted(name: str, extras: Sequence[str]) -> dict[str, str]:
     """File name -> hash, of everything that the environment must hold."""
     files = ["lock.txt"] + [f"extra-{extra}.txt" for extra in sorted(extras) if extra_available(extra)]
+    files = [file for file in files if file == "lock.txt" or (IMAGES / name / file).exists()]
     return {file: _sha256(IMAGES / name / file) for file in files}
 
 
@@ -153,7 +154,11 @@ def _install(
             raise UserError("disk-small", path=directory.parent, free_gb=free_gb, need_gb=needed_gb)
         shutil.rmtree(directory, ignore_errors=True)
     log = directory.parent / f"{directory.name}.log"
-    note(tr(f"Installing the {name} environment; this happens once", f"正在安裝 {name} 環境，只會發生這一次"))
+    if stamp:
+        added = ", ".join(file.removeprefix("extra-").removesuffix(".txt") for file in wanted if stamp.get(file) != wanted[file])
+        note(tr(f"Adding {added} to the {name} environment; this happens once", f"正在把 {added} 加入 {name} 環境，只會發生這一次"))
+    else:
+        note(tr(f"Installing the {name} environment; this happens once", f"正在安裝 {name} 環境，只會發生這一次"))
     pip = _Pip(name, directory, log, detail)
     with log.open("w", encoding="utf-8") as stream:
         pip.stream = stream
@@ -269,12 +274,12 @@ def locks() -> list[tuple[str, str, list[str]]]:
     libraries that PyPI's torch for Linux asks for.
     """
     cuda = [option for package in versions()["environments"]["cpu"]["without"] for option in ("--no-emit-package", package)]
-    constraint = ["--constraint", str(IMAGES / "cpu" / "lock.txt")]
     return [
         ("host", "host/lock.txt", []),
         ("tests", "tests/lock.txt", []),
         ("cpu", "cpu/lock.txt", cuda),
         ("triton", "cpu/extra-triton.txt", ["--no-deps"]),
-        ("jupyter", "cpu/extra-jupyter.txt", constraint),
+        ("jupyter", "cpu/extra-jupyter.txt", ["--constraint", str(IMAGES / "cpu" / "lock.txt")]),
         ("train", "train/lock.txt", []),
+        ("jupyter", "train/extra-jupyter.txt", ["--constraint", str(IMAGES / "train" / "lock.txt")]),
     ]

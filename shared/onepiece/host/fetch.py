@@ -24,7 +24,6 @@ def command(console: Console, arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     lab = one_lab(options.lab, "fetch")
     plan = plan_for(lab, argparse.Namespace(profile="auto", device=options.device, backend="local"))
-    extras = ("jupyter",) if plan.environment == "cpu" else ()
-    prepare_environment(console, plan, options.fresh, "fetch", extras)
+    prepare_environment(console, plan, options.fresh, "fetch", extras=("jupyter",))
     console.print(tr(f"{lab.id} can now run without a network: nox -s {lab.id}", f"{lab.id} 現在可以離線執行：nox -s {lab.id}"))
     return 0
