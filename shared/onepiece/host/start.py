@@ -51,7 +51,8 @@ def command(console: Console, arguments: list[str]) -> int:
 
 def make_workspace(lab: Lab, target: Path, language: str) -> list[Path]:
     """Write what is not there yet; returns the files that were added."""
-    files: dict[Path, str] = {target / path.name: sources.starter_source(path) for path in sources.modules(lab)}
+    # Modules without exercises stay in the lab: they are importable there, and some of them give answers away.
+    files: dict[Path, str] = {target / path.name: sources.starter_source(path) for path in sources.modules(lab) if sources.solutions(path)}
     for name in lab.notebooks:
         files[target / f"{name}.ipynb"] = sources.notebook_json(lab.directory / f"{name}.py", language)
     readme = lab.directory / ("README.zh-TW.md" if language == "zh-TW" else "README.md")
