@@ -1,0 +1,484 @@
+"""Diagnosing checks of the exercises: is it right, and if not, which mistake gives exactly this?
+
+Every wanted value, and what each mistake would give, is computed here or in `broken_variants.py`, never by the modules
+under test. Inputs are float64, so that rounding cannot be taken for a mistake.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import itertools
+import math
+
+import mistakes as wrong
+import torch
+from broken_variants import State, broken_attention, broken_gradients, merge, scores_of
+from flash_attention import (
+    SoftmaxState,
+    causal_offset,
+    default_scale,
+    empty_state,
+    finish_softmax,
+    flash_attention,
+    naive_attention,
+    online_softmax_merge,
+    row_dots,
+    tile_gradients,
+    tiled_forward,
+)
+from memory_traffic import AttentionShape, tiled_forward_traffic
+from onepiece.checks import exercise, expect
+from onepiece.text import Text
+from tiling import Tiling, Traffic
+from torch import Tensor
+
+CLOSE = 1e-9  # absolute, float64
+TILINGS = ((8, 8, 2, 2), (7, 10, 2, 3), (8, 8, 4, 2), (8, 9, 2, 4), (9, 6, 2, 2))  # lengths and blocks, as in Tiling
+
+
+def random_tensors(query_len: int, key_len: int, heads: int = 2, kv_heads: int = 2, head_dim: int = 16) -> list[Tensor]:
+    """Float64 queries, keys, values and a gradient of the output, from a seed; batch of one."""
+    generator = torch.Generator().manual_seed(query_len * 1000 + key_len)
+    shapes = [(heads, query_len), (kv_heads, key_len), (kv_heads, key_len), (heads, query_len)]
+    return [torch.randn(1, *shape, head_dim, generator=generator, dtype=torch.float64) for shape in shapes]
+
+
+def same(text: str) -> Text:
+    """Names of functions are the same in both languages."""
+    return Text(text, text)
+
+
+@exercise(
+    1,
+    title=Text("Naive attention and the causal offset", "樸素注意力與因果位移"),
+    minutes=10,
+    level="core",
+    hint=Text(
+        "Three lines: scores, softmax over dim=-1, product with the values. For the offset, put the last query, "
+        "query_len - 1, and the last key, key_len - 1, into j <= i + offset: it must just hold.",
+        "三行：分數、沿 dim=-1 做 softmax、再乘上 values。位移的部分：把最後一個 query（query_len - 1）"
+        "和最後一個 key（key_len - 1）代進 j <= i + offset，要剛好成立。",
+    ),
+)
+def check_exercise_1() -> None:
+    expect(
+        default_scale(64), 0.125, atol=CLOSE, what=same("default_scale(64)"),
+        mistakes={wrong.SCALE_NOT_ROOT: 1 / 64, wrong.SCALE_MISSING: 1.0, wrong.SCALE_INVERTED: 8.0},
+    )  # fmt: skip
+    expect(
+        [causal_offset(2, 5), causal_offset(5, 5), causal_offset(5, 2)], [3, 0, -3],
+        what=Text("causal_offset(2, 5), (5, 5) and (5, 2)", "causal_offset(2, 5)、(5, 5) 和 (5, 2)"),
+        mistakes={wrong.TOP_LEFT: [0, 0, 0], wrong.SEES_NEXT: [4, 1, -2], wrong.OFFSET_SIGN: [-3, 0, 3]},
+    )  # fmt: skip
+    check_naive_attention()
+    check_blind_queries()
+
+
+def check_naive_attention() -> None:
+    """Full, then causal with more keys than queries, where the offset shows."""
+    queries, keys, values, _ = random_tensors(6, 9)
+    inputs, scores = (queries, keys, values), scores_of(queries, keys, False, None, None)
+    expect(
+        naive_attention(*inputs), broken_attention(*inputs, None), atol=CLOSE,
+        what=Text("naive_attention, full", "naive_attention（不加遮罩）"),
+        mistakes={
+            wrong.SCALE_MISSING: broken_attention(*inputs, "no_scale"),
+            wrong.SCALE_NOT_ROOT: broken_attention(*inputs, "scale_by_head_dim"),
+            wrong.SOFTMAX_OVER_QUERIES: torch.softmax(scores, dim=-2) @ values,
+        },
+    )  # fmt: skip
+    visible = scores_of(queries, keys, True, None, None).isfinite()
+    expect(
+        naive_attention(*inputs, causal=True), broken_attention(*inputs, None, causal=True), atol=CLOSE,
+        what=Text("naive_attention, causal, 6 queries, 9 keys", "naive_attention（因果遮罩，6 個 query、9 個 key）"),
+        mistakes={
+            wrong.NO_MASK: broken_attention(*inputs, None),
+            wrong.TOP_LEFT: broken_attention(*inputs, "causal_top_left", causal=True),
+            wrong.SEES_NEXT: broken_attention(*inputs, "causal_off_by_one", causal=True),
+            wrong.MASK_AFTER_SOFTMAX: (torch.softmax(scores, dim=-1) * visible) @ values,
+            wrong.MASK_INVERTED: torch.softmax(scores.masked_fill(visible, -1e300), dim=-1) @ values,
+        },
+    )  # fmt: skip
+
+
+def check_blind_queries() -> None:
+    """More queries than keys: the first ones see nothing, and must not spoil the gradients of the others."""
+    queries, keys, values, grad_output = random_tensors(9, 6)
+    values.requires_grad_()
+    (got,) = torch.autograd.grad(naive_attention(queries, keys, values, causal=True), values, grad_output)
+    queries, grad_output = queries[:, :, 3:], grad_output[:, :, 3:]
+    *_, want = broken_gradients(queries, keys, values.detach(), grad_output, None, causal=True)
+    expect(
+        got, want, atol=CLOSE,
+        what=Text("gradient of the values, causal, 9 queries, 6 keys", "values 的梯度（因果，9 個 query、6 個 key）"),
+        mistakes={wrong.MINUS_INFINITY: torch.full_like(want, math.nan)},
+    )  # fmt: skip
+
+
+@exercise(
+    2,
+    title=Text("The online-softmax merge", "線上 softmax 的合併"),
+    minutes=15,
+    level="core",
+    hint=Text(
+        "Multiply every term of a sum of exp(s - old) by exp(old - new), and it is a sum of exp(s - new). The factor "
+        "is one number per row, so it can stand before the sum; total and output need the same one.",
+        "把 exp(s - 舊) 總和裡的每一項都乘上 exp(舊 - 新)，就變成 exp(s - 新) 的總和。"
+        "這個因子每列只有一個，可以提到總和外面；total 和 output 要乘的是同一個。",
+    ),
+)
+def check_exercise_2() -> None:
+    generator = torch.Generator().manual_seed(2)
+    shapes = ((2, 5, 8), (2, 8, 4), (2, 5, 8), (2, 8, 4))
+    earlier, earlier_values, scores, values = (
+        torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes
+    )
+    empty = empty_state(torch.zeros(2, 5, 4, dtype=torch.float64))
+    old = merge(State(*empty), earlier, earlier_values)
+    got, want = online_softmax_merge(SoftmaxState(*old), scores, values), merge(old, scores, values)
+    expect(
+        got.maximum, want.maximum, atol=CLOSE, what=Text("the new maximum", "新的最大值"),
+        mistakes={wrong.PAST_LOST: scores.amax(-1, keepdim=True), wrong.BLOCK_IGNORED: old.maximum},
+    )  # fmt: skip
+    check_sums(old, want, got, scores, values)
+    far = online_softmax_merge(empty, scores + 2000, values)
+    expect(
+        far.total, merge(State(*empty), scores + 2000, values).total, atol=CLOSE,
+        what=Text("the total of scores near 2000", "分數在 2000 附近時的 total"),
+        mistakes={wrong.NO_MAXIMUM: torch.full((2, 5, 1), math.inf)},
+    )  # fmt: skip
+
+
+def check_sums(old: State, want: State, got: SoftmaxState, scores: Tensor, values: Tensor) -> None:
+    """Total and output go through the same algebra, the total with a value of one for every key."""
+    fresh, stale = torch.exp(scores - want.maximum), torch.exp(scores - old.maximum)
+    ones, correction = torch.ones(2, 8, 1, dtype=torch.float64), torch.exp(old.maximum - want.maximum)
+    for name, factor in (("total", ones), ("output", values)):
+        before, added, added_stale = getattr(old, name), fresh @ factor, stale @ factor
+        expect(
+            getattr(got, name), getattr(want, name), atol=CLOSE, what=Text(f"the new {name}", f"新的 {name}"),
+            mistakes={
+                wrong.NO_RESCALE: before + added,
+                wrong.RESCALE_INVERTED: before / correction + added,
+                wrong.SUM_BEFORE_MAXIMUM: correction * before + added_stale,
+                wrong.SUM_AND_OLD_MAXIMUM: before + added_stale,
+                wrong.BLOCK_RESCALED: correction * (before + added),
+                wrong.PAST_LOST: added,
+            },
+        )  # fmt: skip
+
+
+@exercise(
+    3,
+    title=Text("The tiled forward pass", "分塊的前向計算"),
+    minutes=20,
+    level="core",
+    hint=Text(
+        "The loop body is three lines, one call each: query_tile @ key_tile^T times scale; tiling.hide_future; "
+        "online_softmax_merge, whose result is the state of the next turn. sum exp(s) = exp(maximum) * total.",
+        "迴圈內容是三行，每行一個呼叫：query_tile @ key_tile^T 乘上 scale、tiling.hide_future、online_softmax_merge，"
+        "最後一個的結果就是下一輪的狀態。sum exp(s) = exp(maximum) * total。",
+    ),
+)
+def check_exercise_3() -> None:
+    queries, keys, values, _ = random_tensors(37, 53)
+    check_finish(queries, keys, values)
+    check_tiled_forward(queries, keys, values)
+
+
+def check_finish(queries: Tensor, keys: Tensor, values: Tensor) -> None:
+    """finish_softmax, on the state after all keys at once."""
+    scores = scores_of(queries, keys, False, None, None)
+    state = merge(State(*empty_state(queries)), scores, values)
+    output, logsumexp = finish_softmax(SoftmaxState(*state))
+    expect(
+        output, state.output / state.total, atol=CLOSE, what=Text("output of finish_softmax", "finish_softmax 的輸出"),
+        mistakes={wrong.NOT_DIVIDED: state.output},
+    )  # fmt: skip
+    want = torch.logsumexp(scores, dim=-1)
+    expect(
+        logsumexp, want, atol=CLOSE, what=Text("logsumexp of finish_softmax", "finish_softmax 的 logsumexp"),
+        mistakes={
+            wrong.COLUMN_LEFT: want[..., None],
+            wrong.NO_LOGARITHM: (state.maximum + state.total).squeeze(-1),
+            wrong.MAXIMUM_NOT_ADDED: state.total.log().squeeze(-1),
+        },
+    )  # fmt: skip
+
+
+def check_tiled_forward(*inputs: Tensor) -> None:
+    """Ragged in both directions: four key blocks, so that a mistake in the merge shows."""
+    got, logsumexp = tiled_forward(*inputs, Tiling(37, 53, None, 16, 16), 0.25, Traffic())
+    mistakes = {
+        text: broken_attention(*inputs, name, block_keys=16)
+        for text, name in (
+            (wrong.SCALE_MISSING, "no_scale"),
+            (wrong.NO_RESCALE, "no_rescale"),
+            (wrong.SUM_BEFORE_MAXIMUM, "sum_before_maximum"),
+            (wrong.NOT_DIVIDED, "no_division"),
+        )
+    }
+    mistakes[wrong.SCALE_TWICE] = broken_attention(*inputs, None, scale=0.25**2)
+    last_block = (tensor[:, :, 48:] for tensor in inputs[1:])
+    mistakes[wrong.LAST_BLOCK_ONLY] = broken_attention(inputs[0], *last_block, None)
+    what = Text("tiled_forward, 37 queries, 53 keys, blocks of 16", "tiled_forward（37 個 query、53 個 key、區塊 16）")
+    expect(got, broken_attention(*inputs, None), atol=CLOSE, what=what, mistakes=mistakes)
+    want = torch.logsumexp(scores_of(*inputs[:2], False, None, None), dim=-1)
+    expect(logsumexp, want, atol=CLOSE, what=Text("its logsumexp", "它的 logsumexp"))
+
+
+@exercise(
+    4,
+    title=Text("Tiles that causality does not need", "因果遮罩用不到的區塊"),
+    minutes=15,
+    level="core",
+    hint=Text(
+        "A tile is needed if its most fortunate pair is visible: last query, first key. It needs a mask if its least "
+        "fortunate pair is hidden: first query, last key. The last of a block is stop - 1.",
+        "區塊裡最有利的一對看得到，這個區塊就要算：最後一個 query 配第一個 key。"
+        "最不利的一對看不到，就要加遮罩：第一個 query 配最後一個 key。區塊的最後一個是 stop - 1。",
+    ),
+)
+def check_exercise_4() -> None:
+    needed, masked = judge_tiles()
+    expect(
+        needed["got"], needed["want"], what=Text("needs_tile, tile by tile", "逐一檢查 needs_tile"),
+        mistakes={
+            wrong.ALL_TILES: needed["all"], wrong.TOP_LEFT: needed["top left"], wrong.STOP_IS_A_ROW: needed["stop"],
+            wrong.FIRST_ROW_DECIDES: needed["first"], wrong.WHOLE_BLOCK_ONLY: needed["whole"],
+        },
+    )  # fmt: skip
+    expect(
+        masked["got"], masked["want"], what=Text("needs_mask, tile by tile", "逐一檢查 needs_mask"),
+        mistakes={
+            wrong.ALWAYS_MASK: masked["all"], wrong.TOP_LEFT: masked["top left"],
+            wrong.STOP_IS_A_COLUMN: masked["stop"], wrong.LAST_ROW_DECIDES: masked["last"],
+        },
+    )  # fmt: skip
+    inputs = random_tensors(21, 30, heads=4)[:3]
+    expect(
+        flash_attention(*inputs, causal=True, block_queries=8, block_keys=8),
+        broken_attention(*inputs, None, causal=True), atol=CLOSE,
+        what=Text("flash_attention, causal, 21 queries, 30 keys", "flash_attention（因果，21 個 query、30 個 key）"),
+    )  # fmt: skip
+
+
+def judge_tiles() -> tuple[dict[str, list[bool]], dict[str, list[bool]]]:
+    """For every tile of several tilings: the learner's two answers, the right ones, and those of each mistake."""
+    needed: dict[str, list[bool]] = {}
+    masked: dict[str, list[bool]] = {}
+    for query_len, key_len, block_queries, block_keys in TILINGS:
+        offset = key_len - query_len
+        tiling = Tiling(query_len, key_len, offset, block_queries, block_keys)
+        for rows, keys in itertools.product(cut(query_len, block_queries), cut(key_len, block_keys)):
+            visible = [j <= i + offset for i in range(query_len)[rows] for j in range(key_len)[keys]]
+            for name, answer in {
+                "got": bool(tiling.needs_tile(rows, keys)), "want": any(visible), "all": True, "whole": all(visible),
+                "first": keys.start <= rows.start + offset, "stop": keys.start <= rows.stop + offset,
+                "top left": keys.start <= rows.stop - 1,
+            }.items():  # fmt: skip
+                needed.setdefault(name, []).append(answer)
+            for name, answer in {
+                "got": bool(tiling.needs_mask(rows, keys)), "want": not all(visible), "all": True,
+                "stop": keys.stop > rows.start + offset, "last": keys.stop - 1 > rows.stop - 1 + offset,
+                "top left": keys.stop - 1 > rows.start,
+            }.items():  # fmt: skip
+                masked.setdefault(name, []).append(answer)
+    return needed, masked
+
+
+def cut(length: int, size: int) -> list[slice]:
+    return [slice(start, min(start + size, length)) for start in range(0, length, size)]
+
+
+@exercise(
+    5,
+    title=Text("The tiled backward pass", "分塊的反向計算"),
+    minutes=30,
+    level="core",
+    hint=Text(
+        "sum_k P_ik dP_ik, with dP_ik = dO_i . V_k, is dO_i . (sum_k P_ik V_k), and what is that sum? For a tile: "
+        "dV = P^T dO, dP = dO V^T, dS = P * (dP - D), and since S = scale * Q K^T, both Q and K get scale * dS.",
+        "sum_k P_ik dP_ik 中 dP_ik = dO_i · V_k，所以等於 dO_i · (sum_k P_ik V_k)，而這個總和是什麼？"
+        "每個區塊：dV = P^T dO、dP = dO V^T、dS = P * (dP - D)；"
+        "因為 S = scale * Q K^T，傳給 Q 和 K 的都是 scale * dS。",
+    ),
+)
+def check_exercise_5() -> None:
+    queries, keys, values, grad_output = random_tensors(6, 9)
+    inputs = (queries, keys, values)
+    output, scores = broken_attention(*inputs, None), scores_of(queries, keys, False, None, None)
+    want = (grad_output * output).sum(-1)
+    expect(
+        row_dots(grad_output, output), want, atol=CLOSE, what=same("row_dots"),
+        mistakes={
+            wrong.DOTS_WITHOUT_PRODUCT: grad_output.sum(-1),
+            wrong.DOTS_OVER_ROWS: (grad_output * output).sum(-2),
+            wrong.DOTS_COLUMN: want[..., None],
+        },
+    )  # fmt: skip
+    got = tile_gradients(*inputs, scores, grad_output, torch.logsumexp(scores, dim=-1), want, 0.25)
+    check_tile_gradients(got, inputs, grad_output, scores)
+    for causal in (False, True):
+        check_tiled_backward(causal)
+
+
+def check_tiled_backward(causal: bool) -> None:
+    """The whole backward pass, with grouped heads and ragged blocks."""
+    *inputs, grad_output = random_tensors(21, 30, heads=4)
+    want = broken_gradients(*inputs, grad_output, None, causal=causal)
+    for tensor in inputs:
+        tensor.requires_grad_()
+    output = flash_attention(*inputs, causal=causal, block_queries=8, block_keys=8)
+    got = torch.autograd.grad(output, inputs, grad_output)
+    for name, actual, right in zip(("dQ", "dK", "dV"), got, want, strict=True):
+        expect(actual, right, atol=CLOSE, what=same(f"flash_attention(causal={causal}), {name}"))
+
+
+def check_tile_gradients(
+    got: tuple[Tensor, ...], inputs: tuple[Tensor, ...], grad_output: Tensor, scores: Tensor
+) -> None:
+    """dV first: it needs neither D nor the scale, so that a mistake in it is told apart from one in dS."""
+    queries, keys, values = inputs
+    want, no_dots, no_scale = (broken_gradients(*inputs, grad_output, m) for m in (None, "no_row_dots", "no_scale"))
+    weights, grad_weights = torch.softmax(scores, dim=-1), grad_output @ values.transpose(-2, -1)
+    dots = (weights * grad_weights).sum(-1, keepdim=True)
+    expect(
+        got[2], want[2], atol=CLOSE, what=same("tile_gradients, dV"),
+        mistakes={
+            wrong.WEIGHTS_NOT_NORMALISED: torch.exp(scores).transpose(-2, -1) @ grad_output,
+            wrong.GRAD_WEIGHTS_FOR_VALUES: (0.25 * weights * (grad_weights - dots)).transpose(-2, -1) @ grad_output,
+        },
+    )  # fmt: skip
+    added = 0.25 * weights * (grad_weights + dots)
+    for index, name, with_plus in ((0, "dQ", added @ keys), (1, "dK", added.transpose(-2, -1) @ queries)):
+        expect(
+            got[index], want[index], atol=CLOSE, what=same(f"tile_gradients, {name}"),
+            mistakes={
+                wrong.NO_ROW_DOTS: no_dots[index], wrong.GRADIENT_NOT_SCALED: no_scale[index],
+                wrong.GRADIENT_SCALED_TWICE: 0.25 * want[index], wrong.DOTS_SIGN: with_plus,
+            },
+        )  # fmt: skip
+
+
+@exercise(
+    6,
+    title=Text("The memory traffic, as a formula", "用公式算記憶體傳輸量"),
+    minutes=20,
+    level="core",
+    hint=Text(
+        "First count rows of K that one key/value head reads. Full: key_len per query block. Causal: for each query "
+        "block, ceil(visible keys of its last row / block_keys) whole blocks, but never more than key_len keys. Then "
+        "K and V, head_dim wide, for batch * kv_heads; and Q, O and L for batch * heads.",
+        "先算一個 key/value head 要讀幾列 K。不加遮罩：每個 query 區塊讀 key_len 列。因果遮罩：每個 query 區塊讀"
+        " ceil(最後一列看得到的 key 數 / block_keys) 個完整區塊，但不超過 key_len 列。"
+        "接著 K 和 V 各寬 head_dim，共 batch * kv_heads 份；Q、O、L 則有 batch * heads 份。",
+    ),
+)
+def check_exercise_6() -> None:
+    for shape, block_queries, block_keys in (
+        (AttentionShape(64, 64, 16), 16, 16),
+        (AttentionShape(70, 50, 8, batch=3, heads=6, kv_heads=2), 16, 32),
+        (AttentionShape(64, 64, 16, heads=2, kv_heads=2, causal=True), 16, 32),
+        (AttentionShape(37, 53, 8, batch=2, heads=4, kv_heads=2, causal=True), 8, 16),
+        (AttentionShape(53, 37, 8, batch=2, heads=4, kv_heads=1, causal=True), 16, 8),
+    ):
+        counts = walk_tiles(shape, block_queries, block_keys)
+        query_rows = shape.batch * shape.heads * shape.rows
+        got = tiled_forward_traffic(shape, block_queries, block_keys)
+        label = f"{shape.query_len} x {shape.key_len}, {shape.heads}/{shape.kv_heads} heads, causal={shape.causal}"
+
+        def loaded(keys: int, heads: int = shape.kv_heads, copies: int = 2, shape: AttentionShape = shape) -> int:
+            return shape.head_dim * shape.batch * (shape.heads * shape.rows + heads * copies * keys)
+
+        expect(
+            got.loaded, loaded(counts["whole"]), what=Text(f"elements loaded, {label}", f"載入的元素數，{label}"),
+            mistakes={
+                wrong.KEYS_ONLY: loaded(counts["whole"], copies=1), wrong.KEYS_ONCE: loaded(shape.key_len),
+                wrong.KEYS_PER_QUERY_HEAD: loaded(counts["whole"], heads=shape.heads),
+                wrong.CAUSAL_NOT_SKIPPED: loaded(counts["all"]), wrong.CAUSAL_NOT_WHOLE: loaded(counts["visible"]),
+                wrong.RAGGED_BLOCK_FULL: loaded(counts["padded"]),
+            },
+        )  # fmt: skip
+        expect(
+            got.stored, query_rows * (shape.head_dim + 1),
+            what=Text(f"elements stored, {label}", f"存回的元素數，{label}"),
+            mistakes={wrong.LOGSUMEXP_FORGOTTEN: query_rows * shape.head_dim},
+        )  # fmt: skip
+
+
+def walk_tiles(shape: AttentionShape, block_queries: int, block_keys: int) -> dict[str, int]:
+    """Rows of K that one head reads, found by walking over all pairs: the right count and the mistaken ones."""
+    counts = {"whole": 0, "all": 0, "visible": 0, "padded": 0}
+    for start in range(shape.first_row, shape.query_len, block_queries):
+        rows = range(start, min(start + block_queries, shape.query_len))
+        seen = [any(j < shape.visible_keys(i) for i in rows) for j in range(shape.key_len)]
+        for left in range(0, shape.key_len, block_keys):
+            block = seen[left : left + block_keys]
+            counts["all"] += len(block)
+            counts["visible"] += sum(block)
+            counts["whole"] += len(block) if any(block) else 0
+            counts["padded"] += block_keys if any(block) else 0
+    return counts
+
+
+def check_exercise_7() -> None:
+    import triton_kernels
+    from flash_attention_triton import flash_attention_triton
+
+    if "NotImplementedError" in inspect.getsource(triton_kernels.attend.fn):
+        raise NotImplementedError("Exercise 7")  # the interpreter would wrap it, and the compiler knows no `raise`
+    device = "cpu" if triton_kernels.INTERPRETED else "cuda"
+    inputs = tuple(random_tensors(37, 53)[:3])
+    for causal in (False, True):
+        got = flash_attention_triton(
+            *(tensor.float().to(device) for tensor in inputs), causal=causal, block_queries=16, block_keys=16
+        ).cpu()
+        expect(
+            got, broken_attention(*inputs, None, causal=causal), atol=1e-5,
+            what=same(f"flash_attention_triton(causal={causal})"), mistakes=mistakes_in_kernel(*inputs, causal),
+        )  # fmt: skip
+
+
+def mistakes_in_kernel(queries: Tensor, keys: Tensor, values: Tensor, causal: bool) -> dict[Text, Tensor]:
+    """What mistakes in `attend` give with tiles of 16 x 16."""
+    inputs = (queries, keys, values)
+    named = {
+        text: broken_attention(*inputs, name, causal=causal, block_keys=16)
+        for text, name in (
+            (wrong.SCALE_MISSING, "no_scale"),
+            (wrong.NO_RESCALE, "no_rescale"),
+            (wrong.SUM_BEFORE_MAXIMUM, "sum_before_maximum"),
+        )
+    }
+    named[wrong.BASE_MIXED] = broken_attention(*inputs, None, causal=causal, scale=0.25 * math.log2(math.e))
+    padded = [torch.nn.functional.pad(tensor, (0, 0, 0, 11)) for tensor in (keys, values)]  # 53 keys -> 64
+    if not causal:
+        return named | {wrong.PADDING_COUNTED: broken_attention(queries, *padded, None)}
+    # The kernel masks only the tiles that the diagonal crosses: a wrong mask does not reach the others.
+    rows, columns, offset = torch.arange(37)[:, None], torch.arange(64), 53 - 37
+    first_row = rows // 16 * 16
+    below, above = (first_row + offset + 1) // 16 * 16, -(-(first_row + 16 + offset) // 16) * 16
+    scores = scores_of(queries, padded[0], False, None, None)
+    for text, limit in ((wrong.TOP_LEFT, rows), (wrong.SEES_NEXT, rows + offset + 1), (wrong.NO_MASK, rows + 64)):
+        visible = (columns < below) | ((columns <= limit) & (columns < above) & (columns < 53))
+        named[text] = torch.softmax(scores.masked_fill(~visible, -math.inf), dim=-1) @ padded[1]
+    return named
+
+
+if importlib.util.find_spec("triton") is not None:  # it exists for Linux only; elsewhere there is no exercise 7
+    exercise(
+        7,
+        title=Text("The inner loop in Triton", "用 Triton 寫內層迴圈"),
+        minutes=45,
+        level="stretch",
+        hint=Text(
+            "for first in range(start, stop, BLOCK_KEYS): load two tiles with load_rows, scores = matmul(query_tile, "
+            "tl.trans(key_tile)) * scale_log2, mask them if MASKED, then exercise 2 with tl.maximum, tl.max, tl.exp2 "
+            "and tl.sum. Convert the weights to value_tile.dtype before the product.",
+            "for first in range(start, stop, BLOCK_KEYS)：用 load_rows 載入兩個區塊，"
+            "scores = matmul(query_tile, tl.trans(key_tile)) * scale_log2，MASKED 時加遮罩，"
+            "接著用 tl.maximum、tl.max、tl.exp2、tl.sum 重做練習 2。做乘積之前，權重要先轉成 value_tile.dtype。",
+        ),
+    )(check_exercise_7)
