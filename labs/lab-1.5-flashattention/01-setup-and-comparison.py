@@ -31,14 +31,12 @@ import platform
 
 import numpy as np
 import torch
-from torch.nn.functional import scaled_dot_product_attention
-
+from flash_attention import flash_attention, naive_attention
 from onepiece import lab
 from onepiece.figures import subplots
 from onepiece.measure import peak_memory, timed
 from onepiece.text import Text, tr
-
-from flash_attention import flash_attention, naive_attention
+from torch.nn.functional import scaled_dot_product_attention
 
 settings = lab.settings
 torch.set_num_threads(1)  # on two threads every small tile would wait for the slower one
@@ -261,7 +259,7 @@ measured = {
     "tiled_time_exponent": fit("tiled", "seconds")[0],
 }
 guesses = [lab.predict(metric) for metric in measured]
-rows = [(metric, "–" if guess is None else guess, value) for (metric, value), guess in zip(measured.items(), guesses)]
+rows = [(metric, "–" if guess is None else guess, value) for (metric, value), guess in zip(measured.items(), guesses, strict=True)]
 lab.table([tr("metric", "指標"), tr("your guess", "你的猜測"), tr("measured", "量測值")], rows)
 
 # %% [markdown] lang="en"

@@ -34,7 +34,6 @@ import numpy as np
 import torch
 from matplotlib.colors import ListedColormap
 from matplotlib.patches import Patch
-
 from onepiece import lab
 from onepiece.figures import subplots
 from onepiece.text import Text, tr
@@ -222,7 +221,7 @@ def tile_map(query_len, key_len, block_queries, block_keys):
 
 
 figure, panels = subplots(1, 2, figsize=(10, 4))
-for panel, (query_len, key_len, block_queries, block_keys) in zip(panels, ((24, 24, 4, 6), (14, 32, 4, 6))):
+for panel, (query_len, key_len, block_queries, block_keys) in zip(panels, ((24, 24, 4, 6), (14, 32, 4, 6)), strict=True):
     tiling, kinds = tile_map(query_len, key_len, block_queries, block_keys)
     panel.imshow(kinds, cmap=ListedColormap(["#f2f2f2", "#E69F00", "#0072B2"]), vmin=0, vmax=2, aspect="equal")
     panel.set_xticks(np.arange(0, key_len, block_keys) - 0.5, np.arange(0, key_len, block_keys))
@@ -330,7 +329,7 @@ def run(attend, tensors, dtype, **options):
 
 def largest_error(got, want):
     """Over all tensors; a nan is an infinite error."""
-    return max(torch.nan_to_num((g.double() - w).abs(), nan=math.inf).max().item() for g, w in zip(got, want))
+    return max(torch.nan_to_num((g.double() - w).abs(), nan=math.inf).max().item() for g, w in zip(got, want, strict=True))
 
 
 single, double = torch.float32, torch.float64
@@ -478,7 +477,7 @@ lab.figure(
 # %%
 lab.record("large_score_error", max(by_size["tiled"]))
 lab.record("large_score_error", max(by_size["no_maximum"]), variant="no_maximum")
-broken_from = next((size for size, error in zip(largest_scores, by_size["no_maximum"]) if error >= ceiling), math.inf)
+broken_from = next((size for size, error in zip(largest_scores, by_size["no_maximum"], strict=True) if error >= ceiling), math.inf)
 always = [name for name in ("no_rescale", "sum_before_maximum") if min(np.array(by_size[name]) / by_size["naive"]) > 100]
 lab.say(
     f"""- `no_maximum` follows the right algorithm and breaks at scores of {broken_from:.0f}. **Test with inputs that can show the mistake**: that is why

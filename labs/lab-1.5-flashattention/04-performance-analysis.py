@@ -23,6 +23,7 @@
 
 # %%
 import contextlib
+import importlib
 import json
 import random
 import warnings
@@ -30,14 +31,6 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.functional import scaled_dot_product_attention
-
-from onepiece import lab
-from onepiece.figures import subplots
-from onepiece.measure import timed
-from onepiece.text import Text, tr
-
 from flash_attention import default_scale, flash_attention, naive_attention, plan_tiles, tiled_forward
 from memory_traffic import (
     AttentionShape,
@@ -53,10 +46,16 @@ from memory_traffic import (
     tiled_backward_traffic,
     tiled_forward_traffic,
 )
+from onepiece import lab
+from onepiece.figures import subplots
+from onepiece.measure import timed
+from onepiece.text import Text, tr
 from tiling import Traffic
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention
 
-with contextlib.suppress(ImportError):
-    import flash_attention_triton  # early: Triton chooses between compiler and interpreter when it is first imported
+with contextlib.suppress(ImportError):  # early: Triton chooses between compiler and interpreter when it is first imported
+    importlib.import_module("flash_attention_triton")
 
 settings = lab.settings
 torch.set_num_threads(1)  # on two threads every small tile would wait for the slower one
@@ -348,9 +347,9 @@ for n in (length // 2, length):
         largest_temporary(step(tiled, with_grad)),
         largest_temporary(step(naive, with_grad)),
     ])
-growth = [large / small for small, large in zip(*rows)]
-lab.table([tr("length", "長度"), tr("tiled, forward", "分塊，前向"), tr("naive, forward", "樸素，前向"), tr("tiled, training", "分塊，訓練"), tr("naive, training", "樸素，訓練")],
-          [*rows, [tr("growth", "倍數"), *growth[1:]]])
+growth = [large / small for small, large in zip(*rows, strict=True)]
+columns = [tr("tiled, forward", "分塊，前向"), tr("naive, forward", "樸素，前向"), tr("tiled, training", "分塊，訓練"), tr("naive, training", "樸素，訓練")]
+lab.table([tr("length", "長度"), *columns], [*rows, [tr("growth", "倍數"), *growth[1:]]])
 
 lab.record("temporary_growth", growth[1])
 lab.record("temporary_growth", growth[2], variant="naive")
@@ -372,14 +371,16 @@ lab.record("training_temporary_growth", growth[4], variant="naive")
 # 所以這張 roofline 是你這台機器自己的。
 
 # %%
-square = torch.randn(settings.matmul_size, settings.matmul_size, device=settings.device, dtype=dtype)
-source = torch.zeros(settings.copy_megabytes * 2**20 // element_bytes, device=settings.device, dtype=dtype)
-target = torch.zeros_like(source)
-ceilings = timed({"matmul": lambda: square @ square, "copy": lambda: target.copy_(source)}, repeats=5)
-peak = 2 * settings.matmul_size**3 / ceilings["matmul"].median  # operations per second
-bandwidth = 2 * source.numel() * element_bytes / ceilings["copy"].median  # bytes per second, read and written
-del source, target
+def measured_ceilings():
+    """Operations per second of a large matrix product, and bytes per second of a large copy (read and written)."""
+    square = torch.randn(settings.matmul_size, settings.matmul_size, device=settings.device, dtype=dtype)
+    source = torch.zeros(settings.copy_megabytes * 2**20 // element_bytes, device=settings.device, dtype=dtype)
+    target = torch.zeros_like(source)
+    times = timed({"matmul": lambda: square @ square, "copy": lambda: target.copy_(source)}, repeats=5)
+    return 2 * settings.matmul_size**3 / times["matmul"].median, 2 * source.nbytes / times["copy"].median
 
+
+peak, bandwidth = measured_ceilings()
 flops = attention_flops(shape)
 intensity = {name: flops / (moved.total * element_bytes) for name, moved in traffic.items()}
 

@@ -56,11 +56,13 @@ def default_launches(head_dim: int, tensor_cores: bool) -> Launches:
     return Launches(Launch(128, 64, num_stages=3), backward)
 
 
-def uses_tensor_cores(queries: Tensor) -> bool:
-    """Whether Triton puts the products on tensor cores: 16-bit numbers, on compute capability 8.0 or later."""
-    if queries.dtype == torch.float32 or INTERPRETED:
-        return False
-    return torch.cuda.get_device_capability(queries.device) >= (8, 0)
+def launches_for(queries: Tensor) -> Launches:
+    """The default for these queries on their device."""
+    if INTERPRETED:  # no registers to run out of, and the fewer tiles, the fewer calls of NumPy
+        return Launches(Launch(64, 64), Launch(64, 64))
+    # Triton 3.7 puts 16-bit products on tensor cores from compute capability 8.0 on, float32 at full precision never.
+    capable = torch.cuda.get_device_capability(queries.device) >= (8, 0)
+    return default_launches(queries.shape[-1], capable and queries.dtype != torch.float32)
 
 
 class Sizes(NamedTuple):
@@ -136,7 +138,7 @@ def flash_attention_triton(
         raise ValueError(f"one dtype of {DTYPES} and head_dim of {HEAD_DIMS} needed; got {dtype} and {head_dim}")
     if not (queries.is_cuda or INTERPRETED):
         raise ValueError('the kernels were compiled for the GPU, the tensors are not on it; move them: .to("cuda")')
-    launches = default_launches(head_dim, uses_tensor_cores(queries))
+    launches = launches_for(queries)
     for name, size in (("block_queries", block_queries), ("block_keys", block_keys)):
         if size is not None:
             if size < 16 or size & (size - 1):

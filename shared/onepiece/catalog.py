@@ -7,6 +7,7 @@ Stdlib only and quick: the noxfile reads the whole course on each start. What ne
 from __future__ import annotations
 
 import difflib
+import math
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
@@ -238,7 +239,7 @@ def _parse(path: Path) -> dict[str, Any]:
         raise _bad(path, "", "an empty file", "the keys of CONTRIBUTING.md")
     try:
         return tomllib.loads(content)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # tomllib's own error, a number of thousands of digits, endless nesting
         raise _bad(path, "", f"not TOML: {error}", "a TOML file") from None
 
 
@@ -264,6 +265,8 @@ def _profile(table: _Table, needed: tuple[str, ...]) -> Profile:
     for key in settings:
         if key in RESERVED_SETTINGS or not key.isidentifier():
             raise table.bad(f"settings.{key}", "a reserved or impossible name", f"an identifier other than {', '.join(RESERVED_SETTINGS)}")
+        if not _is_plain(settings[key]):
+            raise table.bad(f"settings.{key}", repr(settings[key]), "a number, string, true/false, or a list of these")
     profile = Profile(
         minutes=table.number("minutes"),
         settings=settings,
@@ -273,6 +276,13 @@ def _profile(table: _Table, needed: tuple[str, ...]) -> Profile:
     )
     table.refuse_unknown()
     return profile
+
+
+def _is_plain(value: object) -> bool:
+    """Can a setting travel to the notebooks as JSON, and be frozen there?"""
+    if isinstance(value, list):
+        return all(_is_plain(item) for item in value)
+    return isinstance(value, (bool, int, str)) or (isinstance(value, float) and math.isfinite(value))
 
 
 def _gate(table: _Table) -> Gate:

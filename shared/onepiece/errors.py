@@ -105,6 +105,11 @@ _error(
     ),
 )
 _error(
+    "no-environment",
+    ("There is no lock for an environment named {name} (images/{name}/lock.txt).", "沒有名為 {name} 的環境的鎖定檔（images/{name}/lock.txt）。"),
+    ("Use --device cpu; an author makes locks with: nox -s lock", "請改用 --device cpu；作者以 nox -s lock 產生鎖定檔。"),
+)
+_error(
     "no-torch-wheel",
     ("PyTorch has no wheel for {platform}.", "PyTorch 沒有提供 {platform} 的 wheel。"),
     ("Use Docker on this machine, or Colab (docs/guides).", "請在這台機器上使用 Docker，或改用 Colab（見 docs/guides）。"),
@@ -133,15 +138,21 @@ _error(
 _error(
     "disk-full",
     ("The disk of {path} is full.", "{path} 所在的磁碟已滿。"),
-    ("Free some space (old results are in runs/), or keep what is made elsewhere: ONEPIECE_HOME=DIRECTORY nox -s ...",
-     "請清出空間（舊的執行結果在 runs/），或把產生的檔案放到別處：ONEPIECE_HOME=目錄 nox -s ..."),
+    (
+        "Free some space (old results are in runs/), or keep what is made elsewhere: ONEPIECE_HOME=DIRECTORY nox -s ...",
+        "請清出空間（舊的執行結果在 runs/），或把產生的檔案放到別處：ONEPIECE_HOME=目錄 nox -s ...",
+    ),
 )
 _error(
     "disk-small",
-    ("Not enough disk at {path}: {free_gb:.1f} GB free, {need_gb:.1f} GB needed.",
-     "{path} 的磁碟空間不足：剩 {free_gb:.1f} GB，需要 {need_gb:.1f} GB。"),
-    ("Free some space (old results are in runs/), or keep what is made elsewhere: ONEPIECE_HOME=DIRECTORY nox -s ...",
-     "請清出空間（舊的執行結果在 runs/），或把產生的檔案放到別處：ONEPIECE_HOME=目錄 nox -s ..."),
+    (
+        "Not enough disk at {path}: {free_gb:.1f} GB free, {need_gb:.1f} GB needed.",
+        "{path} 的磁碟空間不足：剩 {free_gb:.1f} GB，需要 {need_gb:.1f} GB。",
+    ),
+    (
+        "Free some space (old results are in runs/), or keep what is made elsewhere: ONEPIECE_HOME=DIRECTORY nox -s ...",
+        "請清出空間（舊的執行結果在 runs/），或把產生的檔案放到別處：ONEPIECE_HOME=目錄 nox -s ...",
+    ),
 )
 _error(
     "missing-artifact",
@@ -204,4 +215,57 @@ _error(
         "Publish a whole, passing run of the reference: nox -s {lab} -- --publish",
         "請發布一次完整且通過的參考解執行：nox -s {lab} -- --publish",
     ),
+)
+_error(
+    "model-not-pinned",
+    (
+        "{model} is no directory here, and as a model of the hub it is not pinned (revision: {revision}).",
+        "這裡沒有 {model} 這個目錄；若它是 hub 上的模型，則尚未固定版本（revision：{revision}）。",
+    ),
+    (
+        "Give revision= the full commit hash (40 hex digits) that the model's page shows under Files > History.",
+        "請用 revision= 給完整的 commit 雜湊（40 個十六進位數字），見模型頁面的 Files > History。",
+    ),
+)
+_error(
+    "model-not-fetched",
+    (
+        "{model} is not in the cache of this machine, and cannot be downloaded: {reason}.",
+        "這台機器的快取裡沒有 {model}，也無法下載：{reason}。",
+    ),
+    (
+        "With a network: {hf} download {model} --revision {revision} ; without one, copy the model here and run the lab with --model PATH.",
+        "有網路時請執行：{hf} download {model} --revision {revision} ；沒有網路時，請把模型複製到這台機器，再用 --model 路徑 執行實驗。",
+    ),
+)
+_error(
+    "no-quantized",
+    ("{quantized} weights do not work on {device} here: {reason}.", "這裡無法在 {device} 上使用 {quantized} 權重：{reason}。"),
+    ("Load the model without quantized=, or on an NVIDIA GPU.", "請不要加 quantized= 來載入模型，或改用 NVIDIA GPU。"),
+)
+_error(
+    "bad-record",
+    ("{path}, {where}: {reason}.", "{path}，{where}：{reason}。"),
+    (
+        "Mend or remove that record; the formats are described in shared/onepiece/records.py.",
+        "請修正或移除這筆資料；格式說明在 shared/onepiece/records.py。",
+    ),
+)
+_error(
+    "unknown-checkpoint",
+    ("There is no checkpoint named {name}.", "沒有名為 {name} 的模型檢查點。"),
+    ("Choose one of: {choices}", "請從這些選一個：{choices}"),
+)
+_error(
+    "bad-checkpoint",
+    ("The checkpoint {name} is not what was shipped: {reason}.", "模型檢查點 {name} 與發布時不同：{reason}。"),
+    (
+        "Restore it with: git checkout -- shared/checkpoints   (or train it again: nox -s pretrain -- {name})",
+        "請還原：git checkout -- shared/checkpoints （或重新訓練：nox -s pretrain -- {name}）",
+    ),
+)
+_error(
+    "other-recipe",
+    ("The interrupted run of {name} was made with another recipe.", "{name} 中斷的訓練使用了不同的設定。"),
+    ("Start again without --resume: nox -s pretrain -- {name}", "請不要加 --resume，重新開始：nox -s pretrain -- {name}"),
 )

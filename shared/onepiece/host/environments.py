@@ -112,10 +112,14 @@ def extra_available(extra: str) -> bool:
 
 
 def _wanted(name: str, extras: Sequence[str]) -> dict[str, str]:
-    """File name -> hash, of everything that the environment must hold."""
-    files = ["lock.txt"] + [f"extra-{extra}.txt" for extra in sorted(extras) if extra_available(extra)]
-    files = [file for file in files if file == "lock.txt" or (IMAGES / name / file).exists()]
-    return {file: _sha256(IMAGES / name / file) for file in files}
+    """File name -> hash, and torch -> version, of everything that the environment must hold."""
+    lock = IMAGES / name / "lock.txt"
+    if not lock.is_file():
+        raise UserError("no-environment", name=name)
+    torch = versions()["environments"].get(name, {}).get("torch")
+    extra_files = [f"extra-{extra}.txt" for extra in sorted(extras) if extra_available(extra)]
+    wanted = {"lock.txt": _sha256(lock)} | ({"torch": torch} if torch else {})
+    return wanted | {file: _sha256(lock.parent / file) for file in extra_files if (lock.parent / file).exists()}
 
 
 def _sha256(path: Path) -> str:
@@ -124,9 +128,10 @@ def _sha256(path: Path) -> str:
 
 def _stamp(directory: Path) -> dict[str, str]:
     try:
-        return json.loads((directory / "onepiece.json").read_text(encoding="utf-8"))
+        stamp = json.loads((directory / "onepiece.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
+    return stamp if isinstance(stamp, dict) else {}
 
 
 def _covers(stamp: dict[str, str], wanted: dict[str, str]) -> bool:
@@ -147,7 +152,7 @@ def _install(
     settings = versions()["environments"].get(name, {})
     needed_gb = settings.get("disk_gb", 0.5)
     free_gb = shutil.disk_usage(directory.parent).free / 2**30
-    if stamp.get("lock.txt") != wanted["lock.txt"]:
+    if any(stamp.get(base) != wanted.get(base) for base in ("lock.txt", "torch")):
         # Without a stamp, or from another lock: begin again, so that what is installed is what the lock says.
         stamp = {}
         if free_gb < needed_gb:
@@ -164,12 +169,10 @@ def _install(
         pip.stream = stream
         if not stamp:
             pip.run([sys.executable, "-m", "virtualenv", "--no-periodic-update", "-q", str(directory)], "virtualenv")
-            for file in ("lock.txt",):
-                pip.install(["--require-hashes", "--no-deps", "-r", str(IMAGES / name / file)])
-            torch = settings.get("torch")
-            if torch:
-                pip.install([f"torch=={torch}", *_torch_options(note)])
-            stamp = {"lock.txt": wanted["lock.txt"]}
+            pip.install(["--require-hashes", "--no-deps", "-r", str(IMAGES / name / "lock.txt")])
+            if "torch" in wanted:
+                pip.install([f"torch=={wanted['torch']}", *_torch_options(note)])
+            stamp = {base: wanted[base] for base in ("lock.txt", "torch") if base in wanted}
         for file, digest in wanted.items():
             if stamp.get(file) != digest:
                 pip.install(["--require-hashes", "--no-deps", "-r", str(IMAGES / name / file)])

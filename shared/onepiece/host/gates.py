@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
 from typing import Any
 
 from onepiece.catalog import Gate
@@ -86,8 +85,13 @@ def judge(gate: Gate, records: Sequence[Record], *, expected: bool = True, missi
     return Judged(gate, shown, passed, _best(gate, _aggregate(gate, control)), missed)
 
 
+def _mean(values: Sequence[float]) -> float:
+    """Unlike statistics.fmean it has an answer for [inf, -inf]: nan."""
+    return sum(values) / len(values)
+
+
 def _aggregate(gate: Gate, values: Sequence[float]) -> list[float]:
-    return [fmean(values)] if gate.over == "mean" else list(values)
+    return [_mean(values)] if gate.over == "mean" else list(values)
 
 
 def _distance(gate: Gate, value: float) -> float:
@@ -133,4 +137,4 @@ def measured(records: Sequence[Record]) -> Mapping[str, float]:
     for record in records:
         if record.variant is None:
             values.setdefault(record.metric, []).append(float(record.value))
-    return {metric: fmean(found) for metric, found in values.items()}
+    return {metric: _mean(found) for metric, found in values.items()}

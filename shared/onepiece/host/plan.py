@@ -118,5 +118,7 @@ def _change(lab: Lab, device: str, profile: str, gpu: Gpu | None) -> Text:
     if device == "cpu":
         return Text("--device cuda uses the GPU", "--device cuda 會使用 GPU")
     if profile == "cpu" and "gpu" in lab.profiles:
-        return Text("a GPU with more memory would run the gpu profile", "記憶體更大的 GPU 會以 gpu 規模執行")
+        fits, why = _fits(lab, gpu)
+        if not fits:
+            return Text(f"not the gpu profile: {why}", f"未採用 gpu 規模：{why}")
     return Text("--device cpu runs it small", "--device cpu 會以小規模執行")

@@ -92,7 +92,7 @@ def probe(command: list[str]) -> tuple[str, str]:
     if shutil.which(command[0]) is None:
         return "", f"{command[0]} is not installed"
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_PROBE_SECONDS)
+        done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", errors="replace", timeout=_PROBE_SECONDS)
     except subprocess.TimeoutExpired:
         return "", f"{command[0]} did not answer within {_PROBE_SECONDS:.0f} s"
     except OSError as error:
@@ -112,15 +112,17 @@ def _gpus() -> tuple[tuple[Gpu, ...], str]:
 
 def parse_gpus(out: str) -> tuple[tuple[Gpu, ...], str]:
     """The rows of `nvidia-smi --query-gpu=name,memory.total,driver_version,compute_cap`, and why there are none."""
-    found = []
+    found, unreadable = [], ""
     for line in out.strip().splitlines():
         fields = [field.strip() for field in line.split(",")]
         try:
             name, mebibytes, driver, compute = fields
             found.append(Gpu(name, float(mebibytes) / 1024, driver, compute))
-        except ValueError:
-            return (), f"nvidia-smi said: {line.strip()}"
-    return tuple(found), "" if found else "nvidia-smi lists no GPU"
+        except ValueError:  # "[N/A]", or a message instead of a row
+            unreadable = line.strip()
+    if found:
+        return tuple(found), ""
+    return (), f"nvidia-smi said: {unreadable}" if unreadable else "nvidia-smi lists no GPU"
 
 
 def _engine() -> tuple[Engine | None, str]:

@@ -114,7 +114,8 @@ def notebook_json(path: Path, language: str) -> str:
     import jupytext
 
     headers = read_cells(path)
-    parsed = jupytext.reads(_read(path), fmt="py:percent").cells
+    # comment_magics: else a comment that begins like a shell command (`# copy the weights`) becomes one.
+    parsed = jupytext.reads(_read(path), fmt={"extension": ".py", "format_name": "percent", "comment_magics": False}).cells
     if len(parsed) != len(headers):
         raise _bad(path, 1, f"{len(headers)} cell markers, but {len(parsed)} cells")
     cells = []
@@ -307,9 +308,13 @@ def _course_packages() -> frozenset[str]:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise _bad(path, 1, f"unreadable: {error}") from None
+    for number, line in enumerate(text.split("\n"), start=1):
+        if len(line.splitlines()) > 1:
+            raise _bad(path, number, "a character that some readers take for the end of a line; write it as an escape")
+    return text
 
 
 def _bad(path: Path, line: int, what: str) -> UserError:
