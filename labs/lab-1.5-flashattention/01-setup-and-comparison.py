@@ -31,12 +31,13 @@ import platform
 
 import numpy as np
 import torch
+from torch.nn.functional import scaled_dot_product_attention
+
 from flash_attention import flash_attention, naive_attention
 from onepiece import lab
 from onepiece.figures import subplots
 from onepiece.measure import peak_memory, timed
 from onepiece.text import Text, tr
-from torch.nn.functional import scaled_dot_product_attention
 
 settings = lab.settings
 torch.set_num_threads(1)  # on two threads every small tile would wait for the slower one
@@ -136,7 +137,7 @@ lab.say(
 #
 # <details><summary>A hint</summary>
 #
-# A matrix has $N \times N$ entries; a row of queries has $N \times d$. Which of them must exist at the same time?
+# A score matrix has $N \times N$ entries; all queries together have $N \times d$. Which of them must exist at the same time?
 # And does tiled attention compute fewer scores, or only store fewer?
 # </details>
 
@@ -154,7 +155,7 @@ lab.say(
 #
 # <details><summary>提示</summary>
 #
-# 一個分數矩陣有 $N \times N$ 個數，一整排 query 有 $N \times d$ 個。哪些東西必須同時存在？
+# 一個分數矩陣有 $N \times N$ 個數，所有 query 合起來有 $N \times d$ 個。哪些東西必須同時存在？
 # 另外，分塊版是少算了分數，還是只少存了分數？
 # </details>
 
@@ -307,7 +308,7 @@ in bfloat16, is {long:,}² × {heads} × 2 bytes = {matrix / 2**40:.0f} TiB. No 
 # ## Limits of this measurement
 #
 # - Few heads and one sequence. More of either multiplies all three memories; the exponents stay.
-# - Our tiles are a Python loop around small matrix products. Its *memory* is the algorithm's, its *time* is mostly PyTorch's
+# - Our tiles are a Python loop around small matrix products. Its *memory* is the algorithm's, its *time* is partly PyTorch's
 #   overhead per call. Judge the algorithm's speed by the fused SDPA, and by the Triton kernel if you have a GPU.
 # - On a CPU the fast memory is the cache, and nothing forces the tiles to stay there. What really crosses between slow and fast
 #   memory is counted in notebook 4.
@@ -321,7 +322,7 @@ in bfloat16, is {long:,}² × {heads} × 2 bytes = {matrix / 2**40:.0f} TiB. No 
 # ## 這次量測的限制
 #
 # - 只有很少的 head、一條序列。兩者增加時，三種實作的記憶體都同倍數放大，指數不變。
-# - 我們的 tile 是一個 Python 迴圈，裡面是一個個小矩陣乘法。*記憶體*反映的是演算法，*時間*卻多半是 PyTorch 每次呼叫的固定開銷。
+# - 我們的 tile 是一個 Python 迴圈，裡面是一個個小矩陣乘法。*記憶體*反映的是演算法，*時間*卻有一部分是 PyTorch 每次呼叫的固定開銷。
 #   要評斷演算法的速度，請看融合版 SDPA；有 GPU 的話，也看 Triton kernel。
 # - 在 CPU 上，快速記憶體是快取，但沒有任何機制強迫 tile 留在裡面。慢速與快速記憶體之間到底搬了多少，第 4 本筆記本會實際去數。
 #

@@ -34,6 +34,7 @@ import numpy as np
 import torch
 from matplotlib.colors import ListedColormap
 from matplotlib.patches import Patch
+
 from onepiece import lab
 from onepiece.figures import subplots
 from onepiece.text import Text, tr
@@ -70,7 +71,7 @@ torch.set_num_threads(1)  # on two threads every small tile would wait for the s
 # 把每個分數都減去同一個數，紙上的結果不變：
 
 # %% [markdown]
-# $$\mathrm{softmax}(s)_j=\frac{e^{s_j}}{\sum_k e^{s_k}}=\frac{e^{s_j-m}}{\sum_k e^{s_k-m}}\qquad\text{for every } m$$
+# $$\mathrm{softmax}(s)_j=\frac{e^{s_j}}{\sum_k e^{s_k}}=\frac{e^{s_j-m}}{\sum_k e^{s_k-m}}\qquad\forall\, m$$
 
 # %% [markdown] lang="en"
 # In floating point it changes everything. We shift the scores 98, 99 and 100 by different $m$:
@@ -160,8 +161,8 @@ lab.figure(
 # %%
 rescaled = sum(factor < 1 for factor in factors[1:])
 lab.say(
-    f"{rescaled} of {len(factors) - 1} merges really rescale anything: the maximum settles early. (Newer kernels skip the multiplication when it does nothing.)",
-    f"{len(factors) - 1} 次合併裡，真正有縮放的只有 {rescaled} 次：最大值很早就穩定下來了。（較新的 kernel 會在沒有作用時略過這次乘法。）",
+    f"{rescaled} of {len(factors) - 1} merges really rescale anything: with every key seen, a new maximum becomes rarer. (Newer kernels skip the multiplication when it does nothing.)",
+    f"{len(factors) - 1} 次合併裡，真正有縮放的只有 {rescaled} 次：看過的 key 愈多，就愈少出現新的最大值。（較新的 kernel 會在沒有作用時略過這次乘法。）",
 )
 
 # %% [markdown] lang="en"

@@ -26,6 +26,8 @@ import functools
 
 import numpy as np
 import torch
+from torch.nn.functional import cross_entropy, scaled_dot_product_attention
+
 from broken_variants import broken_attention
 from flash_attention import flash_attention, naive_attention
 from onepiece import lab
@@ -33,7 +35,6 @@ from onepiece.figures import subplots
 from onepiece.measure import MemoryBudgetExceeded, memory_budget, peak_memory
 from onepiece.text import Text, tr
 from small_transformer import ModelConfig, build_model, sample_batch, stdlib_corpus, train_steps
-from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 
 settings = lab.settings
 torch.set_num_threads(1)  # on two threads every small tile would wait for the slower one

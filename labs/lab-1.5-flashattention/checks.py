@@ -11,8 +11,10 @@ import inspect
 import itertools
 import math
 
-import mistakes as wrong
 import torch
+from torch import Tensor
+
+import mistakes as wrong
 from broken_variants import State, broken_attention, broken_gradients, merge, scores_of
 from flash_attention import (
     SoftmaxState,
@@ -31,7 +33,6 @@ from memory_traffic import AttentionShape, tiled_forward_traffic
 from onepiece.checks import exercise, expect
 from onepiece.text import Text
 from tiling import Tiling, Traffic
-from torch import Tensor
 
 CLOSE = 1e-9  # absolute, float64
 TILINGS = ((8, 8, 2, 2), (7, 10, 2, 3), (8, 8, 4, 2), (8, 9, 2, 4), (9, 6, 2, 2))  # lengths and blocks, as in Tiling

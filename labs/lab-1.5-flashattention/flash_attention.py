@@ -20,9 +20,10 @@ import math
 from typing import Any, NamedTuple
 
 import torch
-from tiling import Tiling, Traffic, causal_mask, fold_group, unfold_group
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from tiling import Tiling, Traffic, causal_mask, fold_group, unfold_group
 
 # ---------------------------------------------------------------------------------------------- 1. naive attention
 

@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
-from flash_attention import check_shapes, default_scale
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from flash_attention import check_shapes, default_scale
 from triton_kernels import INTERPRETED, forward_kernel, key_value_gradient_kernel, query_gradient_kernel
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)

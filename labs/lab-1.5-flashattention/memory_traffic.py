@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from flash_attention import plan_tiles, tiled_backward, tiled_forward
-from tiling import Traffic, causal_mask
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from flash_attention import plan_tiles, tiled_backward, tiled_forward
+from tiling import Traffic, causal_mask
 
 
 @dataclass(frozen=True)

@@ -106,7 +106,8 @@ _error(
 )
 _error(
     "no-environment",
-    ("There is no lock for an environment named {name} (images/{name}/lock.txt).", "沒有名為 {name} 的環境的鎖定檔（images/{name}/lock.txt）。"),
+    ("There is no lock for an environment named {name} (images/{name}/lock.txt).",
+     "沒有名為 {name} 的環境的鎖定檔（images/{name}/lock.txt）。"),
     ("Use --device cpu; an author makes locks with: nox -s lock", "請改用 --device cpu；作者以 nox -s lock 產生鎖定檔。"),
 )
 _error(

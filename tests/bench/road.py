@@ -23,9 +23,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import toy_course
-from onepiece.host import environments
 from rich.console import Console
 from rich.table import Table
+
+from onepiece.host import environments
 
 NOX = os.environ.get("ONEPIECE_NOX", sys.executable)
 
