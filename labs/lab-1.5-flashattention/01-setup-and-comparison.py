@@ -25,7 +25,6 @@
 # 這一本先量測，不解釋：第二種實作為什麼可行，是第 2 本筆記本的主題。
 
 # %%
-import inspect
 import json
 import platform
 
@@ -64,7 +63,7 @@ print(f"torch {torch.__version__} on {settings.device}, {dtype}, Python {platfor
 # 樸素版完全照公式做。請找出哪幾行會產生 $N \times N$ 的矩陣：
 
 # %%
-print(inspect.getsource(naive_attention))
+lab.source(naive_attention)
 
 # %% [markdown] lang="en"
 # Beside it stand `flash_attention`, this lab's tiled version in plain PyTorch, and PyTorch's own fused
@@ -187,7 +186,8 @@ for length in lab.progress(settings.lengths):
     for name, timing in timed(steps, repeats=settings.repeats).items():
         costs[name][length] = {"bytes": peak_memory(steps[name], settings.device), "seconds": timing.median, "spread": timing.spread}
 
-lab.artifact("costs.json").write_text(json.dumps({"block": settings.block, "costs": costs}), encoding="utf-8")
+with lab.artifact("costs.json").open("w", encoding="utf-8") as file:
+    json.dump({"block": settings.block, "costs": costs}, file)
 
 # %%
 columns = [tr("length", "長度"), *(f"{name}: {unit}" for name in costs for unit in ("MB", "ms"))]
@@ -259,7 +259,7 @@ measured = {
     "tiled_memory_exponent": memory["tiled"],
     "tiled_time_exponent": fit("tiled", "seconds")[0],
 }
-guesses = [lab.predict(metric) for metric in measured]
+guesses = [lab.predict("naive_memory_exponent"), lab.predict("tiled_memory_exponent"), lab.predict("tiled_time_exponent")]
 rows = [(metric, "–" if guess is None else guess, value) for (metric, value), guess in zip(measured.items(), guesses, strict=True)]
 lab.table([tr("metric", "指標"), tr("your guess", "你的猜測"), tr("measured", "量測值")], rows)
 

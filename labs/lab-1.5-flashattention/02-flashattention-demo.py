@@ -26,7 +26,6 @@
 
 # %%
 import functools
-import inspect
 import math
 import random
 
@@ -114,7 +113,7 @@ lab.table(["m", *(f"exp({s:.0f} - m)" for s in scores), "p1", "p2", "p3"], rows)
 # 係數 $e^{m_1-m}$ 和 $e^{m_2-m}$ 就是 **rescale**。在迴圈裡，第 1 部分是到目前為止的一切，第 2 部分是下一個區塊：
 
 # %%
-print(inspect.getsource(online_softmax_merge))
+lab.source(online_softmax_merge)
 
 # %% [markdown] lang="en"
 # Watch one row go by: 64 keys in blocks of 4. Whenever the running maximum rises, what was summed before shrinks by the same factor, and at
@@ -286,7 +285,7 @@ weights = torch.softmax(torch.randn(50, 70, generator=generator, dtype=torch.flo
 values, grad_output = torch.randn(70, 16, generator=generator, dtype=torch.float64), torch.randn(50, 16, generator=generator, dtype=torch.float64)
 by_definition = (weights * (grad_output @ values.T)).sum(dim=-1)
 print(f"D by its definition and as a dot product differ by {(by_definition - row_dots(grad_output, weights @ values)).abs().max():.1e}\n")
-print(inspect.getsource(tile_gradients))
+lab.source(tile_gradients)
 
 # %% [markdown] lang="en"
 # ## Is it exact?

@@ -172,7 +172,7 @@ def check_sums(old: State, want: State, got: SoftmaxState, scores: Tensor, value
 
 @exercise(
     3,
-    title=Text("The tiled forward pass", "分塊的前向計算"),
+    title=Text("The tiled forward pass", "分塊的前向傳播"),
     minutes=20,
     level="core",
     hint=Text(
@@ -295,7 +295,7 @@ def cut(length: int, size: int) -> list[slice]:
 
 @exercise(
     5,
-    title=Text("The tiled backward pass", "分塊的反向計算"),
+    title=Text("The tiled backward pass", "分塊的反向傳播"),
     minutes=30,
     level="core",
     hint=Text(

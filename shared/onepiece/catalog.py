@@ -24,7 +24,8 @@ NOTEBOOK_NAME = re.compile(r"\d{2}-[a-z0-9]+(-[a-z0-9]+)*")
 LEVELS = ("intro", "core", "advanced")
 PATHS = ("engineer", "researcher", "manager")
 PROFILES = ("cpu", "gpu")
-RESERVED_SETTINGS = ("profile", "device", "dtype", "model")
+RESERVED_SETTINGS = ("profile", "device", "model")
+DTYPES = ("float32", "float64", "bfloat16", "float16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,6 +266,8 @@ def _profile(table: _Table, needed: tuple[str, ...]) -> Profile:
     for key in settings:
         if key in RESERVED_SETTINGS or not key.isidentifier():
             raise table.bad(f"settings.{key}", "a reserved or impossible name", f"an identifier other than {', '.join(RESERVED_SETTINGS)}")
+        if key == "dtype" and settings[key] not in DTYPES:
+            raise table.bad("settings.dtype", repr(settings[key]), " | ".join(DTYPES))
         if not _is_plain(settings[key]):
             raise table.bad(f"settings.{key}", repr(settings[key]), "a number, string, true/false, or a list of these")
     profile = Profile(

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import make_dataclass
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 
+_EXERCISE_MARK = re.compile(r"\s*# (END )?SOLUTION\b")
 _PROGRESS_SECONDS = 0.2  # between two progress events: often enough for a person, rare enough for the log
 
 
@@ -189,6 +191,15 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
     lines += ["| " + " | ".join(cell(value) for value in row) + " |" for row in rows]
     say("\n".join(lines), "\n".join(lines))
+
+
+def source(function: Callable[..., object]) -> None:
+    """Show the code of a lesson's function or class, without the marks that hold its exercises."""
+    import inspect
+
+    lines = [line for line in inspect.getsource(function).splitlines() if not _EXERCISE_MARK.match(line)]
+    block = "\n".join(["```python", *lines, "```"])
+    say(block, block)
 
 
 def progress(iterable: Iterable[Item], **metrics: float | Callable[[], float]) -> Iterator[Item]:

@@ -278,6 +278,7 @@ def kernel_environment(run_directory: Path, code: Sequence[Path | str], language
         "OMP_WAIT_POLICY": "passive",
         "TOKENIZERS_PARALLELISM": "false",
         "KINETO_LOG_LEVEL": "99",
+        "TORCH_CPP_LOG_LEVEL": "ERROR",
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
     }
     if offline:

@@ -245,6 +245,7 @@ class Usage:
     records: frozenset[tuple[str, str | None]]  # (metric, variant); variant "*" if it is not a literal
     recorded_in: dict[str, frozenset[str]]  # metric -> the notebooks that record it
     artifact_makers: dict[str, str]  # artifact -> the first notebook that names it
+    predicted: tuple[str, ...]  # metrics that the notebooks ask a guess for, in their order
 
 
 def usage(lab: Lab) -> Usage:
@@ -252,6 +253,7 @@ def usage(lab: Lab) -> Usage:
     records: set[tuple[str, str | None]] = set()
     recorded_in: dict[str, frozenset[str]] = {}
     makers: dict[str, str] = {}
+    predicted: dict[str, None] = {}
     for name in lab.notebooks:
         path = lab.directory / f"{name}.py"
         source = _read(path)
@@ -267,7 +269,9 @@ def usage(lab: Lab) -> Usage:
                 recorded_in[first] = recorded_in.get(first, frozenset()) | {name}
             elif call.func.attr == "artifact":
                 makers.setdefault(first, name)
-    return Usage(frozenset(records), recorded_in, makers)
+            elif call.func.attr == "predict":
+                predicted[first] = None
+    return Usage(frozenset(records), recorded_in, makers, tuple(predicted))
 
 
 def _variant(call: ast.Call) -> str | None:

@@ -89,6 +89,6 @@ def _predictions(lab: Lab) -> str:
         "# Guess before you run: metric = number. The run shows your guess beside what it measured.",
         "# 先猜再跑：指標 = 數字。執行後會把你的猜測放在量測值旁邊。",
     ]
-    for metric in dict.fromkeys(gate.metric for gate in lab.gates):
+    for metric in sources.usage(lab).predicted or [gate.metric for gate in lab.gates]:
         lines.append(f"# {metric} = ")
     return "\n".join(lines) + "\n"
