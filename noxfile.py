@@ -5,6 +5,7 @@ Sessions only: what they do is in `shared/onepiece/host`, in an environment of i
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -24,6 +25,9 @@ from onepiece.places import IMAGES, SHARED
 nox.needs_version = ">=2026.10.20"
 nox.options.sessions = ["catalog"]  # a bare `nox` shows the course
 nox.options.error_on_external_run = False
+
+# nox remarks that it found no uv, although nothing here needs one; a learner reads that as an error.
+logging.getLogger("nox").addFilter(lambda record: "uv binary" not in str(record.msg))
 
 # After Ctrl-C the host stops its kernels and keeps what finished; nox's own default is half a second.
 PATIENCE = {"interrupt_timeout": 3.0, "terminate_timeout": 12.0}

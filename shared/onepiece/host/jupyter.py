@@ -34,7 +34,7 @@ def command(console: Console, arguments: list[str]) -> int:
         console.print(tr(f"Made your copy of {lab.id}: {kept_file(target)}", f"已建立你的 {lab.id} 副本：{kept_file(target)}"))
     plan = plan_for(lab, argparse.Namespace(profile="auto", device=options.device, backend="local"))
     write_interactive_context(lab, plan, target, current_language())
-    console.print(preflight_line(plan))
+    console.print(preflight_line(plan), soft_wrap=True)
     environment = prepare_environment(console, plan, options.fresh, "jupyter", extras=("jupyter",))
     variables = runs.kernel_environment(
         target / ".run", [target, lab.directory], current_language(), offline=not lab.network and plan.profile == "cpu"

@@ -33,7 +33,7 @@ def _number(value: object) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, float):
-        return f"{value:.5g}"
+        return f"{value:.4g}"
     return "—" if value is None else str(value)
 
 

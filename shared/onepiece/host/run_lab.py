@@ -82,7 +82,7 @@ def run(console: Console, lab: catalog.Lab, options: argparse.Namespace) -> Outc
     for problem in sources.verify(lab):
         raise problem
     plan = plan_for(lab, options)
-    console.print(preflight_line(plan))
+    console.print(preflight_line(plan), soft_wrap=True)
     environment = prepare_environment(console, plan, options.fresh, lab.id)
     wanted = (lab.notebook(options.notebook),) if getattr(options, "notebook", None) else lab.notebooks
     run_options = runs.Options(current_language(), wanted, options.mine, options.keep_going, getattr(options, "model", None))
@@ -126,8 +126,10 @@ def plan_for(lab: catalog.Lab, options: argparse.Namespace) -> Plan:
 
 def preflight_line(plan: Plan) -> str:
     """One line: what was chosen, why, and what would change it."""
-    chosen = tr(f"Running locally on {plan.device}, profile {plan.profile}", f"在本機以 {plan.device} 執行，規模 {plan.profile}")
-    return f"[bold]{chosen}[/]: {escape(str(plan.reason))} [dim]({escape(str(plan.change))})[/]"
+    return tr(
+        f"[bold]Running locally on {plan.device}, profile {plan.profile}[/]: {escape(plan.reason.en)} [dim]({escape(plan.change.en)})[/]",
+        f"[bold]在本機以 {plan.device} 執行，規模 {plan.profile}[/]：{escape(plan.reason.zh_tw)}[dim]（{escape(plan.change.zh_tw)}）[/]",
+    )
 
 
 def prepare_environment(console: Console, plan: Plan, fresh: bool, session: str, extras: tuple[str, ...] = ()) -> environments.Environment:
