@@ -167,7 +167,7 @@ def run_exercise(exercise: Exercise) -> dict[str, Any]:
         outcome |= {"status": "open", "error": str(error)}
     except Missed as missed:
         outcome |= {"status": "failed", "what": missed.what, "got": missed.got, "want": missed.want, "mistake": missed.mistake}
-    except Exception as error:  # whatever the learner's code raises is the answer they need to see
+    except (Exception, SystemExit) as error:  # whatever the learner's code raises is the answer they need to see
         outcome |= {"status": "error", "error": f"{type(error).__name__}: {error}", "traceback": _learners_frames(error)}
     return outcome
 

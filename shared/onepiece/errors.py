@@ -106,8 +106,10 @@ _error(
 )
 _error(
     "no-environment",
-    ("There is no lock for an environment named {name} (images/{name}/lock.txt).",
-     "沒有名為 {name} 的環境的鎖定檔（images/{name}/lock.txt）。"),
+    (
+        "There is no lock for an environment named {name} (images/{name}/lock.txt).",
+        "沒有名為 {name} 的環境的鎖定檔（images/{name}/lock.txt）。",
+    ),
     ("Use --device cpu; an author makes locks with: nox -s lock", "請改用 --device cpu；作者以 nox -s lock 產生鎖定檔。"),
 )
 _error(
@@ -261,8 +263,8 @@ _error(
     "bad-checkpoint",
     ("The checkpoint {name} is not what was shipped: {reason}.", "模型檢查點 {name} 與發布時不同：{reason}。"),
     (
-        "Restore it with: git checkout -- shared/checkpoints   (or train it again: nox -s pretrain -- {name})",
-        "請還原：git checkout -- shared/checkpoints （或重新訓練：nox -s pretrain -- {name}）",
+        "Restore it with: git checkout -- shared/checkpoints   (or train it again: nox -s pretrain -- {name} --ship)",
+        "請還原：git checkout -- shared/checkpoints （或重新訓練：nox -s pretrain -- {name} --ship）",
     ),
 )
 _error(

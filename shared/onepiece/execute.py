@@ -31,7 +31,7 @@ import threading
 import time
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import nbformat
 import psutil
@@ -39,17 +39,20 @@ from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 
+_MAX_SOCKET_PATH = 80  # a Unix socket's path has about a hundred bytes, its own name included
 _POLL_SECONDS = 0.1
 _STOP_SECONDS = 3.0  # a kernel that has not ended by then is killed
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _PACKAGES = ("torch", "triton", "numpy", "transformers", "peft", "trl", "accelerate", "datasets", "bitsandbytes", "flash-attn", "vllm")
 
+_events: TextIO = sys.stdout
+
 
 def emit(event: dict[str, Any]) -> None:
     """One event to whoever reads our standard output."""
     try:
-        sys.stdout.write(json.dumps(event, ensure_ascii=False) + "\n")
-        sys.stdout.flush()
+        _events.write(json.dumps(event, ensure_ascii=False) + "\n")
+        _events.flush()
     except BrokenPipeError:  # the reader is gone: the watcher of standard input ends the run
         pass
 
@@ -66,6 +69,7 @@ class NotebookRun:
         self.peak_bytes = 0
         self._cell, self._source = 0, ""
         self._events_read = 0
+        self._seen: set[psutil.Process] = set()
         self._loop = asyncio.new_event_loop()
         self._task: asyncio.Task[None] | None = None
         self._thread = threading.Thread(target=self._main, name=name, daemon=True)
@@ -78,12 +82,19 @@ class NotebookRun:
         self._thread.start()
 
     def stop(self) -> None:
-        """Cancel the execution, give the kernel a moment, then kill it with everything it started."""
-        children = self._processes()
+        """Cancel the execution and give the kernel a moment to end."""
         if self._task is not None:
             self._loop.call_soon_threadsafe(self._task.cancel)
         self._thread.join(_STOP_SECONDS)
-        for process in children:
+
+    def clean_up(self) -> None:
+        """Kill what the kernel left running, and the kernel itself if it did not end."""
+        if self.kernel_pid is not None and os.name != "nt":
+            try:
+                os.killpg(self.kernel_pid, signal.SIGKILL)  # it was started as the leader of a group of its own
+            except (ProcessLookupError, PermissionError):
+                pass
+        for process in self._seen:
             try:
                 process.kill()
             except psutil.NoSuchProcess:
@@ -108,7 +119,9 @@ class NotebookRun:
                     self._events_read += len(line)
                     emit({**json.loads(line), "notebook": self.name})
         resident = 0
-        for process in self._processes():
+        processes = self._processes()
+        self._seen.update(processes)
+        for process in processes:
             try:
                 resident += process.memory_info().rss
             except psutil.Error:
@@ -145,7 +158,7 @@ class NotebookRun:
         )
         # Unix sockets where there are any: nobody else on this machine can listen. Their paths must be short.
         sockets = tempfile.mkdtemp(prefix="onepiece-")
-        manager.transport = "tcp" if os.name == "nt" else "ipc"
+        manager.transport = "tcp" if os.name == "nt" or len(sockets) > _MAX_SOCKET_PATH else "ipc"
         manager.connection_file = str(Path(sockets) / "kernel.json")
         try:
             await client.async_start_new_kernel(env=environment)
@@ -170,6 +183,10 @@ class NotebookRun:
 
 def main(arguments: list[str] | None = None) -> int:
     """Execute the named notebooks of a prepared run directory, in order."""
+    global _events
+    # Events have standard output to themselves: what a kernel, or a program that a cell starts, inherits is our standard error.
+    _events = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
     parser = argparse.ArgumentParser(prog="python -m onepiece.execute", description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path)
     parser.add_argument("notebooks", nargs="+")
@@ -200,6 +217,7 @@ def _run_one(run: Path, name: str, stop: threading.Event) -> str:
     interrupted = notebook.running and stop.is_set()
     if interrupted:
         notebook.stop()
+    notebook.clean_up()
     notebook.poll()
     notebook.save()
     status = "interrupted" if interrupted else "failed" if notebook.error else "ok"

@@ -17,6 +17,7 @@ the directory `.run/` beside it.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import time
@@ -110,7 +111,7 @@ def record(metric: str, value: float, *, seed: int | None = None, variant: str |
         ValueError: the same metric, seed and variant was recorded before in this notebook's run.
     """
     run = _current()
-    if hasattr(value, "item"):
+    if hasattr(value, "item") and getattr(value, "size", None) is not None and math.prod(value.shape) == 1:  # a tensor or an array
         value = value.item()
     if not isinstance(value, (bool, int, float)):
         msg = f"lab.record({metric!r}) takes one number, not {type(value).__name__}"

@@ -19,6 +19,7 @@ from pathlib import Path
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's own chatter would land in the notebook
 
 import torch
+from torch.utils._pytree import tree_leaves
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,12 +179,13 @@ class _TensorLedger(torch.utils._python_dispatch.TorchDispatchMode):
     def __torch_dispatch__(self, operator, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
         import weakref
 
+        given = {leaf.untyped_storage()._cdata for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)}
         result = operator(*args, **(kwargs or {}))
-        for tensor in result if isinstance(result, (tuple, list)) else (result,):
-            if not isinstance(tensor, torch.Tensor):
+        for leaf in tree_leaves(result):
+            if not isinstance(leaf, torch.Tensor):
                 continue
-            storage = tensor.untyped_storage()
-            if storage._cdata not in self._storages:
+            storage = leaf.untyped_storage()
+            if storage._cdata not in given and storage._cdata not in self._storages:
                 self._storages[storage._cdata] = storage.nbytes()
                 self._held += storage.nbytes()
                 weakref.finalize(storage, self._release, storage._cdata)
