@@ -102,6 +102,21 @@ def tests(session: nox.Session) -> None:
     session.run(python, "-m", "pytest", *arguments, env=variables, external=True, **PATIENCE)
 
 
+def lab_floor_command(name: str, doc: str) -> None:
+    """Register `python -m onepiece.<name>`, in the CPU environment, as a session."""
+
+    @nox.session(name=name, venv_backend="none", default=False)
+    def run_module(session: nox.Session) -> None:
+        variables = {"PYTHONPATH": str(SHARED), "PYTHONUTF8": "1", "OMP_WAIT_POLICY": "passive"}
+        session.run(environment(session, "cpu"), "-m", f"onepiece.{name}", *session.posargs, env=variables, external=True, **PATIENCE)
+
+    run_module.__doc__ = doc
+
+
+lab_floor_command("pretrain", "Train a shipped tiny model anew: nox -s pretrain -- tiny")
+lab_floor_command("skills", "Measure a tiny model and write its model card: nox -s skills -- tiny")
+
+
 @nox.session(venv_backend="none", default=False)
 def bench(session: nox.Session) -> None:
     """What the road costs over the bare tools, as ratios within one run."""

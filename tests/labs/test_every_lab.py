@@ -1,0 +1,255 @@
+"""What holds for every lab of the course: first what shows without running it, then its checks, its starter and a whole run.
+
+`ONEPIECE_LABS=lab-1.5-flashattention,...` runs only these; without it, or with `all`, every lab is run.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+import toy_course
+from toy_course import Checkout
+
+from onepiece import catalog
+from onepiece.catalog import Lab
+from onepiece.host import sources
+from onepiece.text import LANGUAGES
+
+LABS = toy_course.ROOT / "labs"
+IDS = sorted(path.parent.name for path in LABS.glob("*/lab.toml"))
+CHOSEN = os.environ.get("ONEPIECE_LABS") or "all"
+RUN = IDS if CHOSEN == "all" else [lab_id for lab_id in IDS if lab_id in CHOSEN.split(",")]
+
+every_lab = pytest.mark.parametrize("lab", IDS, indirect=True)
+
+
+@pytest.fixture
+def lab(request: pytest.FixtureRequest) -> Lab:
+    return catalog.load(LABS).lab(request.param)
+
+
+def cells(lab: Lab, notebook: str, language: str) -> list[Any]:
+    return nbformat.reads(sources.notebook_json(lab.directory / f"{notebook}.py", language), as_version=4).cells
+
+
+def code_trees(lab: Lab) -> dict[str, ast.Module]:
+    """The code of each notebook, module and check of a lab, by file name."""
+    return {path.name: ast.parse(path.read_text(encoding="utf-8")) for path in sorted(lab.directory.glob("*.py"))}
+
+
+# --- the course ---------------------------------------------------------------------------------------------
+
+
+def test_every_manifest_of_the_course_can_be_read() -> None:
+    assert {name: [str(error) for error in found] for name, found in catalog.load(LABS).problems.items()} == {}
+
+
+def test_the_labs_that_were_asked_for_exist() -> None:
+    assert CHOSEN == "all" or set(CHOSEN.split(",")) <= set(IDS)
+
+
+def test_no_generated_notebook_is_committed() -> None:
+    listed = subprocess.run(["git", "ls-files", "*.ipynb"], cwd=toy_course.ROOT, capture_output=True, text=True)
+    if listed.returncode != 0:
+        pytest.skip("this checkout is not a git repository")
+    assert listed.stdout.split() == []
+
+
+# --- sources ------------------------------------------------------------------------------------------------
+
+
+@every_lab
+def test_nothing_is_wrong_with_its_sources(lab: Lab) -> None:
+    assert [str(error) for error in sources.verify(lab)] == []
+
+
+@every_lab
+def test_it_is_introduced_in_both_languages(lab: Lab) -> None:
+    for name in ("README.md", "README.zh-TW.md"):
+        text = (lab.directory / name).read_text(encoding="utf-8")
+        assert text.startswith("# ")
+        assert f"nox -s {lab.id}" in text, f"{name} says how to run it"
+    assert re.search(r"[\u4e00-\u9fff]", (lab.directory / "README.zh-TW.md").read_text(encoding="utf-8"))
+
+
+@every_lab
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_its_notebooks_are_generated_byte_equal_valid_and_without_outputs(lab: Lab, language: str) -> None:
+    for name in lab.notebooks:
+        path = lab.directory / f"{name}.py"
+        text = sources.notebook_json(path, language)
+        assert sources.notebook_json(path, language) == text
+        notebook = nbformat.reads(text, as_version=4)
+        nbformat.validate(notebook)
+        assert len({cell.id for cell in notebook.cells}) == len(notebook.cells)
+        assert all(not cell.outputs and cell.execution_count is None for cell in notebook.cells if cell.cell_type == "code")
+
+
+@every_lab
+def test_each_cell_of_code_stands_on_its_own(lab: Lab) -> None:
+    for name in lab.notebooks:
+        for cell in cells(lab, name, "en"):
+            if cell.cell_type == "code":
+                ast.parse(cell.source, filename=f"{name}, {cell.id}")
+
+
+@every_lab
+def test_both_languages_say_the_same_in_structure(lab: Lab) -> None:
+    def structure(notebook: str, language: str) -> list[tuple[int, int, int, int]]:
+        """Per cell of prose: headings, rows of tables, formulas, links."""
+        prose = [cell.source for cell in cells(lab, notebook, language) if cell.cell_type == "markdown"]
+        return [
+            (
+                len(re.findall(r"^#+ ", text, re.MULTILINE)),
+                len(re.findall(r"^\|", text, re.MULTILINE)),
+                len(re.findall(r"\$\$", text)),
+                len(re.findall(r"\]\(", text)),
+            )
+            for text in prose
+        ]
+
+    for name in lab.notebooks:
+        assert structure(name, "en") == structure(name, "zh-TW"), name
+
+
+@every_lab
+def test_chinese_cells_are_chinese(lab: Lab) -> None:
+    for name in lab.notebooks:
+        both = [(cell.language, cell.line) for cell in sources.read_cells(lab.directory / f"{name}.py")]
+        assert any(language == "zh-TW" for language, _ in both)
+        text = "".join(cell.source for cell in cells(lab, name, "zh-TW") if cell.cell_type == "markdown")
+        assert len(re.findall(r"[\u4e00-\u9fff]", text)) > 50, name
+
+
+@every_lab
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_each_notebook_opens_with_its_card(lab: Lab, language: str) -> None:
+    for name in lab.notebooks:
+        card = cells(lab, name, language)[0]
+        assert card.cell_type == "markdown"
+        assert re.match(r"# \S", card.source), f"{name}: a title"
+        assert re.search(r"^\*\*(Question\.|問題。)\*\* \S", card.source, re.MULTILINE), f"{name}: its question"
+        rows = re.findall(r"^\|\s*([^|\-\s][^|]*?)\s*\|\s*\S", card.source, re.MULTILINE)
+        assert len(rows) >= 3, f"{name}: what is built, what is needed, what one should see"
+
+
+@every_lab
+def test_its_modules_are_short_enough_to_read(lab: Lab) -> None:
+    for path in sources.modules(lab):
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 300, path.name
+
+
+@every_lab
+def test_lesson_code_does_not_ask_which_profile_it_runs(lab: Lab) -> None:
+    for name, tree in code_trees(lab).items():
+        for node in ast.walk(tree):
+            asked = isinstance(node, ast.Attribute) and node.attr == "profile" and isinstance(node.value, (ast.Attribute, ast.Name))
+            assert not (asked and ast.unparse(node.value).endswith("settings")), f"{name}:{node.lineno}: sizes are settings"
+
+
+@every_lab
+def test_every_setting_is_used(lab: Lab) -> None:
+    used = {node.attr for tree in code_trees(lab).values() for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    assert sorted(set(lab.profiles["cpu"].settings) - used - {"dtype"}) == []
+
+
+# --- exercises ------------------------------------------------------------------------------------------------
+
+
+def exercises(lab: Lab) -> dict[int, str]:
+    """Exercise number -> the module that has it."""
+    return {number: path.name for path in sources.modules(lab) for number in sources.solutions(path)}
+
+
+@every_lab
+def test_its_exercises_are_numbered_from_one_and_each_has_exactly_one_check(lab: Lab) -> None:
+    checked = [
+        call.args[0].value
+        for call in ast.walk(code_trees(lab)["checks.py"])
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "exercise"
+        if call.args and isinstance(call.args[0], ast.Constant)
+    ]
+    assert sorted(checked) == sorted(exercises(lab))
+    assert sorted(exercises(lab)) == list(range(1, len(exercises(lab)) + 1))
+
+
+@every_lab
+def test_its_starter_parses_has_every_exercise_open_and_no_answer(lab: Lab) -> None:
+    for path in sources.modules(lab):
+        starter = sources.starter_source(path)
+        ast.parse(starter)
+        for number, answer in sources.solutions(path).items():
+            assert f'raise NotImplementedError("Exercise {number}")' in starter
+            assert answer.strip(), f"{path.name}: exercise {number} has an empty solution"
+            if len(answer.strip().splitlines()) > 1:
+                assert answer not in starter
+
+
+# --- runs -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def homes(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Checkout]:
+    """This checkout for a user who never ran anything."""
+    return lambda name: Checkout(toy_course.ROOT, toy_course.ROOT).elsewhere(tmp_path_factory.mktemp(name) / "home")
+
+
+@pytest.mark.slow_lab
+@pytest.mark.parametrize("lab", RUN, indirect=True)
+def test_the_reference_passes_every_check(lab: Lab, homes: Callable[[str], Checkout]) -> None:
+    done = homes("reference").host("check", lab.id, "--reference")
+    assert done.code == 0, done.output
+    # An exercise whose extra this system cannot have has no check here.
+    ((passed, of),) = re.findall(r"(\d+) of (\d+) exercises passed", done.output)
+    assert passed == of
+    assert 0 < int(of) <= len(exercises(lab))
+
+
+@pytest.mark.slow_lab
+@pytest.mark.parametrize("lab", RUN, indirect=True)
+def test_the_starter_passes_no_check(lab: Lab, homes: Callable[[str], Checkout]) -> None:
+    home = homes("starter")
+    assert home.host("start", lab.id).code == 0
+    done = home.host("check", lab.id)
+    assert done.code == 1, done.output
+    assert re.search(r"^0 of \d+ exercises passed", done.output, re.MULTILINE)
+    listed = re.findall(r"^│ \S+ +│ (\d+)\. .*│ +(\S.*?) +│$", done.output, re.MULTILINE)
+    assert listed
+    assert {state for _, state in listed} == {"open"}, "open, not broken"
+    assert {int(number) for number, _ in listed} <= set(exercises(lab))
+
+
+@pytest.mark.slow_lab
+@pytest.mark.parametrize("lab", RUN, indirect=True)
+def test_the_whole_lab_passes_small_with_every_gate_held_and_every_control_missed(
+    lab: Lab, homes: Callable[[str], Checkout], read_results: Callable[[Path], dict[str, Any]]
+) -> None:
+    home = homes("run")
+    done = home.host("run", lab.id, "--profile", "cpu", "--device", "cpu")
+    assert done.code == 0, done.output
+    (run,) = home.runs(lab.id)
+    results = read_results(run)
+    assert results["status"] == "passed"
+    missing_extras = set(results["environment"]["missing_extras"])
+    for gate, told in zip([gate for gate in lab.gates if "cpu" in gate.profiles], results["gates"], strict=True):
+        if missing_extras & set(gate.requires):
+            assert told["passed"] is None
+            continue
+        assert told["passed"] is True, told
+        assert gate.control is None or told["control"]["missed"] is True, told
+    budget = lab.profiles["cpu"].memory_gb
+    assert budget is not None
+    assert results["peak_bytes"] <= budget * 2**30
+    report = (run / "report.html").read_text(encoding="utf-8")
+    assert lab.title.en in report
+    assert lab.title.zh_tw in report
+    assert json.dumps(results["lab"])[1:-1] in report

@@ -1,0 +1,230 @@
+"""Facts and a request -> a plan, over a table of machines. Nothing here looks at the machine of the tests."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from onepiece.catalog import Gate, Lab, Profile
+from onepiece.errors import UserError
+from onepiece.host.plan import Plan, Request, choose
+from onepiece.host.preflight import Engine, Facts, Gpu
+from onepiece.text import Text
+
+LAB = Lab(
+    id="lab-9.1-toy",
+    directory=Path("labs/lab-9.1-toy"),
+    title=Text("A toy", "玩具"),
+    summary=Text("Counts.", "數數。"),
+    chapter="1.3",
+    level="core",
+    notebooks=("01-count",),
+    image="train",
+    profiles={
+        "cpu": Profile(minutes=1, settings={}, memory_gb=1),
+        "gpu": Profile(minutes=1, settings={}, vram_gb=16, min_compute="7.5"),
+    },
+    gates=(Gate("error", Text("It counts", "會數"), max=0.1),),
+    extras=("triton",),
+)
+CPU_ONLY = dataclasses.replace(LAB, profiles={"cpu": LAB.profiles["cpu"]})
+
+NO_GPU = Facts(
+    system="linux",
+    machine="x86_64",
+    python="3.12.1",
+    cores=2,
+    memory_gb=8,
+    free_disk_gb=50,
+    gpus=(),
+    gpu_reason="nvidia-smi is not installed",
+    engine=None,
+    engine_reason="docker is not installed",
+)
+
+
+def with_gpu(name: str = "L4", vram_gb: float = 22.5, compute: str = "8.9", facts: Facts = NO_GPU) -> Facts:
+    return dataclasses.replace(facts, gpus=(*facts.gpus, Gpu(name, vram_gb, "580.1", compute)), gpu_reason="")
+
+
+MACHINES: dict[str, Facts] = {
+    "no GPU": NO_GPU,
+    "an L4": with_gpu(),
+    "a 16 GB card, which reports a little less": with_gpu("T4", 15.0, "7.5"),
+    "a small GPU": with_gpu("GTX 1650", 4.0, "7.5"),
+    "an old GPU": with_gpu("P40", 24.0, "6.1"),
+    "a small and a large GPU": with_gpu(facts=with_gpu("GTX 1650", 4.0, "7.5")),
+    "a Mac": dataclasses.replace(NO_GPU, system="darwin", machine="arm64"),
+    "Windows with a GPU": dataclasses.replace(with_gpu("RTX 4090", 24.0), system="win32"),
+    "Windows without a GPU": dataclasses.replace(NO_GPU, system="win32"),
+    "an ARM server with a GPU": dataclasses.replace(with_gpu("GH200", 96.0, "9.0"), machine="arm64"),
+    "Docker and a GPU": dataclasses.replace(with_gpu(), engine=Engine("29.0", "1.52", True), engine_reason=""),
+    "Docker without a GPU": dataclasses.replace(NO_GPU, engine=Engine("29.0", "1.52", False), engine_reason=""),
+}
+
+
+@pytest.mark.parametrize(
+    ("machine", "device", "profile", "environment"),
+    [
+        ("no GPU", "cpu", "cpu", "cpu"),
+        ("an L4", "cuda", "gpu", "train"),
+        ("a 16 GB card, which reports a little less", "cuda", "gpu", "train"),
+        ("a small GPU", "cuda", "cpu", "train"),
+        ("a small and a large GPU", "cuda", "gpu", "train"),
+        ("a Mac", "cpu", "cpu", "cpu"),
+        ("Windows with a GPU", "cpu", "cpu", "cpu"),
+        ("Windows without a GPU", "cpu", "cpu", "cpu"),
+        ("an ARM server with a GPU", "cpu", "cpu", "cpu"),
+        ("Docker and a GPU", "cuda", "gpu", "train"),
+        ("Docker without a GPU", "cpu", "cpu", "cpu"),
+    ],
+)
+def test_a_machine_gets_what_fits_it(machine: str, device: str, profile: str, environment: str) -> None:
+    plan = choose(LAB, MACHINES[machine], Request())
+    assert (plan.backend, plan.device, plan.profile, plan.environment) == ("local", device, profile, environment)
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_the_choice_is_explained_in_both_languages_with_what_would_change_it(machine: str) -> None:
+    plan = choose(LAB, MACHINES[machine], Request())
+    for text in (plan.reason, plan.change):
+        assert text.en and text.zh_tw and text.en != text.zh_tw
+        assert "\n" not in text.en
+
+
+def test_a_machine_without_a_gpu_hears_why_none_was_found() -> None:
+    assert "nvidia-smi is not installed" in choose(LAB, NO_GPU, Request()).reason.en
+
+
+def test_a_windows_gpu_is_pointed_to_wsl2() -> None:
+    plan = choose(LAB, MACHINES["Windows with a GPU"], Request())
+    assert "RTX 4090" in plan.reason.en
+    assert "WSL2" in plan.reason.en
+
+
+def test_a_gpu_that_is_too_old_never_gets_the_gpu_profile_and_hears_why() -> None:
+    plan = choose(LAB, MACHINES["an old GPU"], Request())
+    assert plan.profile == "cpu"
+    assert "compute capability" in f"{plan.reason.en} {plan.change.en}"
+    assert "more memory" not in plan.change.en
+
+
+def test_a_small_gpu_hears_how_much_memory_the_gpu_profile_needs() -> None:
+    assert "16 GB are needed" in choose(LAB, MACHINES["a small GPU"], Request()).change.en
+
+
+def test_compute_capabilities_are_compared_as_versions() -> None:
+    assert choose(LAB, with_gpu("B200", 180.0, "10.0"), Request()).profile == "gpu"
+
+
+def test_a_lab_without_a_gpu_profile_runs_small_wherever_it_is() -> None:
+    assert choose(CPU_ONLY, MACHINES["an L4"], Request()).profile == "cpu"
+
+
+# --- what was asked for -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("request_", [Request(device="cpu"), Request(profile="cpu"), Request(profile="cpu", device="cpu")])
+@pytest.mark.parametrize("machine", ["no GPU", "an L4", "a Mac", "Windows with a GPU"])
+def test_cpu_can_be_had_everywhere(machine: str, request_: Request) -> None:
+    plan = choose(LAB, MACHINES[machine], request_)
+    assert (plan.device, plan.profile) == ("cpu", "cpu")
+
+
+def test_asking_for_the_cpu_on_a_gpu_machine_is_the_reason_and_the_gpu_is_mentioned() -> None:
+    plan = choose(LAB, MACHINES["an L4"], Request(device="cpu"))
+    assert plan.reason.en == "you asked for it"
+    assert "--device cuda" in plan.change.en
+
+
+def test_the_small_profile_can_be_had_on_a_gpu() -> None:
+    plan = choose(LAB, MACHINES["an L4"], Request(profile="cpu", device="cuda"))
+    assert (plan.device, plan.profile) == ("cuda", "cpu")
+
+
+@pytest.mark.parametrize(
+    ("machine", "request_", "code", "says", "type_next"),
+    [
+        ("no GPU", Request(device="cuda"), "no-gpu", "nvidia-smi is not installed", "--device cpu"),
+        ("a Mac", Request(device="cuda"), "no-gpu", "nvidia-smi is not installed", "nox -s doctor"),
+        ("Windows with a GPU", Request(device="cuda"), "no-gpu", "WSL2", "--device cpu"),
+        ("no GPU", Request(profile="gpu"), "gpu-profile-needs-gpu", "nvidia-smi is not installed", "--profile cpu"),
+        ("a small GPU", Request(profile="gpu"), "gpu-profile-needs-gpu", "has 4 GB, 16 GB are needed", "--profile cpu"),
+        ("an old GPU", Request(profile="gpu"), "gpu-profile-needs-gpu", "compute capability 6.1, 7.5 is needed", "--profile cpu"),
+        ("an L4", Request(profile="gpu", device="cpu"), "gpu-profile-needs-gpu", "--device cpu", "--profile cpu"),
+        ("no GPU", Request(backend="container"), "no-container", "docker is not installed", "--backend container"),
+        ("Docker and a GPU", Request(backend="container"), "no-container", "", "--backend container"),
+    ],
+)
+def test_what_cannot_be_had_is_refused_with_the_reason_and_what_to_type(
+    machine: str, request_: Request, code: str, says: str, type_next: str
+) -> None:
+    with pytest.raises(UserError) as refusal:
+        choose(LAB, MACHINES[machine], request_)
+    assert refusal.value.code == code
+    assert says in refusal.value.cause.en
+    assert type_next in refusal.value.remedy.en
+
+
+def test_a_gpu_profile_that_the_lab_does_not_have_is_refused_with_those_it_has() -> None:
+    with pytest.raises(UserError) as refusal:
+        choose(CPU_ONLY, MACHINES["an L4"], Request(profile="gpu"))
+    assert refusal.value.code == "no-profile"
+    assert "--profile cpu" in refusal.value.remedy.en
+
+
+# --- extras -----------------------------------------------------------------------------------------------
+
+
+def test_an_extra_is_added_to_the_environment_that_all_labs_share() -> None:
+    assert choose(LAB, NO_GPU, Request()).extras == ("triton",)
+
+
+def test_a_cuda_environment_has_its_extras_in_its_lock() -> None:
+    assert choose(LAB, MACHINES["an L4"], Request()).extras == ()
+
+
+def test_an_extra_that_this_system_cannot_have_is_left_out_and_named() -> None:
+    plan = choose(LAB, MACHINES["a Mac"], Request(), unavailable_extras=("triton",))
+    assert (plan.extras, plan.missing_extras) == ((), ("triton",))
+
+
+# --- any machine at all -------------------------------------------------------------------------------
+
+
+@given(
+    st.builds(
+        dataclasses.replace,
+        st.just(NO_GPU),
+        system=st.sampled_from(["linux", "darwin", "win32"]),
+        machine=st.sampled_from(["x86_64", "arm64"]),
+        gpus=st.lists(
+            st.builds(Gpu, st.just("GPU"), st.floats(0, 300), st.just("580"), st.sampled_from(["5.2", "7.5", "9.0", "12.0", "[N/A]"])),
+            max_size=3,
+        ).map(tuple),
+    ),
+    st.builds(
+        Request,
+        st.sampled_from(["auto", "cpu", "gpu"]),
+        st.sampled_from(["auto", "cpu", "cuda"]),
+        st.sampled_from(["auto", "local", "container"]),
+    ),
+    st.sampled_from([LAB, CPU_ONLY]),
+)
+def test_every_machine_gets_a_plan_that_keeps_to_the_request_or_a_refusal(facts: Facts, request: Request, lab: Lab) -> None:
+    try:
+        plan: Plan = choose(lab, facts, request)
+    except UserError as error:
+        assert error.code in ("no-container", "no-gpu", "gpu-profile-needs-gpu", "no-profile")
+        assert request != Request(), "who asks for nothing always gets something"
+        return
+    assert plan.profile in lab.profiles
+    assert request.device in ("auto", plan.device)
+    assert request.profile in ("auto", plan.profile)
+    assert plan.device == "cpu" or (facts.gpus and facts.system == "linux")
+    assert plan.profile == "cpu" or plan.device == "cuda"
+    assert plan.environment == ("cpu" if plan.device == "cpu" else lab.image)

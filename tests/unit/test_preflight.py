@@ -1,0 +1,161 @@
+"""What this machine is: tools that are missing, hang, fail or say something odd never stop a lab."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from onepiece.host import preflight
+
+# --- nvidia-smi's table ---------------------------------------------------------------------------------
+
+
+def test_rows_of_nvidia_smi_become_gpus_in_gibibytes() -> None:
+    gpus, reason = preflight.parse_gpus("NVIDIA L4, 23034, 580.65.06, 8.9\nTesla T4, 15360, 580.65.06, 7.5\n")
+    assert reason == ""
+    assert [(gpu.name, round(gpu.vram_gb, 1), gpu.driver, gpu.compute) for gpu in gpus] == [
+        ("NVIDIA L4", 22.5, "580.65.06", "8.9"),
+        ("Tesla T4", 15.0, "580.65.06", "7.5"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "row", ["NVIDIA GB10, [N/A], 580.95.05, 12.1", "NVIDIA L4, [Unknown Error], 580, 8.9", "No devices were found", "a, b"]
+)
+def test_a_row_that_is_no_gpu_gives_none_and_is_quoted(row: str) -> None:
+    gpus, reason = preflight.parse_gpus(row + "\n")
+    assert gpus == ()
+    assert row in reason
+
+
+def test_a_gpu_that_cannot_be_read_does_not_hide_another_one() -> None:
+    gpus, reason = preflight.parse_gpus("NVIDIA GB10, [N/A], 580.95.05, 12.1\nNVIDIA L4, 23034, 580.65.06, 8.9\n")
+    assert [gpu.name for gpu in gpus] == ["NVIDIA L4"]
+    assert reason == ""
+
+
+@pytest.mark.parametrize("out", ["", "\n", "  \n\n"])
+def test_no_rows_are_no_gpu_and_a_reason(out: str) -> None:
+    assert preflight.parse_gpus(out) == ((), "nvidia-smi lists no GPU")
+
+
+@given(
+    st.text(max_size=80) | st.lists(st.sampled_from(["L4", "23034", "[N/A]", "nan", "inf", "8.9", ",", "\n"]), max_size=12).map(", ".join)
+)
+def test_whatever_nvidia_smi_says_there_are_gpus_or_a_reason(out: str) -> None:
+    gpus, reason = preflight.parse_gpus(out)
+    assert bool(gpus) != bool(reason)
+
+
+# --- real tools, real processes -------------------------------------------------------------------------
+
+
+class Tools:
+    """A PATH with nothing on it but what a test puts there."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def make(self, name: str, script: str) -> None:
+        path = self.directory / name
+        path.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
+        path.chmod(0o755)
+
+
+@pytest.fixture
+def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tools:
+    if sys.platform == "win32":
+        pytest.skip("the fake tools are shell scripts, which Windows does not start")
+    directory = tmp_path / "bin"
+    directory.mkdir()
+    monkeypatch.setenv("PATH", str(directory))
+    return Tools(directory)
+
+
+ROW = "echo 'NVIDIA L4, 23034, 580.65.06, 8.9'"
+SERVER = json.dumps({"Version": "29.0.1", "ApiVersion": "1.52"})
+
+
+def test_without_tools_there_are_facts_and_reasons(tools: Tools) -> None:
+    facts = preflight.gather()
+    assert facts.gpus == ()
+    assert facts.gpu_reason == "nvidia-smi is not installed"
+    assert facts.engine is None
+    assert facts.engine_reason == "docker is not installed"
+    assert facts.cores >= 1
+    assert facts.free_disk_gb > 0
+    assert facts.memory_gb > 0
+
+
+def test_a_gpu_and_an_engine_are_found(tools: Tools) -> None:
+    tools.make("nvidia-smi", ROW)
+    tools.make("docker", f"case $1 in version) echo '{SERVER}';; info) echo '{{\"nvidia\": {{}}, \"runc\": {{}}}} []';; esac")
+    facts = preflight.gather()
+    assert [gpu.name for gpu in facts.gpus] == ["NVIDIA L4"]
+    assert facts.gpu_reason == ""
+    assert facts.engine == preflight.Engine("29.0.1", "1.52", gpu_runtime=True)
+
+
+def test_an_engine_without_the_nvidia_runtime_is_an_engine(tools: Tools) -> None:
+    tools.make("docker", f"case $1 in version) echo '{SERVER}';; info) echo '{{\"runc\": {{}}}} []';; esac")
+    assert preflight.gather().engine == preflight.Engine("29.0.1", "1.52", gpu_runtime=False)
+
+
+def test_a_driver_that_fails_says_why_in_its_own_words(tools: Tools) -> None:
+    said = "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver."
+    tools.make("nvidia-smi", f'echo "{said}"; exit 9')
+    assert preflight.gather().gpu_reason == said
+
+
+def test_an_engine_that_is_not_running_says_why_in_its_own_words(tools: Tools) -> None:
+    tools.make("docker", "echo null; echo 'Cannot connect to the Docker daemon at unix:///var/run/docker.sock.' >&2; exit 1")
+    facts = preflight.gather()
+    assert facts.engine is None
+    assert facts.engine_reason.startswith("Cannot connect to the Docker daemon")
+
+
+@pytest.mark.parametrize("out", ["null", "", "not json", "{}", "[]", '"text"'])
+def test_a_docker_that_answers_without_an_engine_is_no_engine(tools: Tools, out: str) -> None:
+    tools.make("docker", f"echo '{out}'")
+    facts = preflight.gather()
+    assert facts.engine is None
+    assert facts.engine_reason
+
+
+def test_tools_that_hang_are_given_up(tools: Tools, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "_PROBE_SECONDS", 0.5)
+    sleep = next(path for path in ("/bin/sleep", "/usr/bin/sleep") if Path(path).exists())
+    for name in ("nvidia-smi", "docker"):
+        tools.make(name, f"exec {sleep} 600")
+    facts = preflight.gather()
+    assert facts.gpus == ()
+    assert "nvidia-smi did not answer" in facts.gpu_reason
+    assert facts.engine is None
+    assert "docker did not answer" in facts.engine_reason
+
+
+def test_a_tool_that_cannot_be_started_is_a_reason(tools: Tools) -> None:
+    path = tools.directory / "nvidia-smi"
+    path.write_bytes(b"\x7fELF is not all it takes")
+    path.chmod(0o755)
+    facts = preflight.gather()
+    assert facts.gpus == ()
+    assert "nvidia-smi cannot be started" in facts.gpu_reason
+
+
+def test_a_tool_that_writes_no_utf8_is_a_reason_or_a_gpu(tools: Tools) -> None:
+    tools.make("nvidia-smi", r"printf 'caf\351, 23034, 580, 8.9\n'")
+    facts = preflight.gather()
+    assert bool(facts.gpus) != bool(facts.gpu_reason)
+
+
+def test_a_home_that_is_not_there_yet_has_the_free_disk_of_the_directory_above(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "HOME", tmp_path / "not" / "yet" / "there")
+    assert preflight.gather().free_disk_gb > 0
+    assert not os.path.lexists(tmp_path / "not")
