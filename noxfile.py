@@ -6,7 +6,6 @@ Sessions only: what they do is in `shared/onepiece/host`, in an environment of i
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from pathlib import Path
 
@@ -38,7 +37,7 @@ COURSE = catalog.load()
 def host(session: nox.Session, *arguments: str) -> None:
     """Run a command of the host floor, in its environment."""
     python = environment(session, "host")
-    variables = {"PYTHONPATH": str(SHARED), "PYTHONUTF8": "1", "PYTHONDONTWRITEBYTECODE": os.environ.get("PYTHONDONTWRITEBYTECODE", "")}
+    variables = {"PYTHONPATH": str(SHARED), "PYTHONUTF8": "1", "PYTHONDONTWRITEBYTECODE": None}  # packages come without bytecode
     session.run(python, "-m", "onepiece.host", *arguments, env=variables, external=True, log=False, **PATIENCE)
 
 

@@ -162,8 +162,8 @@ def write_lab(root: Path, lab_id: str = LAB, **changes: str) -> Path:
 def write_quick_lab(root: Path, lab_id: str, **code: str) -> Path:
     """A lab of one-cell notebooks that need no torch: `first="..."` makes `01-first` with that code after the import of `lab`.
 
-    Its gates are those of the toy lab: `error <= 0.1`, which `off_by_one` must miss, and `agrees is true`. What the code
-    does not record, a line that is never reached says it records, so that the manifest is in order.
+    Its gates are those of the toy lab: `error <= 0.1`, which `off_by_one` must miss, and `agrees is true`. One of its notebooks
+    must record them (`GOOD` does), or the lab is refused.
     """
     directory = root / "labs" / lab_id
     directory.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,7 @@ Stdlib only and quick: the noxfile reads the whole course on each start. What ne
 from __future__ import annotations
 
 import difflib
+import keyword
 import math
 import re
 import tomllib
@@ -264,7 +265,7 @@ def _profile(table: _Table, needed: tuple[str, ...]) -> Profile:
             raise table.bad(key, "missing", "a number")
     settings = table.table("settings").rest() if table.has("settings") else {}
     for key in settings:
-        if key in RESERVED_SETTINGS or not key.isidentifier():
+        if key in RESERVED_SETTINGS or not key.isidentifier() or keyword.iskeyword(key):
             raise table.bad(f"settings.{key}", "a reserved or impossible name", f"an identifier other than {', '.join(RESERVED_SETTINGS)}")
         if key == "dtype" and settings[key] not in DTYPES:
             raise table.bad("settings.dtype", repr(settings[key]), " | ".join(DTYPES))

@@ -146,9 +146,8 @@ def load_exercises(lab_directory: Path) -> list[Exercise]:
     return [_exercises[number] for number in sorted(_exercises)]
 
 
-def run_exercise(exercise: Exercise) -> dict[str, Any]:
-    """The outcome of one check: status "passed", "open", "failed" or "error", and what a learner needs to go on."""
-    outcome: dict[str, Any] = {
+def _outcome(exercise: Exercise) -> dict[str, Any]:
+    return {
         "exercise": exercise.number,
         "title": str(exercise.title),
         "minutes": exercise.minutes,
@@ -161,6 +160,11 @@ def run_exercise(exercise: Exercise) -> dict[str, Any]:
         "mistake": None,
         "error": None,
     }
+
+
+def run_exercise(exercise: Exercise) -> dict[str, Any]:
+    """The outcome of one check: status "passed", "open", "failed" or "error", and what a learner needs to go on."""
+    outcome = _outcome(exercise)
     try:
         exercise.check()
     except NotImplementedError as error:
@@ -186,9 +190,13 @@ def main(arguments: list[str]) -> int:
     os.dup2(2, 1)  # what a learner's code prints must not mix with the JSON lines
     try:
         exercises = load_exercises(Path(lab_directory))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         protocol.write(json.dumps({"import_error": f"{type(error).__name__}: {error}", "traceback": _learners_frames(error)}) + "\n")
         return 1
+    for item in exercises:  # what is said of each that the process does not live to check; the last word counts
+        unreached = tr("your program ended before this was checked", "你的程式在檢查這一題之前就結束了")
+        protocol.write(json.dumps(_outcome(item) | {"status": "error", "error": unreached}, ensure_ascii=False) + "\n")
+    protocol.flush()
     outcomes = []
     for item in exercises:
         outcomes.append(run_exercise(item))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import locale
+import os
 import subprocess
 import sys
 
 import pytest
+import toy_course
 
 from onepiece.text import LANGUAGES, Text, current_language, tr
 
@@ -67,16 +69,8 @@ def test_output_is_utf8_whatever_the_console_says() -> None:
     program = "from onepiece.host.view import make_console; make_console().print('中文 ✓ é')"
     done = subprocess.run(
         [sys.executable, "-X", "utf8=0", "-c", program],
-        env=_environ(PYTHONIOENCODING="cp950", PYTHONUTF8="0"),
+        env=os.environ | {"PYTHONPATH": str(toy_course.ROOT / "shared"), "PYTHONIOENCODING": "cp950", "PYTHONUTF8": "0"},
         capture_output=True,
         check=True,
     )
     assert done.stdout.decode("utf-8").strip() == "中文 ✓ é"
-
-
-def _environ(**more: str) -> dict[str, str]:
-    import os
-
-    import toy_course
-
-    return os.environ | {"PYTHONPATH": str(toy_course.ROOT / "shared")} | more

@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
     line = (
         f"[bold red]{tr('error', '錯誤')}[/] {escape(str(mistake.cause))}\n[bold]{tr('next', '下一步')}[/]  {escape(str(mistake.remedy))}"
     )
-    make_console(stderr=True).print(line)
+    make_console(stderr=True).print(line, soft_wrap=True)
     return 2
 
 

@@ -44,7 +44,7 @@ def command(console: Console, arguments: list[str]) -> int:
         console.print(tr(f"{lab.id} has no exercises.", f"{lab.id} 沒有練習。"))
         return 0
     outcomes = check(console, lab, options)
-    if options.exercise is not None:
+    if options.exercise is not None and not _nothing_imported(outcomes):
         choices = ", ".join(str(outcome["exercise"]) for outcome in outcomes)
         outcomes = [outcome for outcome in outcomes if outcome["exercise"] == options.exercise]
         if not outcomes:
@@ -67,7 +67,8 @@ def check(console: Console, lab: Lab, options: argparse.Namespace) -> list[dict[
     variables = runs.kernel_environment(lab.directory, [], current_language(), offline=True)
     variables["PYTHONDONTWRITEBYTECODE"] = "1"
     done = run_python(environment, ["-m", "onepiece.checks", str(lab.directory), *map(str, code)], variables)
-    outcomes = [json.loads(line) for line in done.stdout.splitlines()]
+    said = [json.loads(line) for line in done.stdout.splitlines()]
+    outcomes = list({outcome.get("exercise"): outcome for outcome in said}.values())  # the last word on each
     if not outcomes:
         raise UserError(
             "broken-environment", name=environment.name, reason=f"the checks ended with {done.returncode} and said nothing", session="check"
@@ -75,6 +76,10 @@ def check(console: Console, lab: Lab, options: argparse.Namespace) -> list[dict[
     if "import_error" in outcomes[0]:
         return [_import_failure(outcomes[0])]
     return outcomes
+
+
+def _nothing_imported(outcomes: list[dict[str, Any]]) -> bool:
+    return [outcome["exercise"] for outcome in outcomes] == [0]
 
 
 def _import_failure(outcome: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -59,7 +60,8 @@ def _crash(log: Path, code: int, environment: Environment, session: str) -> Exce
     """Why a runner ended without saying so itself."""
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     reason = lines[-1] if lines else f"the runner ended with {code}"
-    if f"[Errno {errno.ENOSPC}]" in reason:
+    # On a full disk the log may have had no room for the reason.
+    if f"[Errno {errno.ENOSPC}]" in reason or shutil.disk_usage(log.parent).free < 2**20:
         return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(log.parent))
     return UserError("broken-environment", name=environment.name, reason=reason, session=session)
 

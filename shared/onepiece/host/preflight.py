@@ -8,6 +8,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,11 +53,21 @@ class Facts:
     engine_reason: str  # why there is no engine; empty if there is one
 
 
+_asked: set[subprocess.Popen[str]] = set()  # tools that have not answered yet
+
+
 def gather() -> Facts:
     """Look at this machine; the slow looks side by side."""
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        gpus = pool.submit(_gpus)
-        engine = pool.submit(_engine)
+    pool = ThreadPoolExecutor(max_workers=2)
+    try:
+        gpus, engine = pool.submit(_gpus), pool.submit(_engine)
+        gpus.result(), engine.result()
+    finally:  # interrupted: nothing that was asked may go on, or keep us waiting
+        pool.shutdown(wait=False, cancel_futures=True)
+        while any(thread.is_alive() for thread in pool._threads) and sys.exc_info()[0] is not None:
+            for process in tuple(_asked):
+                process.kill()
+            time.sleep(0.01)
     return Facts(
         system=sys.platform,
         machine={"AMD64": "x86_64", "aarch64": "arm64"}.get(platform.machine(), platform.machine()),
@@ -92,15 +103,22 @@ def probe(command: list[str]) -> tuple[str, str]:
     if shutil.which(command[0]) is None:
         return "", f"{command[0]} is not installed"
     try:
-        done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", errors="replace", timeout=_PROBE_SECONDS)
-    except subprocess.TimeoutExpired:
-        return "", f"{command[0]} did not answer within {_PROBE_SECONDS:.0f} s"
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8", errors="replace")
     except OSError as error:
         return "", f"{command[0]} cannot be started: {error.strerror}"
-    if done.returncode != 0:
-        lines = (done.stderr or done.stdout).strip().splitlines()
-        return "", lines[-1] if lines else f"{command[0]} ended with {done.returncode}"
-    return done.stdout, ""
+    _asked.add(process)
+    try:
+        out, said = process.communicate(timeout=_PROBE_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        return "", f"{command[0]} did not answer within {_PROBE_SECONDS:.0f} s"
+    finally:
+        _asked.discard(process)
+    if process.returncode != 0:
+        lines = (said or out).strip().splitlines()
+        return "", lines[-1] if lines else f"{command[0]} ended with {process.returncode}"
+    return out, ""
 
 
 def _gpus() -> tuple[tuple[Gpu, ...], str]:

@@ -88,6 +88,7 @@ def run(console: Console, lab: catalog.Lab, options: argparse.Namespace) -> Outc
     run_options = runs.Options(current_language(), wanted, options.mine, options.keep_going, getattr(options, "model", None))
     made = runs.prepare(lab, plan, run_options)
     finished = True
+    _save(made, environment)
     try:
         with view.RunView(console, made) as progress:
 
@@ -98,6 +99,8 @@ def run(console: Console, lab: catalog.Lab, options: argparse.Namespace) -> Outc
                     _save(made, environment)
 
             finished = local.execute(made, environment, lab.id, hear)
+    except KeyboardInterrupt:  # before or after the runner was listened to
+        finished = False
     except UserError:
         if not made.notebooks:
             shutil.rmtree(made.directory, ignore_errors=True)
@@ -110,7 +113,8 @@ def run(console: Console, lab: catalog.Lab, options: argparse.Namespace) -> Outc
             tr(
                 f"Interrupted; what finished is kept in {local.kept_file(made.directory)}",
                 f"已中斷；完成的部分保留在 {local.kept_file(made.directory)}",
-            )
+            ),
+            soft_wrap=True,
         )
         return Outcome(130, results)
     if getattr(options, "publish", False):

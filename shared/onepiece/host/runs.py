@@ -9,6 +9,7 @@ import datetime
 import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -80,7 +81,7 @@ class Run:
         for gate in self.lab.gates:
             if self.plan.profile in gate.profiles:
                 recorded_in = self.usage.recorded_in.get(gate.metric, frozenset())
-                expected = recorded_in <= set(self.options.notebooks)
+                expected = all(self.notebooks.get(name, {}).get("status") == "ok" for name in recorded_in)
                 judged.append(gates.judge(gate, self.records, expected=expected, missing_extras=self.plan.missing_extras))
         return judged
 
@@ -107,7 +108,7 @@ def prepare(lab: Lab, plan: Plan, options: Options) -> Run:
         (directory / "artifacts").mkdir()
         context = context_json(lab, plan, options, usage, predictions, earlier_runs(lab, plan, options, directory))
         write_json(directory / "context.json", context | {"code": [str(path) for path in code]})
-    except (OSError, UserError):
+    except BaseException:
         shutil.rmtree(directory, ignore_errors=True)
         raise
     return Run(lab, plan, options, directory, usage, datetime.datetime.now(datetime.UTC), predictions)
@@ -157,7 +158,7 @@ def earlier_runs(lab: Lab, plan: Plan, options: Options, directory: Path) -> lis
     if len(options.notebooks) == len(lab.notebooks):
         return []
     found = []
-    for candidate in sorted(directory.parent.iterdir(), reverse=True):
+    for candidate in sorted(directory.parent.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True):
         try:
             earlier = json.loads((candidate / "results.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -178,7 +179,7 @@ def read_predictions(lab: Lab) -> dict[str, float]:
     except (OSError, ValueError) as error:
         raise UserError("bad-predictions", path=path, reason=error, example=example) from None
     for metric, value in table.items():
-        if not isinstance(value, (int, float)):
+        if not isinstance(value, (int, float)) or not math.isfinite(value):
             raise UserError("bad-predictions", path=path, reason=f"{metric} is not a number", example=example)
     return {metric: float(value) for metric, value in table.items()}
 
@@ -265,7 +266,7 @@ def write_json(path: Path, value: Any) -> None:
 def kernel_environment(run_directory: Path, code: Sequence[Path | str], language: str, *, offline: bool) -> dict[str, str]:
     """Environment variables of everything that runs lesson code: the runner, the checks, JupyterLab."""
     environment = dict(os.environ)
-    for name in ("PYTHONHOME", "VIRTUAL_ENV", "MPLBACKEND"):
+    for name in ("PYTHONHOME", "VIRTUAL_ENV", "MPLBACKEND", "PYTHONDONTWRITEBYTECODE"):  # packages come without bytecode
         environment.pop(name, None)
     environment |= {
         "PYTHONPATH": os.pathsep.join([*map(str, code), str(SHARED)]),

@@ -125,8 +125,8 @@ def _number(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value if value is not None else "—")
 
 
-def failing_cell(name: str, error: dict[str, Any], path: str) -> Group:
-    """The cell that failed, its error, and where the notebook was saved."""
+def failing_cell(name: str, error: dict[str, Any]) -> Group:
+    """The cell that failed, and its error."""
     title = tr(f"{name}, cell {error['cell']}", f"{name}，第 {error['cell']} 格")
     parts: list[Any] = []
     if error["source"]:
@@ -134,7 +134,6 @@ def failing_cell(name: str, error: dict[str, Any], path: str) -> Group:
     parts.append(Line(f"{error['name']}: {error['message']}", style="bold red"))
     frames = [line for line in error["traceback"].splitlines() if line.strip()]
     parts.append(Line("\n".join(frames[-12:]), style="dim"))
-    parts.append(Line(tr(f"The notebook with its outputs so far: {path}", f"保留到目前輸出的筆記本：{path}")))
     return Group(*parts)
 
 
@@ -180,7 +179,10 @@ def verdict(console: Console, run: Run, judged: Sequence[Judged], results: dict[
     """Everything that a learner wants to see after a run."""
     for name, notebook in run.notebooks.items():
         if notebook["error"]:
-            console.print(failing_cell(name, notebook["error"], kept_file(run.directory / "notebooks" / f"{name}.ipynb")))
+            console.print(failing_cell(name, notebook["error"]))
+            path = kept_file(run.directory / "notebooks" / f"{name}.ipynb")
+            # Soft wrap, here and below: a path in two pieces cannot be copied.
+            console.print(escape(tr(f"The notebook with its outputs so far: {path}", f"保留到目前輸出的筆記本：{path}")), soft_wrap=True)
     if judged:
         console.print(gates_table(judged))
     if results["predictions"]:
@@ -190,7 +192,8 @@ def verdict(console: Console, run: Run, judged: Sequence[Judged], results: dict[
     console.print(
         f"{tr('time', '時間')} {results['seconds'] / 60:.1f} / {budget['minutes']:g} min   "
         f"{tr('peak memory', '記憶體峰值')} {results['peak_bytes'] / 2**30:.2f}{memory}   "
-        f"{tr('report', '報告')} {kept_file(run.directory / 'report.html')}"
+        f"{tr('report', '報告')} {escape(kept_file(run.directory / 'report.html'))}",
+        soft_wrap=True,
     )
     held = sum(item.passed is True for item in judged)
     words = {
