@@ -1,7 +1,6 @@
-"""Every command of the course. `nox --list` shows them; each lab is a session of its own.
+"""LLM One Piece. Run a lab: nox -s <lab>   Its options go after --: nox -s <lab> -- --help"""
 
-Sessions only: what they do is in `shared/onepiece/host`, in an environment of its own that has no torch.
-"""
+# Sessions only: what they do is in `shared/onepiece/host`, in an environment of its own that has no torch.
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@
 # |---|---|
 # | 你會做出 | 分四步的推導（平移、合併、tile、反向傳播），以及證據：用隨機形狀對照 float64 的標準答案、三個一定要被抓到的錯誤，還有同一個演算法的 GPU kernel |
 # | 你需要 | 兩個 CPU 核心跑十幾秒，1 GB 記憶體 |
-# | 你應該看到 | 分塊注意力與標準答案的距離，和樸素注意力一樣小；每個錯誤都遠遠落在外面 |
+# | 你應該看到 | 分塊注意力與標準答案的距離，和樸素注意力一樣小；每一種錯誤寫法的誤差都遠遠超出界限 |
 #
 # 程式碼在 `flash_attention.py`、`tiling.py` 和 `triton_kernels.py`，請和這本筆記本對照著讀。
 
@@ -120,7 +120,7 @@ lab.source(online_softmax_merge)
 # the end the total is the one that the whole row gives. (The first factor is 0: there was nothing before.)
 
 # %% [markdown] lang="zh-TW"
-# 看著一列資料流過去：64 個 key，每個區塊 4 個。每當目前最大值升高，先前累積的總和就按同樣的比例縮小；走到最後，
+# 逐塊處理一列資料：64 個 key，每個區塊 4 個。每當目前最大值升高，先前累積的總和就按同樣的比例縮小；走到最後，
 # 總和正好等於整列一次算出來的值。（第一個係數是 0，因為之前什麼都沒有。）
 
 # %%
@@ -190,7 +190,7 @@ for seed in settings.seeds:
     whole = torch.softmax(scores, dim=-1) @ values
     differences = [(merge_in_random_order(scores, values, chance) - whole).abs().max().item() for _ in range(50)]
     lab.record("merge_order_difference", max(differences), seed=seed)
-    print(f"seed {seed}: 50 random orders and cuts, largest difference from the whole row {max(differences):.1e}")
+    print(tr(f"seed {seed}: 50 random orders and cuts, largest difference from the whole row", f"seed {seed}：50 種隨機順序與切法，與整列計算的最大差異"), f"{max(differences):.1e}")
 
 # %% [markdown] lang="en"
 # ## Step 3: tiles
@@ -284,7 +284,8 @@ generator = torch.Generator().manual_seed(0)
 weights = torch.softmax(torch.randn(50, 70, generator=generator, dtype=torch.float64), dim=-1)
 values, grad_output = torch.randn(70, 16, generator=generator, dtype=torch.float64), torch.randn(50, 16, generator=generator, dtype=torch.float64)
 by_definition = (weights * (grad_output @ values.T)).sum(dim=-1)
-print(f"D by its definition and as a dot product differ by {(by_definition - row_dots(grad_output, weights @ values)).abs().max():.1e}\n")
+difference = (by_definition - row_dots(grad_output, weights @ values)).abs().max()
+print(tr("D by its definition and as a dot product differ by", "依定義計算的 D 與用內積計算的 D 相差"), f"{difference:.1e}")
 lab.source(tile_gradients)
 
 # %% [markdown] lang="en"

@@ -17,7 +17,7 @@
 #
 # | | |
 # |---|---|
-# | 你會做出 | 一個可以更換注意力的小型語言模型，用 Python 標準函式庫的原始碼訓練三遍；再做一次受記憶體預算限制的訓練，由作業系統強制執行 |
+# | 你會做出 | 一個可以更換注意力的小型語言模型，用 Python 標準函式庫的原始碼，分別以三種注意力各訓練一次；再做一次受記憶體預算限制的訓練，由作業系統強制執行 |
 # | 你需要 | 兩個 CPU 核心跑半分鐘，1 GB 記憶體 |
 # | 你應該看到 | 分不出彼此的損失曲線；一個看起來像進步的錯誤遮罩；在分塊注意力還能訓練的長度，樸素注意力被拒絕 |
 
@@ -97,7 +97,7 @@ def train(attention, seed, *, steps, batch, seq):
 
 
 parameters = sum(parameter.numel() for parameter in build_model(config, naive_attention, seed=0).parameters())
-print(f"{config}\n{parameters:,} parameters")
+print(config, tr(f"{parameters:,} parameters", f"{parameters:,} 個參數"), sep="\n")
 
 # %% [markdown] lang="en"
 # ## Predict
@@ -175,9 +175,9 @@ lab.say(
 # score matrix per head for the backward pass:
 
 # %% [markdown] lang="zh-TW"
-# ## 一份預算
+# ## 同一份記憶體預算
 #
-# 接下來序列變長，記憶體要配給。`memory_budget` 設下的限制對這個行程真的有效：在 Linux 上，核心會拒絕再給記憶體；在 GPU 上，則由配置器拒絕。
+# 接下來序列變長，記憶體要配給。`memory_budget` 設下的限制對這個行程真的有效：在 Linux 上，作業系統核心會拒絕再給記憶體；在 GPU 上，則由配置器拒絕。
 # 首先，每一種注意力需要多少？樸素注意力的每一層，至少要為反向傳播留下每個 head 一個分數矩陣：
 
 # %%
@@ -189,7 +189,7 @@ one_step = {"tiled": peak_memory(lambda: train(tiled, 0, steps=1, batch=1, seq=l
 lab.say(
     f"""At {long:,} tokens the weights of one layer are {config.heads} × {long:,}² × 4 bytes = {matrix / 2**20:.0f} MiB. Naive attention keeps them for each of the {config.layers} layers and needs
 the scores beside them. A whole training step with tiled attention, model, optimiser and logits included, peaks at {one_step["tiled"] / 2**20:.0f} MiB. The budget is **{settings.budget_mb} MiB**.""",
-    f"""{long:,} 個 token 時，一層的權重是 {config.heads} × {long:,}² × 4 位元組 = {matrix / 2**20:.0f} MiB。樸素注意力的 {config.layers} 層每一層都要留著它，旁邊還要放分數。
+    f"""{long:,} 個 token 時，一層的權重是 {config.heads} × {long:,}² × 4 位元組 = {matrix / 2**20:.0f} MiB。樸素注意力的 {config.layers} 層每一層都要留著它，還要另外存放分數。
 而分塊注意力的一整個訓練步驟，連模型、最佳化器和 logits 都算進去，峰值是 {one_step["tiled"] / 2**20:.0f} MiB。預算是 **{settings.budget_mb} MiB**。""",
 )
 
@@ -276,11 +276,11 @@ gain = np.mean(np.array(by_frequency[-5:]) - losses[-5:])
 lab.say(
     f"""- {long:,} tokens, a budget of {settings.budget_mb} MiB: naive attention is {"refused" if outcome["naive"][0] else "not refused"}; tiled attention trains, from {losses[0]:.2f} to {last:.2f} nats per byte in {len(losses)} steps.
   On the same last pieces an untrained model has {np.mean(untrained):.2f}.
-- Over the last five steps the model is {abs(gain):.2f} nats per byte {"better" if gain > 0 else "worse"} than the byte frequencies: {"it has begun to use the context" if gain > 0.05 else "so far it has learned hardly more than these"}.
+- Over the last five steps the model is {abs(gain):.2f} nats per byte {"better" if gain > 0 else "worse"} than the byte frequencies: {"it has begun to use what stands nearby" if gain > 0.05 else "so far it has learned hardly more than these"}.
 - The budget is {budget / one_step["tiled"]:.1f} times what a tiled step needs. For naive attention each further layer would add at least {matrix / 2**20:.0f} MiB.""",
     f"""- {long:,} 個 token、預算 {settings.budget_mb} MiB：樸素注意力{"被拒絕" if outcome["naive"][0] else "沒有被拒絕"}；分塊注意力可以訓練，{len(losses)} 步之內從 {losses[0]:.2f} 降到 {last:.2f} nats／位元組。
   在同樣的最後幾段文字上，沒訓練過的模型是 {np.mean(untrained):.2f}。
-- 最後五步，模型比位元組頻率{"好" if gain > 0 else "差"} {abs(gain):.2f} nats／位元組：{"它開始運用上下文了" if gain > 0.05 else "到目前為止，學到的幾乎就只有頻率"}。
+- 最後五步，模型比位元組頻率{"好" if gain > 0 else "差"} {abs(gain):.2f} nats／位元組：{"它開始運用鄰近的上下文了" if gain > 0.05 else "到目前為止，學到的幾乎就只有頻率"}。
 - 預算是分塊版一步所需的 {budget / one_step["tiled"]:.1f} 倍。樸素注意力則是每多一層，至少再多 {matrix / 2**20:.0f} MiB。""",
 )
 

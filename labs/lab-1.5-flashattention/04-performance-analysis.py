@@ -306,7 +306,7 @@ lab.figure(
     figure,
     Text(
         en="Traffic, largest temporary and time of the tiled forward pass over the block size.",
-        zh_tw="分塊前向傳播的傳輸量、最大暫存與時間，隨區塊大小的變化。",
+        zh_tw="分塊前向傳播的傳輸量、最大暫存張量與時間，隨區塊大小的變化。",
     ),
 )
 
@@ -314,11 +314,11 @@ lab.figure(
 fastest = min(sweep, key=lambda b: sweep[b]["ms"])
 lab.say(
     f"""From blocks of {blocks[0]} to {blocks[-1]} the traffic falls by a factor of {sweep[blocks[0]]["traffic"] / sweep[blocks[-1]]["traffic"]:.1f} and the fast memory rises by
-{sweep[blocks[-1]]["sram"] / sweep[blocks[0]]["sram"]:.0f} times. The Python loop is fastest at {fastest} here, because fewer tiles are fewer calls; a GPU kernel has no such
-calls, and its limit is what fits: at {element_bytes} bytes per element a block of {blocks[-1]} would take {sweep[blocks[-1]]["sram"] * element_bytes / 1024:.0f} KiB, and a block of 64
+{sweep[blocks[-1]]["sram"] / sweep[blocks[0]]["sram"]:.0f} times. The Python loop is fastest at {fastest} here: larger tiles are fewer calls, but they also compute more scores that the causal mask throws
+away, and leave the processor's cache. A GPU kernel has no such calls, and its limit is what fits: at {element_bytes} bytes per element a block of {blocks[-1]} would take {sweep[blocks[-1]]["sram"] * element_bytes / 1024:.0f} KiB, and a block of 64
 {sram_elements(64, 64, settings.head_dim) * element_bytes / 1024:.0f} KiB. A multiprocessor has 64 to 228 KiB of shared memory: that is why kernels use tiles of 64 or 128 rows.""",
     f"""區塊從 {blocks[0]} 到 {blocks[-1]}，傳輸量降為 {sweep[blocks[0]]["traffic"] / sweep[blocks[-1]]["traffic"]:.1f} 分之一，快速記憶體的需求變成
-{sweep[blocks[-1]]["sram"] / sweep[blocks[0]]["sram"]:.0f} 倍。Python 迴圈在區塊 {fastest} 時最快，因為 tile 少，呼叫就少；GPU kernel 沒有這種呼叫，限制在於放不放得下：
+{sweep[blocks[-1]]["sram"] / sweep[blocks[0]]["sram"]:.0f} 倍。Python 迴圈在區塊 {fastest} 時最快：tile 愈大，呼叫愈少，但是被因果遮罩丟掉的分數也愈多，而且放不進處理器的快取。GPU kernel 沒有這種呼叫，限制在於放不放得下：
 每個元素 {element_bytes} 位元組，區塊 {blocks[-1]} 要 {sweep[blocks[-1]]["sram"] * element_bytes / 1024:.0f} KiB，區塊 64 要
 {sram_elements(64, 64, settings.head_dim) * element_bytes / 1024:.0f} KiB。一個多處理器的共享記憶體是 64 到 228 KiB，所以 kernel 用的 tile 多半是 64 或 128 列。""",
 )
@@ -330,7 +330,7 @@ calls, and its limit is what fits: at {element_bytes} bytes per element a block 
 # may double, because gradients are as long as the sequence. Naive attention pays four times, either way.
 
 # %% [markdown] lang="zh-TW"
-# ## 最大的暫存不知道序列有多長
+# ## 最大的暫存張量與序列長度無關
 #
 # 這次長度加倍、區塊不變。前向傳播最大的暫存張量應該完全不動；訓練步驟裡它可以加倍，因為梯度跟序列一樣長。
 # 樸素版則不管哪一種都要四倍。

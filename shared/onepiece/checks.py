@@ -88,7 +88,10 @@ def expect(got: Any, want: Any, *, atol: float = 0.0, mistakes: Mapping[Text, An
             break
     label = str(what) if what else tr("the result", "結果")
     detail = "" if math.isinf(difference) else tr(f" (largest difference {difference:.3g})", f"（最大差異 {difference:.3g}）")
-    raise Missed(what=label, got=_describe(got) + detail, want=_describe(want), mistake=likely)
+    if got is None and likely is None:
+        likely = tr("your function returned nothing: is a `return` missing?", "你的函式沒有回傳值：是不是少了 `return`？")
+    where = _worst_place(got, want)
+    raise Missed(what=label, got=_describe(got, where) + detail, want=_describe(want, where), mistake=likely)
 
 
 def _difference(got: Any, want: Any) -> float:
@@ -124,8 +127,18 @@ def _difference(got: Any, want: Any) -> float:
     return 0.0 if type(got) is type(want) and got == want else math.inf
 
 
-def _describe(value: Any) -> str:
-    """A value short enough for one line of a terminal."""
+def _worst_place(got: Any, want: Any) -> tuple[int, ...] | None:
+    """The index of the largest difference between two tensors of one shape."""
+    import torch
+
+    if not isinstance(want, torch.Tensor) or not isinstance(got, torch.Tensor) or got.shape != want.shape or want.dim() == 0:
+        return None
+    gap = torch.nan_to_num((got.detach().double().cpu() - want.detach().double().cpu()).abs(), nan=math.inf)
+    return tuple(int(index) for index in torch.unravel_index(gap.argmax(), gap.shape))
+
+
+def _describe(value: Any, where: tuple[int, ...] | None = None) -> str:
+    """A value short enough for one line of a terminal, with the one at `where`."""
     import torch
 
     if not isinstance(value, torch.Tensor):
@@ -134,7 +147,8 @@ def _describe(value: Any) -> str:
     flat = value.detach().double().flatten()[:4].tolist()
     numbers = ", ".join(f"{number:.5g}" for number in flat)
     more = ", ..." if value.numel() > 4 else ""
-    return f"tensor{tuple(value.shape)} [{numbers}{more}]"
+    at = "" if where is None else f", {value[where].item():.5g} at {list(where)}"
+    return f"tensor{tuple(value.shape)} [{numbers}{more}]{at}"
 
 
 def load_exercises(lab_directory: Path) -> list[Exercise]:

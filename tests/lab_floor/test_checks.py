@@ -82,12 +82,18 @@ def test_the_tolerance_is_absolute_and_inclusive() -> None:
         expect(T([NAN]), T([1.0]), atol=1e9)
 
 
-def test_a_miss_shows_shape_and_beginning_of_a_tensor() -> None:
+def test_a_miss_shows_shape_beginning_and_worst_place_of_a_tensor() -> None:
     with pytest.raises(Missed) as missed:
-        expect(torch.zeros(2, 3), torch.ones(2, 3), what=Text("the output", "輸出"))
+        expect(torch.tensor([[0.0, 0, 0], [0, 0, 7]]), torch.tensor([[0.0, 0, 0], [0, 1, 0]]), what=Text("the output", "輸出"))
     assert missed.value.what == "the output"
-    assert missed.value.got.startswith("tensor(2, 3) [0, 0, 0, 0, ...]")
-    assert missed.value.want == "tensor(2, 3) [1, 1, 1, 1, ...]"
+    assert missed.value.got.startswith("tensor(2, 3) [0, 0, 0, 0, ...], 7 at [1, 2]")
+    assert missed.value.want == "tensor(2, 3) [0, 0, 0, 0, ...], 0 at [1, 2]"
+
+
+def test_a_function_that_returns_nothing_is_told_so() -> None:
+    with pytest.raises(Missed) as missed:
+        expect(None, torch.ones(2))
+    assert "return" in (missed.value.mistake or "")
 
 
 def test_a_miss_fits_a_line_however_long_the_value_is() -> None:

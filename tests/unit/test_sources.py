@@ -50,6 +50,8 @@ def generate(directory: Path) -> Generate:
     return cells
 
 
+KEEP = "  # replace this line; keep what follows it"
+
 def refusal(function: Callable[..., Any], *arguments: Any) -> str:
     with pytest.raises(UserError) as refused:
         function(*arguments)
@@ -398,8 +400,8 @@ def test_the_starter_has_open_exercises_where_the_reference_has_solutions(tmp_pa
     path = module(tmp_path, toy_course.COUNTING)
     starter = sources.starter_source(path)
     assert starter == textwrap.dedent(toy_course.COUNTING).lstrip("\n").replace(
-        "    # SOLUTION 1\n    return sum(1 for _ in range(steps))\n    # END SOLUTION", '    raise NotImplementedError("Exercise 1")'
-    ).replace("    # SOLUTION 2\n    return 2 * steps\n    # END SOLUTION", '    raise NotImplementedError("Exercise 2")')
+        "    # SOLUTION 1\n    return sum(1 for _ in range(steps))\n    # END SOLUTION", '    raise NotImplementedError("Exercise 1")' + KEEP
+    ).replace("    # SOLUTION 2\n    return 2 * steps\n    # END SOLUTION", '    raise NotImplementedError("Exercise 2")' + KEEP)
     assert sources.solutions(path) == {1: "    return sum(1 for _ in range(steps))", 2: "    return 2 * steps"}
 
 
@@ -474,7 +476,7 @@ def test_any_solution_is_cut_out_and_nothing_else(directory: Path, functions: li
             continue
         body = textwrap.indent(solution, "    ")
         reference.append(f"{head}    # SOLUTION {number}\n{body}\n    # END SOLUTION\n{tail}")
-        starter.append(f'{head}    raise NotImplementedError("Exercise {number}")\n{tail}')
+        starter.append(f'{head}    raise NotImplementedError("Exercise {number}"){KEEP}\n{tail}')
         wanted[number] = body
     path = directory / "module.py"
     path.write_text("".join(reference), encoding="utf-8", newline="\n")

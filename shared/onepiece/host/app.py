@@ -23,6 +23,8 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, *, prog: str, description: str) -> None:
         super().__init__(prog=prog, description=description, allow_abbrev=False)
+        # For every command: the noxfile rebuilds the host environment, and a command its lab's.
+        self.add_argument("--fresh", action="store_true", help=tr("rebuild the environment first", "先重建環境"))
 
     def error(self, message: str) -> NoReturn:
         raise UserError("usage", what=message, session=self.prog.removeprefix("nox -s ").removesuffix(" --"))
@@ -58,8 +60,8 @@ def _take_language(arguments: list[str]) -> list[str]:
     """Apply `--lang` before any parser is made, so that `--help` and errors speak it too."""
     for index, argument in enumerate(arguments):
         value = argument.partition("=")[2] or (arguments[index + 1] if index + 1 < len(arguments) else "")
-        if argument.partition("=")[0] == "--lang" and value in LANGUAGES:
-            os.environ["ONEPIECE_LANG"] = value
+        if argument.partition("=")[0] == "--lang" and canonical_language(value) in LANGUAGES:
+            os.environ["ONEPIECE_LANG"] = canonical_language(value)
     return arguments
 
 
@@ -92,10 +94,16 @@ def add_language(parser: argparse.ArgumentParser) -> None:
     """`--lang`, for every command that shows or makes something in one language."""
     parser.add_argument(
         "--lang",
+        type=canonical_language,
         choices=LANGUAGES,
         default=os.environ.get("ONEPIECE_LANG") or None,
         help=tr("language of notebooks and messages", "筆記本與訊息的語言"),
     )
+
+
+def canonical_language(text: str) -> str:
+    """`zh-tw` and `ZH-TW` mean `zh-TW`."""
+    return next((language for language in LANGUAGES if language.lower() == text.lower()), text)
 
 
 def one_lab(given: Sequence[str], command: str) -> catalog.Lab:

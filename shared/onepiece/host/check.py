@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from typing import Any
 
 from rich.console import Console
@@ -18,6 +19,7 @@ from onepiece.host.app import Parser, add_language, one_lab
 from onepiece.host.local import run_python
 from onepiece.host.plan import Plan
 from onepiece.host.run_lab import plan_for, prepare_environment
+from onepiece.host.view import damaged_environment
 from onepiece.places import WORKSPACE
 from onepiece.text import current_language, tr
 
@@ -34,9 +36,9 @@ def command(console: Console, arguments: list[str]) -> int:
     parser.add_argument(
         "--reference", action="store_true", help=tr("check the reference instead of your copy", "檢查參考解，而不是你的副本")
     )
-    parser.add_argument("--fresh", action="store_true", help=tr("rebuild the environment first", "先重建環境"))
     add_language(parser)
     options = parser.parse_args(arguments)
+    _speak_as_the_copy(options)
     lab = one_lab(options.lab, "check")
     if options.solution is not None:
         return _show_solution(console, lab, options.solution)
@@ -78,6 +80,13 @@ def check(console: Console, lab: Lab, options: argparse.Namespace) -> list[dict[
     return outcomes
 
 
+def _speak_as_the_copy(options: argparse.Namespace) -> None:
+    """Without --lang, the language that the learner's copy was made in."""
+    context = WORKSPACE / (options.lab[0] if options.lab else "") / ".run" / "context.json"
+    if options.lang is None and context.is_file():
+        os.environ["ONEPIECE_LANG"] = json.loads(context.read_text(encoding="utf-8"))["language"]
+
+
 def _nothing_imported(outcomes: list[dict[str, Any]]) -> bool:
     return [outcome["exercise"] for outcome in outcomes] == [0]
 
@@ -106,6 +115,7 @@ def _show(console: Console, lab: Lab, outcomes: list[dict[str, Any]], hint: bool
     table.add_column(tr("level", "程度"))
     table.add_column(tr("minutes", "分鐘"), justify="right")
     table.add_column("")
+    levels = {"core": tr("core", "核心"), "stretch": tr("stretch", "進階")}
     words = {
         "passed": ("[green]✓[/]", f"[green]{tr('passed', '通過')}[/]"),
         "open": ("[yellow]○[/]", f"[yellow]{tr('open', '尚未作答')}[/]"),
@@ -114,7 +124,7 @@ def _show(console: Console, lab: Lab, outcomes: list[dict[str, Any]], hint: bool
     }
     for outcome in outcomes:
         mark, word = words[outcome["status"]]
-        table.add_row(mark, f"{outcome['exercise']}. {escape(outcome['title'])}", outcome["level"], str(outcome["minutes"]), word)
+        table.add_row(mark, f"{outcome['exercise']}. {escape(outcome['title'])}", levels[outcome["level"]], str(outcome["minutes"]), word)
     console.print(table)
     for outcome in outcomes:
         if outcome["status"] in ("failed", "error"):
@@ -124,9 +134,12 @@ def _show(console: Console, lab: Lab, outcomes: list[dict[str, Any]], hint: bool
     passed = sum(outcome["status"] == "passed" for outcome in outcomes)
     console.print(tr(f"{passed} of {len(outcomes)} exercises passed.", f"{len(outcomes)} 題中通過 {passed} 題。"))
     still_open = [outcome for outcome in outcomes if outcome["status"] != "passed"]
-    if still_open and not hint:
+    if any("ModuleNotFoundError" in (outcome["error"] or "") for outcome in outcomes):
+        console.print(damaged_environment("check"))
+    elif still_open and not hint and still_open[0]["exercise"]:
         number = still_open[0]["exercise"]
-        console.print(f"[dim]nox -s check -- {lab.id} --hint      nox -s check -- {lab.id} --solution {number or 1}[/]")
+        base = f"nox -s check -- {lab.id}"
+        console.print(f"[dim]{base} --exercise {number} --hint      {base} --solution {number}[/]", soft_wrap=True)
 
 
 def _explain(console: Console, outcome: dict[str, Any]) -> None:

@@ -19,7 +19,6 @@ def command(console: Console, arguments: list[str]) -> int:
     )
     parser.add_argument("lab", nargs="*")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--fresh", action="store_true", help=tr("rebuild the environment first", "先重建環境"))
     add_language(parser)
     options = parser.parse_args(arguments)
     lab = one_lab(options.lab, "fetch")

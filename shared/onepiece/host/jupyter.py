@@ -24,7 +24,6 @@ def command(console: Console, arguments: list[str]) -> int:
     parser.add_argument("--port", type=int, default=8888, help=tr("the next free one if it is taken", "若被占用則用下一個"))
     parser.add_argument("--no-browser", action="store_true", help=tr("only print the address", "只印出網址"))
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--fresh", action="store_true", help=tr("rebuild the environment first", "先重建環境"))
     add_language(parser)
     options = parser.parse_args(arguments)
     lab = one_lab(options.lab, "jupyter")

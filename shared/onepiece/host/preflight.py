@@ -117,6 +117,8 @@ def probe(command: list[str]) -> tuple[str, str]:
         _asked.discard(process)
     if process.returncode != 0:
         lines = (said or out).strip().splitlines()
+        if lines and lines[-1].startswith("Run 'docker"):  # what the CLI says of a subcommand that it does not have
+            return "", "the plugin is not installed"
         return "", lines[-1] if lines else f"{command[0]} ended with {process.returncode}"
     return out, ""
 

@@ -61,7 +61,7 @@ def add_options(made: argparse.ArgumentParser) -> None:
         "--profile",
         choices=("auto", "cpu", "gpu"),
         default="auto",
-        help=tr("how big: cpu is small and offline, gpu is a real model", "規模：cpu 小而離線，gpu 用真實模型"),
+        help=tr("how big: cpu is small and offline, gpu is a real model", "profile：cpu 小而離線，gpu 用真實模型"),
     )
     made.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help=tr("on what it runs", "在什麼裝置上執行"))
     made.add_argument("--backend", choices=("auto", "local", "container"), default="auto", help=tr("where it runs", "在哪裡執行"))
@@ -70,7 +70,6 @@ def add_options(made: argparse.ArgumentParser) -> None:
     made.add_argument(
         "--keep-going", action="store_true", help=tr("go on with the next notebook after a failing cell", "某一格失敗後仍繼續下一份筆記本")
     )
-    made.add_argument("--fresh", action="store_true", help=tr("rebuild the environment first", "先重建環境"))
 
 
 def run(console: Console, lab: catalog.Lab, options: argparse.Namespace) -> Outcome:
@@ -132,7 +131,7 @@ def preflight_line(plan: Plan) -> str:
     """One line: what was chosen, why, and what would change it."""
     return tr(
         f"[bold]Running locally on {plan.device}, profile {plan.profile}[/]: {escape(plan.reason.en)} [dim]({escape(plan.change.en)})[/]",
-        f"[bold]在本機以 {plan.device} 執行，規模 {plan.profile}[/]：{escape(plan.reason.zh_tw)}[dim]（{escape(plan.change.zh_tw)}）[/]",
+        f"[bold]在本機以 {plan.device} 執行，profile {plan.profile}[/]：{escape(plan.reason.zh_tw)}[dim]（{escape(plan.change.zh_tw)}）[/]",
     )
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import datetime
+import difflib
 import errno
 import hashlib
 import json
@@ -178,7 +179,11 @@ def read_predictions(lab: Lab) -> dict[str, float]:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError("bad-predictions", path=path, reason=error, example=example) from None
+    known = sources.usage(lab).recorded_in
     for metric, value in table.items():
+        if metric not in known:
+            near = (difflib.get_close_matches(metric, known, n=1, cutoff=0.0) or ["?"])[0]
+            raise UserError("bad-predictions", path=path, reason=f"no notebook measures {metric} (did you mean {near}?)", example=example)
         if not isinstance(value, (int, float)) or not math.isfinite(value):
             raise UserError("bad-predictions", path=path, reason=f"{metric} is not a number", example=example)
     return {metric: float(value) for metric, value in table.items()}

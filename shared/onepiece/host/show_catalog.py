@@ -40,8 +40,8 @@ def course_table(course: catalog.Course) -> Table:
     table.add_column(tr("level", "程度"))
     table.add_column(tr("needs", "先修"))
     table.add_column(tr("CPU min", "CPU 分鐘"), justify="right")
-    table.add_column("VRAM GB", justify="right")
-    table.add_column(tr("chapter", "章節"), justify="right")
+    table.add_column(tr("GPU profile, GB", "GPU profile, GB"), justify="right")
+    table.add_column(tr("theory chapter", "理論章節"), justify="right")
     for lab in course.labs:
         gpu = lab.profiles.get("gpu")
         needs = ", ".join(required.split("-")[1] for required in lab.requires)

@@ -181,7 +181,7 @@ def starter_source(path: Path) -> str:
     inside = False
     for kind, line, number, indent in _solution_lines(path, source):
         if kind == "begin":
-            starter.append(f'{indent}raise NotImplementedError("Exercise {number}")')
+            starter.append(f'{indent}raise NotImplementedError("Exercise {number}")  # replace this line; keep what follows it')
             inside = True
         elif kind == "end":
             inside = False

@@ -44,6 +44,9 @@ def command(console: Console, arguments: list[str]) -> int:
     for path in (path for path in sources.modules(lab) if sources.solutions(path)):
         exercises = ", ".join(str(number) for number in sources.solutions(path))
         console.print(f"  {kept_file(target / path.name)}  {tr('exercises', '練習')} {exercises}")
+    guess = kept_file(target / "predictions.toml")
+    console.print(tr(f"Guess first: {guess}", f"先猜猜看：{guess}"))
+    console.print(tr(f"Open it: nox -s jupyter -- {lab.id} (or any editor)", f"開啟：nox -s jupyter -- {lab.id}（或任何編輯器）"))
     console.print(tr(f"Check your code: nox -s check -- {lab.id}", f"檢查你的程式碼：nox -s check -- {lab.id}"))
     console.print(tr(f"Run the lab on it: nox -s {lab.id} -- --mine", f"用你的程式碼執行整個實驗：nox -s {lab.id} -- --mine"))
     return 0

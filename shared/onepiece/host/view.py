@@ -175,6 +175,26 @@ def predictions_table(results: dict[str, Any]) -> Table:
     return table
 
 
+def next_steps(run: Run) -> list[str]:
+    """What to type after a cell failed."""
+    errors = [notebook["error"] for notebook in run.notebooks.values() if notebook["error"]]
+    steps = []
+    if run.options.mine and any(error["name"] == "NotImplementedError" for error in errors):
+        command = f"nox -s check -- {run.lab.id}"
+        steps.append(tr(f"An exercise is still open. Which one: {command}", f"還有練習尚未作答。看看是哪些：{command}"))
+    if any(error["name"] == "ModuleNotFoundError" for error in errors):
+        steps.append(damaged_environment(run.lab.id))
+    return steps
+
+
+def damaged_environment(session: str) -> str:
+    """What to type when a package that the lock has cannot be imported."""
+    return tr(
+        f"If that package belongs to the course, the environment is damaged. Rebuild it: nox -s {session} -- --fresh",
+        f"如果那是課程的套件，代表環境已損壞。重建：nox -s {session} -- --fresh",
+    )
+
+
 def verdict(console: Console, run: Run, judged: Sequence[Judged], results: dict[str, Any]) -> None:
     """Everything that a learner wants to see after a run."""
     for name, notebook in run.notebooks.items():
@@ -183,8 +203,12 @@ def verdict(console: Console, run: Run, judged: Sequence[Judged], results: dict[
             path = kept_file(run.directory / "notebooks" / f"{name}.ipynb")
             # Soft wrap, here and below: a path in two pieces cannot be copied.
             console.print(escape(tr(f"The notebook with its outputs so far: {path}", f"保留到目前輸出的筆記本：{path}")), soft_wrap=True)
-    if judged:
-        console.print(gates_table(judged))
+    reached = [item for item in judged if item.reason != "not run"]
+    if reached:
+        console.print(gates_table(reached))
+    if len(reached) < len(judged):
+        missing = len(judged) - len(reached)
+        console.print(tr(f"{missing} gates were not reached in this run.", f"這次執行沒有到達另外 {missing} 道關卡。"))
     if results["predictions"]:
         console.print(predictions_table(results))
     budget = results["budget"]
@@ -202,6 +226,8 @@ def verdict(console: Console, run: Run, judged: Sequence[Judged], results: dict[
         "incomplete": ("yellow", tr("INCOMPLETE", "未完成")),
     }
     color, word = words[results["status"]]
-    console.print(
-        f"[bold {color}]{word}[/]  {run.lab.id}  {tr(f'{held} of {len(judged)} gates held', f'{len(judged)} 道關卡通過 {held} 道')}"
-    )
+    all_held = tr(f"all {held} gates held", f"{held} 道關卡全數通過")
+    some_held = tr(f"{held} of {len(judged)} gates held", f"{len(judged)} 道關卡中有 {held} 道通過")
+    console.print(f"[bold {color}]{word}[/]  {run.lab.id}  {all_held if held == len(judged) else some_held}")
+    for step in next_steps(run):
+        console.print(step, soft_wrap=True)
