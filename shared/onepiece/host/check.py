@@ -68,12 +68,30 @@ def check(console: Console, lab: Lab, options: argparse.Namespace) -> list[dict[
     environment = prepare_environment(console, plan, options.fresh, "check")
     variables = runs.kernel_environment(lab.directory, [], current_language(), offline=True)
     variables["PYTHONDONTWRITEBYTECODE"] = "1"
-    done = run_python(environment, ["-m", "onepiece.checks", str(lab.directory), *map(str, code)], variables)
-    said = [json.loads(line) for line in done.stdout.splitlines()]
-    outcomes = list({outcome.get("exercise"): outcome for outcome in said}.values())  # the last word on each
+    # Every exercise is announced before the first is checked; the last word on each counts.
+    said: dict[Any, dict[str, Any]] = {}
+    waiting: list[Any] = []
+
+    def hear(line: str) -> None:
+        outcome = json.loads(line)
+        number = outcome.get("exercise")
+        if number in said:
+            waiting.remove(number)
+        else:
+            waiting.append(number)
+        said[number] = outcome
+
+    arguments = ["-m", "onepiece.checks", str(lab.directory), *map(str, code)]
+    try:
+        exit_code = run_python(environment, arguments, variables, hear)
+    except KeyboardInterrupt:
+        if waiting:
+            console.print(tr(f"Stopped while exercise {waiting[0]} was being checked.", f"在檢查練習 {waiting[0]} 時中斷。"))
+        raise
+    outcomes = list(said.values())
     if not outcomes:
         raise UserError(
-            "broken-environment", name=environment.name, reason=f"the checks ended with {done.returncode} and said nothing", session="check"
+            "broken-environment", name=environment.name, reason=f"the checks ended with {exit_code} and said nothing", session="check"
         )
     if "import_error" in outcomes[0]:
         return [_import_failure(outcomes[0])]

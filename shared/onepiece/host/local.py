@@ -137,10 +137,18 @@ def _stop_signals() -> list[signal.Signals]:
     return [getattr(signal, name) for name in names if hasattr(signal, name)]
 
 
-def run_python(environment: Environment, arguments: list[str], variables: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    """Run a short program of the lab floor and return what it wrote; its log goes to our standard error."""
+def run_python(environment: Environment, arguments: list[str], variables: dict[str, str], hear: Callable[[str], None]) -> int:
+    """Run a short program of the lab floor; `hear` gets every line it writes. Its log goes to our standard error."""
     command = [str(environment.python), *arguments]
-    return subprocess.run(command, env=variables, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, encoding="utf-8")
+    process = subprocess.Popen(command, env=variables, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, encoding="utf-8")
+    try:
+        for line in process.stdout or ():
+            hear(line)
+        return process.wait()
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
 
 
 def kept_file(path: Path) -> str:
