@@ -98,6 +98,8 @@ class Site:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
+            # A background job of a shell ignores Ctrl-C, and hands that down.
+            preexec_fn=None if sys.platform == "win32" else lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
 
     def version(self, module: str = "straw") -> str:

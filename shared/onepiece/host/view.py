@@ -226,8 +226,7 @@ def verdict(console: Console, run: Run, judged: Sequence[Judged], results: dict[
         "incomplete": ("yellow", tr("INCOMPLETE", "未完成")),
     }
     color, word = words[results["status"]]
-    all_held = tr(f"all {held} gates held", f"{held} 道關卡全數通過")
-    some_held = tr(f"{held} of {len(judged)} gates held", f"{len(judged)} 道關卡中有 {held} 道通過")
-    console.print(f"[bold {color}]{word}[/]  {run.lab.id}  {all_held if held == len(judged) else some_held}")
+    counted = f"{len(judged)} 道關卡全數通過" if held == len(judged) else f"{len(judged)} 道關卡中有 {held} 道通過"
+    console.print(f"[bold {color}]{word}[/]  {run.lab.id}  {tr(f'{held} of {len(judged)} gates held', counted)}")
     for step in next_steps(run):
         console.print(step, soft_wrap=True)
