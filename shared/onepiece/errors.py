@@ -85,7 +85,7 @@ _error(
 )
 _error(
     "gpu-profile-needs-gpu",
-    ("The gpu profile of {lab} does not fit the CPU: {reason}.", "{lab} 的 gpu profile無法在 CPU 上執行：{reason}。"),
+    ("The gpu profile of {lab} does not fit the CPU: {reason}.", "{lab} 的 gpu profile 無法在 CPU 上執行：{reason}。"),
     ("Use --profile cpu, which runs the same notebooks with small sizes.", "請改用 --profile cpu，同一份筆記本會以較小的規模執行。"),
 )
 _error(

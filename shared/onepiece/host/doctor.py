@@ -65,7 +65,7 @@ def _machine_table(facts: preflight.Facts) -> Table:
     for host, why in (
         ("https://pypi.org", tr("packages", "套件")),
         (environments.versions()["torch"]["cpu_index"], tr("PyTorch for the CPU", "CPU 版 PyTorch")),
-        ("https://huggingface.co", tr("models for the gpu profile", "gpu profile的模型")),
+        ("https://huggingface.co", tr("models for the gpu profile", "gpu profile 的模型")),
     ):
         name = urlparse(host).hostname or host
         reached = _reaches(name)

@@ -114,7 +114,7 @@ def _reason(device: str, gpu: Gpu | None, why_not: str, request: Request) -> Tex
 
 def _change(lab: Lab, device: str, profile: str, gpu: Gpu | None) -> Text:
     if device == "cpu" and gpu is None:
-        return Text("an NVIDIA GPU on Linux x86-64 would run the gpu profile", "在 Linux x86-64 上有 NVIDIA GPU 就會用 gpu profile執行")
+        return Text("an NVIDIA GPU on Linux x86-64 would run the gpu profile", "在 Linux x86-64 上有 NVIDIA GPU 就會用 gpu profile 執行")
     if device == "cpu":
         return Text("--device cuda uses the GPU", "--device cuda 會使用 GPU")
     if profile == "cpu" and "gpu" in lab.profiles:
