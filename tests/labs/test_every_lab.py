@@ -1,6 +1,7 @@
 """What holds for every lab of the course: first what shows without running it, then its checks, its starter and a whole run.
 
-`ONEPIECE_LABS=lab-1.5-flashattention,...` runs only these; without it, or with `all`, every lab is run.
+Whole runs take minutes each: without `ONEPIECE_LABS` only the first exemplar is run; `ONEPIECE_LABS=all` runs every lab, and
+`ONEPIECE_LABS=lab-1.1.1-lora,...` these.
 """
 
 from __future__ import annotations
@@ -26,10 +27,18 @@ from onepiece.text import LANGUAGES
 
 LABS = toy_course.ROOT / "labs"
 IDS = sorted(path.parent.name for path in LABS.glob("*/lab.toml"))
-CHOSEN = os.environ.get("ONEPIECE_LABS") or "all"
-RUN = IDS if CHOSEN == "all" else [lab_id for lab_id in IDS if lab_id in CHOSEN.split(",")]
+CHOSEN = os.environ.get("ONEPIECE_LABS") or "lab-1.5-flashattention"
+
+
+def _whole_run(lab_id: str) -> Any:
+    """The lab as a parameter of a test that runs it, skipped with the reason if it was not asked for."""
+    asked = CHOSEN == "all" or lab_id in CHOSEN.split(",")
+    reason = f"takes minutes: ONEPIECE_LABS={lab_id} runs it, ONEPIECE_LABS=all runs every lab"
+    return pytest.param(lab_id, marks=[pytest.mark.slow_lab, *([] if asked else [pytest.mark.skip(reason=reason)])])
+
 
 every_lab = pytest.mark.parametrize("lab", IDS, indirect=True)
+whole_runs = pytest.mark.parametrize("lab", [_whole_run(lab_id) for lab_id in IDS], indirect=True)
 
 
 @pytest.fixture
@@ -203,8 +212,7 @@ def homes(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Checkout]
     return lambda name: Checkout(toy_course.ROOT, toy_course.ROOT).elsewhere(tmp_path_factory.mktemp(name) / "home")
 
 
-@pytest.mark.slow_lab
-@pytest.mark.parametrize("lab", RUN, indirect=True)
+@whole_runs
 def test_the_reference_passes_every_check(lab: Lab, homes: Callable[[str], Checkout]) -> None:
     done = homes("reference").host("check", lab.id, "--reference")
     assert done.code == 0, done.output
@@ -214,8 +222,7 @@ def test_the_reference_passes_every_check(lab: Lab, homes: Callable[[str], Check
     assert 0 < int(of) <= len(exercises(lab))
 
 
-@pytest.mark.slow_lab
-@pytest.mark.parametrize("lab", RUN, indirect=True)
+@whole_runs
 def test_the_starter_passes_no_check(lab: Lab, homes: Callable[[str], Checkout]) -> None:
     home = homes("starter")
     assert home.host("start", lab.id).code == 0
@@ -228,8 +235,7 @@ def test_the_starter_passes_no_check(lab: Lab, homes: Callable[[str], Checkout])
     assert {int(number) for number, _ in listed} <= set(exercises(lab))
 
 
-@pytest.mark.slow_lab
-@pytest.mark.parametrize("lab", RUN, indirect=True)
+@whole_runs
 def test_the_whole_lab_passes_small_with_every_gate_held_and_every_control_missed(
     lab: Lab, homes: Callable[[str], Checkout], read_results: Callable[[Path], dict[str, Any]]
 ) -> None:
