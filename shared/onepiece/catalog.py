@@ -61,7 +61,9 @@ class Gate:
             return f"<= {self.max:g}"
         if self.min is not None:
             return f">= {self.min:g}"
-        return f"== {self.equals:g}" if not isinstance(self.equals, bool) else f"is {str(self.equals).lower()}"
+        if isinstance(self.equals, bool):
+            return f"is {str(self.equals).lower()}"
+        return f"== {self.equals:,}" if isinstance(self.equals, int) else f"== {self.equals:g}"  # a count is written to the last digit
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,6 +50,8 @@ def test_a_bound_reads_as_one_writes_it() -> None:
     assert gate(max=1e-5).bound == "<= 1e-05"
     assert gate(min=1.8).bound == ">= 1.8"
     assert gate(equals=0).bound == "== 0"
+    assert gate(equals=4_194_304).bound == "== 4,194,304"
+    assert gate(equals=0.5).bound == "== 0.5"
     assert gate(equals=True).bound == "is true"
     assert gate(equals=False).bound == "is false"
 

@@ -1,0 +1,371 @@
+# %% [markdown] lang="en"
+# # 3. Applying LoRA
+#
+# **Question.** A few small matrices are put beside the frozen ones. What do they change at first, what do they learn, and what if one half of them may not move?
+#
+# | | |
+# |---|---|
+# | You build | an adapter with `peft`, three training runs with three seeds, the same run by `transformers.Trainer`, one run with B frozen at zero, and one on the instruction data |
+# | You need | less than a minute on two CPU cores, 1 GB of memory |
+# | You should see | a fresh adapter that changes nothing; two training loops with one curve; a frozen B that learns nothing; adapters on disk for notebooks 4 and 5 |
+
+# %% [markdown] lang="zh-TW"
+# # 3. 套用 LoRA
+#
+# **問題。** 在凍結的矩陣旁邊放幾個小矩陣。它們一開始改變了什麼？學到了什麼？如果其中一半不准動呢？
+#
+# | | |
+# |---|---|
+# | 你會做出 | 用 `peft` 放進 adapter、用三個種子各訓練一次、用 `transformers.Trainer` 做同樣的訓練、把 B 凍結在零訓練一次，再用指令資料訓練一次 |
+# | 你需要 | 兩個 CPU 核心跑不到一分鐘，1 GB 記憶體 |
+# | 你應該看到 | 剛放進去的 adapter 什麼都不改變；兩個訓練迴圈畫出同一條曲線；B 凍結就什麼也學不到；寫進磁碟的 adapter，給第 4、5 本用 |
+
+# %%
+import contextlib
+import io
+import itertools
+import json
+import math
+import tempfile
+from dataclasses import asdict
+
+import torch
+
+from lora_setup import lora_config, lora_model, save_adapter
+from lora_targets import lora_parameters, shapes_of, target_linears, train_only
+from onepiece import lab
+from onepiece.adaptation import fit, load_base, load_task
+from onepiece.data import Batches, Collator, InstructionDataset, ordered_batches
+from onepiece.evaluation import mean_loss
+from onepiece.models import count_parameters
+from onepiece.plots import training_curves
+from onepiece.text import Text, tr
+from onepiece.training import to_device, train
+
+settings = lab.settings
+torch.set_num_threads(1)  # for a model this small a second thread only waits
+base, tokenizer = load_base(settings)
+task = load_task(settings.task, tokenizer, train_items=settings.train_items, held_out_items=settings.held_out_items, chat=settings.chat)
+
+# %% [markdown] lang="en"
+# ## What peft puts into the model
+#
+# `LoraConfig` says where and how much; `get_peft_model` replaces each named Linear layer by one that holds the old layer and two small ones:
+
+# %% [markdown] lang="zh-TW"
+# ## peft 在模型裡放了什麼
+#
+# `LoraConfig` 說明放在哪裡、放多少；`get_peft_model` 把指定的每個 Linear 層換成一個新層，裡面有原來的層，再加上兩個小的層：
+
+# %% [markdown]
+# $$h = W x + \frac{\alpha}{r}\, B A\, x,\qquad A\in\mathbb R^{r\times d_{in}},\quad B\in\mathbb R^{d_{out}\times r},\quad B = 0 \text{ at the start}$$
+
+# %%
+adapted = lora_model(settings, seed=0)
+configuration = adapted.active_peft_config
+print(adapted.base_model.model.model.layers[0].self_attn.q_proj)
+lab.table(
+    [tr("setting", "設定"), tr("value", "值"), tr("meaning", "意義")],
+    [
+        ["r", configuration.r, tr("rows of A, columns of B", "A 的列數、B 的行數")],
+        ["lora_alpha", configuration.lora_alpha, tr(f"the update is multiplied by alpha / r = {configuration.lora_alpha / configuration.r:g}", f"更新量乘上 alpha / r = {configuration.lora_alpha / configuration.r:g}")],
+        ["target_modules", ", ".join(sorted(configuration.target_modules)), tr("every Linear layer but the output head", "輸出層以外的每個 Linear 層")],
+        ["lora_dropout", configuration.lora_dropout, tr("of the adapter's input, in training", "訓練時對 adapter 的輸入做 dropout")],
+    ],
+)
+
+# %% [markdown] lang="en"
+# ## Does it train what the formula says?
+#
+# The library counts, and so do we. The control is a common short cut: to take every matrix for a square of the hidden size.
+
+# %% [markdown] lang="zh-TW"
+# ## 訓練的參數量和公式一樣嗎？
+#
+# 函式庫數一次，我們也數一次。對照組是一種常見的偷懶算法：把每個矩陣都當成邊長等於 hidden size 的方陣。
+
+# %%
+names = target_linears(base)
+formula = lora_parameters(shapes_of(base, names), settings.rank)
+square = lora_parameters([(base.config.hidden_size, base.config.hidden_size)] * len(names), settings.rank)
+adapted.print_trainable_parameters()
+count = count_parameters(adapted)
+lab.record("trainable_difference", abs(count.trainable - formula))
+lab.record("trainable_difference", abs(count.trainable - square), variant="square_matrices")
+lab.record("trainable_share", count.share)
+lab.say(
+    f"""`peft` trains {count.trainable:,} parameters in {len(names)} matrices; the formula gives {formula:,}, the short cut {square:,}. That is {count.share:.2%} of the model: on Llama-2-7B the same rank
+on all linear layers was a fraction of a percent (notebook 1). The smaller the model, the larger the share.""",
+    f"""`peft` 在 {len(names)} 個矩陣裡訓練 {count.trainable:,} 個參數；公式算出 {formula:,}，偷懶的算法是 {square:,}。佔整個模型的 {count.share:.2%}：在 Llama-2-7B 上，
+同樣的 rank 放進所有線性層，連百分之一都不到（第 1 本筆記本）。模型愈小，比例愈大。""",
+)
+
+# %% [markdown] lang="en"
+# ## Predict
+#
+# The adapter has just been put in, with a random A. By how much do the logits differ from the base's? Then: we train on the instruction data for
+# a short while. What is the held-out perplexity after it, as a share of the one before? Into `predictions.toml`:
+#
+# ```toml
+# initial_difference = 0.1
+# instruction_perplexity_ratio = 0.8
+# ```
+#
+# And one to think about: only A is trained, B stays zero. What will the loss do?
+
+# %% [markdown] lang="zh-TW"
+# ## 先猜猜看
+#
+# adapter 剛放進去，A 是隨機的。logits 和基礎模型差多少？接著，我們用指令資料訓練一小段時間。訓練後的保留集困惑度，是訓練前的幾倍？
+# 寫進 `predictions.toml`：
+#
+# ```toml
+# initial_difference = 0.1
+# instruction_perplexity_ratio = 0.8
+# ```
+#
+# 還有一題請想一想：只訓練 A，B 一直是零，損失會怎麼走？
+
+# %%
+def logits_of(model):
+    """The logits of one training batch, (batch, seq, vocabulary)."""
+    batch = to_device(Batches(task.training, Collator(tokenizer.pad_token_id), batch_size=settings.batch, seed=0)(0), model)
+    batch.pop("labels")
+    was_training = model.training
+    model.eval()
+    with torch.inference_mode():
+        logits = model(**batch).logits
+    model.train(was_training)
+    return logits
+
+
+def random_b():
+    """The control: an adapter whose B does not begin at zero."""
+    from peft import get_peft_model
+
+    fresh, _ = load_base(settings)
+    config = lora_config(fresh, settings)
+    config.init_lora_weights = False
+    torch.manual_seed(0)
+    return get_peft_model(fresh, config)
+
+
+base_logits = logits_of(base)
+change = float((logits_of(adapted) - base_logits).abs().max())
+random_change = float((logits_of(random_b()) - base_logits).abs().max())
+lab.record("initial_difference", change)
+lab.record("initial_difference", random_change, variant="random_b")
+guess = lab.predict("initial_difference")
+lab.say(
+    f"""The largest change of a logit is **{change:g}**{"" if guess is None else f" (you guessed {guess:g})"}: with B = 0 the product is zero whatever A is, so training begins exactly where pretraining ended. With a random B it
+would be {random_change:.3g}, a damaged model that has to be repaired first.""",
+    f"""logit 最大的變化是 **{change:g}**{"" if guess is None else f"（你猜 {guess:g}）"}：B = 0 時，不管 A 是什麼，乘積都是零，所以訓練正好從預訓練結束的地方開始。如果 B 是隨機的，
+變化會是 {random_change:.3g}，等於一開始就得先修好一個弄壞的模型。""",
+)
+
+# %% [markdown] lang="en"
+# ## Three seeds
+#
+# The seed decides A and the order of the data; everything else is equal. After the first few steps of one run we keep a copy of the
+# adapter: a half-trained one makes mistakes, and notebook 4 looks at them.
+
+# %% [markdown] lang="zh-TW"
+# ## 三個種子
+#
+# 種子決定 A 和資料的順序，其餘都一樣。其中一次訓練在開頭幾步之後，我們先存一份 adapter：訓練到一半的會犯錯，第 4 本筆記本要看那些錯誤。
+
+# %%
+adapters = lab.artifact("adapters")
+recipe = {"steps": settings.steps, "learning_rate": settings.learning_rate, "batch_size": settings.batch}
+histories = {}
+for seed in settings.seeds:
+    model = lora_model(settings, seed)
+
+    def keep_early(step, model=model, seed=seed):
+        if seed == settings.seeds[0] and step + 1 == settings.early_steps:
+            save_adapter(model, adapters / "early")
+
+    histories[f"seed {seed}"] = fit(model, task, seed=seed, after_step=keep_early, **recipe)
+    save_adapter(model, adapters / f"seed-{seed}")
+trained_change = float((logits_of(model) - base_logits).abs().max())
+del model, adapted  # a large base would stay on the device
+
+# %% [markdown] lang="en"
+# ## The same run by `Trainer`
+#
+# The loop that made these curves is short enough to read (`onepiece/training.py`). `transformers.Trainer` is not: it brings checkpoints, distributed
+# training and callbacks. Given the same adapter, the same examples in the same order and the same schedule, do they agree? The control is our own loop with
+# the data in another order.
+
+# %% [markdown] lang="zh-TW"
+# ## 用 `Trainer` 做同樣的訓練
+#
+# 剛才用的訓練迴圈很短，可以從頭讀到尾（`onepiece/training.py`）。`transformers.Trainer` 就不行了：它包含檢查點、分散式訓練和各種 callback。
+# 給它同樣的 adapter、同樣順序的例子、同樣的學習率排程，結果會一致嗎？對照組是我們自己的迴圈，但資料換個順序。
+
+# %%
+from transformers import Trainer, TrainingArguments
+
+seed = settings.seeds[0]
+in_order = Batches(task.training, list, batch_size=settings.batch, seed=seed)  # `list` instead of a collator: the examples themselves
+examples = list(itertools.chain.from_iterable(in_order(step) for step in range(settings.steps)))
+with tempfile.TemporaryDirectory() as folder:
+    arguments = TrainingArguments(
+        output_dir=folder,
+        per_device_train_batch_size=settings.batch,
+        max_steps=settings.steps,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="cosine",
+        weight_decay=0.0,
+        max_grad_norm=1.0,
+        train_sampling_strategy="sequential",
+        seed=seed,
+        logging_steps=1,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        use_cpu=settings.device.type == "cpu",
+        dataloader_pin_memory=False,
+    )
+    trainer = Trainer(model=lora_model(settings, seed), args=arguments, train_dataset=examples, data_collator=Collator(tokenizer.pad_token_id))
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints a line per step
+        trainer.train()
+trainer_losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+del trainer
+other_order = fit(lora_model(settings, seed), task, seed=max(settings.seeds) + 1, **recipe)
+
+
+def apart(first, second):
+    """The largest difference between two curves, in nats."""
+    return max(abs(a - b) for a, b in zip(first, second, strict=True))
+
+
+own = histories[f"seed {seed}"].losses
+lab.record("trainer_loss_difference", apart(own, trainer_losses))
+lab.record("trainer_loss_difference", apart(own, other_order.losses), variant="other_order")
+lab.say(
+    f"""Over {len(own)} steps the curves of the two loops are at most {apart(own, trainer_losses):.1e} nats apart; another order of the same data gives {apart(own, other_order.losses):.2f}. What you learn
+about the short loop holds for the long one.""",
+    f"""{len(own)} 步之間，兩個迴圈的曲線最多只差 {apart(own, trainer_losses):.1e} nats；同樣的資料換個順序，就差 {apart(own, other_order.losses):.2f}。
+在短的迴圈上學到的，對長的那個一樣成立。""",
+)
+
+# %% [markdown] lang="en"
+# ## The control: B frozen at zero
+#
+# `train_only` lets A move and nothing else. Half of the adapter is trained, with the same data and the same steps.
+
+# %% [markdown] lang="zh-TW"
+# ## 對照組：B 凍結在零
+#
+# `train_only` 只讓 A 動。adapter 有一半在訓練，資料相同，步數也相同。
+
+# %%
+frozen = lora_model(settings, seed)
+trained_numbers = train_only(frozen, "lora_A")
+histories["B frozen"] = fit(frozen, task, seed=seed, **recipe)
+save_adapter(frozen, adapters / "frozen-b")
+frozen_change = float((logits_of(frozen) - base_logits).abs().max())
+del frozen
+lab.record("frozen_b_change", frozen_change)
+lab.record("frozen_b_change", trained_change, variant="trained")
+
+figure = training_curves(histories, title=f"LoRA on {settings.task}")
+figure.axes[0].set_yscale("log")
+lab.figure(
+    "learning-curves",
+    figure,
+    Text(en="Training loss of three seeds, and of a run whose B is frozen at zero (logarithmic).", zh_tw="三個種子的訓練損失，以及把 B 凍結在零的那次訓練（對數座標）。"),
+)
+
+# %%
+first = sum(history.losses[0] for name, history in histories.items() if name != "B frozen") / len(settings.seeds)
+last = sum(sum(history.losses[-10:]) / 10 for name, history in histories.items() if name != "B frozen") / len(settings.seeds)
+frozen_first, frozen_last = histories["B frozen"].losses[0], sum(histories["B frozen"].losses[-10:]) / 10
+norm = max(histories["B frozen"].gradient_norms)
+lab.say(
+    f"""- Three seeds: from {first:.2f} to {last:.3f} nats per token in {settings.steps} steps.
+- B frozen: {trained_numbers:,} parameters were trained, from {frozen_first:.2f} to {frozen_last:.2f} nats (batches differ), and the largest change of a logit is **{frozen_change:g}** (trained: {trained_change:.3g}). The gradient of A is $B^\\top$ times something; its
+  largest norm in all steps was {norm:g}. So the first step of any LoRA moves B alone, and A only after it.""",
+    f"""- 三個種子：{settings.steps} 步之內，從每個 token {first:.2f} nats 降到 {last:.3f}。
+- B 凍結：訓練了 {trained_numbers:,} 個參數，損失從 {frozen_first:.2f} 到 {frozen_last:.2f} nats（每個批次難易不同），而 logit 最大的變化是 **{frozen_change:g}**（正常訓練是 {trained_change:.3g}）。A 的梯度是 $B^\\top$ 乘上某個量，
+  所有步驟裡最大的範數是 {norm:g}。所以任何 LoRA 的第一步都只動 B，之後 A 才開始動。""",
+)
+
+# %% [markdown] lang="en"
+# ## A short run on the instruction data
+#
+# The same recipe on the records of notebook 2, in the chat template. Many answers can be right, so we measure the perplexity of the held-out
+# answers: among how many equally likely tokens the model hesitates. The control is the same model before training.
+
+# %% [markdown] lang="zh-TW"
+# ## 用指令資料訓練一小段
+#
+# 同樣的做法，資料換成第 2 本的紀錄，用對話範本。正確的答法可能有很多種，所以我們量保留答案的困惑度：模型在幾個機率相等的 token 之間猶豫。
+# 對照組是訓練前的同一個模型。
+
+# %%
+collator = Collator(tokenizer.pad_token_id)
+training = InstructionDataset.from_file(lab.artifact("instructions-train.jsonl"), tokenizer, max_length=settings.instruction_length)
+held_out = InstructionDataset.from_file(lab.artifact("instructions-held-out.jsonl"), tokenizer, max_length=settings.instruction_length)
+evaluation = ordered_batches(held_out, collator, batch_size=settings.instruction_batch)
+
+model = lora_model(settings, seed)
+untrained_loss = mean_loss(model, evaluation)
+again = mean_loss(base, evaluation)
+history = train(
+    model,
+    Batches(training, collator, batch_size=settings.instruction_batch, seed=seed),
+    steps=settings.instruction_steps,
+    learning_rate=settings.instruction_learning_rate,
+    seed=seed,
+    evaluate=lambda: {"held-out": mean_loss(model, evaluation)},
+    evaluate_every=settings.instruction_steps // 5,
+)
+save_adapter(model, adapters / "instructions")
+trained_loss = history.evaluations[-1]["held-out"]
+lab.record("instruction_perplexity_ratio", math.exp(trained_loss - untrained_loss))
+lab.record("instruction_perplexity_ratio", math.exp(again - untrained_loss), variant="untrained")
+
+figure = training_curves({"training": history}, window=5, title="LoRA on the instruction data")
+axes = figure.axes[0]
+steps = [0, *(entry["step"] for entry in history.evaluations)]
+axes.plot(steps, [untrained_loss, *(entry["held-out"] for entry in history.evaluations)], linestyle="--", label="held-out")
+axes.legend()
+lab.figure(
+    "instruction-curves",
+    figure,
+    Text(en="Loss on the instruction data: training (mean of five steps) and held-out records.", zh_tw="指令資料的損失：訓練（五步平均）與保留的紀錄。"),
+)
+
+# %%
+guess = lab.predict("instruction_perplexity_ratio")
+lab.say(
+    f"""On {len(held_out):,} held-out records the perplexity goes from {math.exp(untrained_loss):.2f} to **{math.exp(trained_loss):.2f}** in {settings.instruction_steps} steps, {math.exp(trained_loss - untrained_loss):.2f} of what it was{"" if guess is None else f" (you guessed {guess:.2f})"}.
+The training loss of the last five steps is {sum(history.losses[-5:]) / 5:.3f}, the held-out loss {trained_loss:.3f}: how far they are apart tells how much was learned by heart.""",
+    f"""在 {len(held_out):,} 筆保留的紀錄上，困惑度在 {settings.instruction_steps} 步之內從 {math.exp(untrained_loss):.2f} 變成 **{math.exp(trained_loss):.2f}**，是原來的 {math.exp(trained_loss - untrained_loss):.2f} 倍{"" if guess is None else f"（你猜 {guess:.2f}）"}。
+最後五步的訓練損失是 {sum(history.losses[-5:]) / 5:.3f}，保留集的損失是 {trained_loss:.3f}：兩者差多少，就看得出死背了多少。""",
+)
+summary = {name: asdict(history) for name, history in histories.items()}
+_ = lab.artifact("histories.json").write_text(json.dumps(summary), encoding="utf-8")
+print(*sorted(path.relative_to(adapters).as_posix() for path in adapters.rglob("*.*")), sep="\n")
+
+# %% [markdown] lang="en"
+# ## Limits of the toy scale
+#
+# - Learning rates do not transfer from a toy to a large model: the two profiles of this lab use different ones (`lab.toml`).
+# - A loss near zero says that the *training* data is learned. Whether the task is learned, the next notebook asks in a fresh process.
+#
+# **Exercise.** 5 (`lora_targets.py`: which layers, and who may move) belongs here.
+#
+# **Next:** is the adapter on disk as good as the one in memory, and what did the model forget?
+
+# %% [markdown] lang="zh-TW"
+# ## 玩具規模的限制
+#
+# - 學習率不能從玩具照搬到大模型：這個實驗的兩個 profile 用的就是不同的學習率（`lab.toml`）。
+# - 損失接近零，只表示*訓練*資料學會了。任務學會了沒有，下一本筆記本會在全新的行程裡問。
+#
+# **練習。** 練習 5（`lora_targets.py`：哪些層、誰可以動）屬於這一本。
+#
+# **下一步：** 磁碟上的 adapter 和記憶體裡的一樣好嗎？模型又忘了什麼？
