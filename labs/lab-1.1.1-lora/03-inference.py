@@ -1,0 +1,374 @@
+# %% [markdown] lang="en"
+# # 3. Inference: one base, many adapters
+#
+# **Question.** The base stays as it was, and what was learned is a small file. What can one do with that, and what did the model forget meanwhile?
+#
+# | | |
+# |---|---|
+# | You build | adapters loaded from files, in our code and in `peft`; switching between them; a dial from the base to the adapter; a table of what was forgotten |
+# | You need | half a minute on two CPU cores, 1 GB of memory; the adapters of notebook 2 |
+# | You should see | each adapter good at its own task only; a switch that costs next to nothing; a base that is bit by bit what it was; and skills that an adapter switches off |
+
+# %% [markdown] lang="zh-TW"
+# # 3. 推論：一個基礎模型，許多 adapter
+#
+# **問題。** 基礎模型維持原樣，學到的東西是一個小檔案。這能拿來做什麼？模型又在這期間忘了什麼？
+#
+# | | |
+# |---|---|
+# | 你會做出 | 從檔案載入 adapter，用我們的程式碼，也用 `peft`；在它們之間切換；從基礎模型轉到 adapter 的旋鈕；一張忘了什麼的表 |
+# | 你需要 | 兩個 CPU 核心跑半分鐘，1 GB 記憶體；第 2 本筆記本的 adapter |
+# | 你應該看到 | 每個 adapter 只擅長自己的任務；幾乎不花時間的切換；逐位元不變的基礎模型；以及被 adapter 關掉的技能 |
+
+# %%
+import hashlib
+import json
+import tempfile
+
+import numpy as np
+import torch
+from peft import PeftModel
+
+from lora import disabled, merge_lora, set_scaling
+from lora_files import load_adapter, read_settings, use_adapter
+from onepiece import lab, skills
+from onepiece.adaptation import accuracy, batches, forgetting, load_base, load_task
+from onepiece.evaluation import generate_batch
+from onepiece.figures import subplots
+from onepiece.measure import timed
+from onepiece.text import Text, tr
+from onepiece.tiny_tokenizer import prompt_text
+
+settings = lab.settings
+torch.set_num_threads(settings.threads)
+adapters = {"relabel": lab.artifact("adapter-relabel"), "compose": lab.artifact("adapter-compose")}
+with lab.artifact("training.json").open(encoding="utf-8") as file:
+    training = json.load(file)
+
+# %% [markdown] lang="en"
+# ## What lies on the disk
+#
+# An adapter is two files: a configuration and the factors A and B. The base model is not in there, only its name.
+
+# %% [markdown] lang="zh-TW"
+# ## 硬碟上有什麼
+#
+# 一個 adapter 是兩個檔案：設定，以及 A、B 兩組因子。裡面沒有基礎模型，只有它的名字。
+
+# %%
+model, tokenizer = load_base(settings)
+whole = sum(weight.numel() * weight.element_size() for weight in model.parameters())
+size = {name: sum(file.stat().st_size for file in directory.iterdir()) for name, directory in adapters.items()}
+print((adapters["relabel"] / "adapter_config.json").read_text(encoding="utf-8"))
+lab.table(
+    [tr("what", "項目"), "KB", tr("share of the base", "占基礎模型的比例")],
+    [("base", whole / 1e3, "100%"), *((f"adapter {name}", held / 1e3, f"{held / whole:.2%}") for name, held in size.items())],
+)
+
+# %% [markdown] lang="en"
+# ## The same file in our code and in `peft`
+#
+# We keep to `peft`'s format, so its adapters are ours and ours are its own. Both directions are tried: our file in `peft`, and what `peft` saves again in our code. The control is the other task's adapter, which has the same shape.
+
+# %% [markdown] lang="zh-TW"
+# ## 同一個檔案，用我們的程式碼，也用 `peft`
+#
+# 我們遵守 `peft` 的格式，所以它的 adapter 我們能用，我們的它也能用。兩個方向都試：我們的檔案交給 `peft`，`peft` 再存一次之後由我們讀回。對照組是另一個任務的 adapter，形狀完全相同。
+
+# %%
+tasks = {
+    name: load_task(name, tokenizer, train_items=settings.train_items, held_out_items=settings.held_out_items, chat=settings.chat) for name in adapters
+}
+batch = batches(tasks["relabel"], batch_size=settings.batch, seed=0)(0)
+inputs = {name: batch[name].to(settings.device) for name in ("input_ids", "attention_mask")}
+
+
+@torch.no_grad()
+def logits_of(model):
+    """(tokens, vocabulary), without the rows of padding."""
+    return model(**inputs, use_cache=False).logits[inputs["attention_mask"].bool()]
+
+
+def distance(got, wanted):
+    """Largest difference, relative to the largest logit."""
+    return ((got - wanted).abs().max() / wanted.abs().max()).item()
+
+
+def hashes(model):
+    """SHA-256 of each tensor of the base."""
+    tensors = {name: tensor for name, tensor in model.state_dict().items() if "lora_" not in name}
+    return {name.replace(".base.", "."): hashlib.sha256(tensor.cpu().numpy().tobytes()).hexdigest() for name, tensor in tensors.items()}
+
+
+untouched, hashed = logits_of(model), hashes(model)
+for name, directory in adapters.items():
+    load_adapter(model, directory, name=name)
+
+through = {}
+for name, directory in adapters.items():
+    reference = PeftModel.from_pretrained(load_base(settings)[0], directory)
+    use_adapter(model, name)
+    through[name, "our file in peft"] = distance(logits_of(model), logits_of(reference))
+    with tempfile.TemporaryDirectory() as saved:
+        reference.save_pretrained(saved)
+        again, _ = load_base(settings)
+        load_adapter(again, saved, name="again")
+        through[name, "peft's file in ours"] = distance(logits_of(again), logits_of(reference))
+    other = next(key for key in adapters if key != name)
+    use_adapter(model, other)
+    through[name, "the other adapter"] = distance(logits_of(model), logits_of(reference))
+lab.record("file_difference", max(value for (_, way), value in through.items() if way != "the other adapter"))
+lab.record("file_difference", min(value for (_, way), value in through.items() if way == "the other adapter"), variant="other_adapter")
+lab.table([tr("adapter", "adapter"), tr("way", "方式"), tr("largest difference of the logits (relative)", "logits 的最大差異（相對值）")], [(*key, value) for key, value in through.items()])
+
+# %% [markdown] lang="en"
+# ## Predict
+#
+# Two adapters, two tasks. Each adapter was trained on one of them. How many percent of the *other* task does an adapter get right? Write `away = ...` (0 to 1, the better of the two) into `predictions.toml`.
+
+# %% [markdown] lang="zh-TW"
+# ## 先猜猜看
+#
+# 兩個 adapter，兩個任務，每個 adapter 只在其中一個上訓練過。換到*另一個*任務，它能答對幾成？把 `away = ...`（0 到 1，取兩者中較好的）寫進 `predictions.toml`。
+
+# %%
+table = {}
+for name in (None, *adapters):
+    use_adapter(model, name)
+    for task in tasks.values():
+        table[name, task.name] = accuracy(model, task)
+home = min(table[name, name].accuracy for name in adapters)
+away = max(table[name, other].accuracy for name in adapters for other in tasks if other != name)
+lab.record("home", home)
+lab.record("home", away, variant="other_task")
+lab.record("away", away)
+lab.table(
+    [tr("active adapter", "啟用的 adapter"), *(tr(f"right on {name}", f"{name} 答對") for name in tasks)],
+    [(name or tr("none: the base", "無：基礎模型"), *(str(table[name, task]) for task in tasks)) for name in (None, *adapters)],
+)
+
+# %% [markdown] lang="en"
+# ## What does a switch cost?
+#
+# Loading a second model means reading all of its weights. Switching an adapter means pointing each layer at other factors:
+
+# %% [markdown] lang="zh-TW"
+# ## 切換的代價是多少？
+#
+# 載入第二個模型，要讀進它的全部權重。切換 adapter，只是讓每一層指向另一組因子：
+
+# %%
+lab.source(use_adapter)
+
+# %%
+def switch():
+    use_adapter(model, "relabel")
+    use_adapter(model, "compose")
+
+
+def one_answer():
+    generate_batch(model, tokenizer, [prompt_text(tasks["compose"].held_out[0], tokenizer, chat=settings.chat)], max_new_tokens=8)
+
+
+times = timed({"two switches": switch, "load the base": lambda: load_base(settings), "one answer": one_answer}, repeats=settings.repeats)
+lab.table([tr("what", "項目"), tr("time", "時間")], [(name, str(timing)) for name, timing in times.items()])
+one_switch = times["two switches"].median / 2
+lab.record("switch_over_load", one_switch / times["load the base"].median)
+
+# %% [markdown] lang="en"
+# ## Is the base really untouched?
+#
+# Two proofs. The logits without adapter must be those from before we loaded any, to the last bit; and each tensor of the base must have the hash that it had. The controls: an adapter left on, and a merged model.
+
+# %% [markdown] lang="zh-TW"
+# ## 基礎模型真的沒被動過嗎？
+#
+# 兩個證明。沒有 adapter 時的 logits，必須跟載入之前的一個位元都不差；基礎模型的每一個張量，雜湊值也必須跟原來一樣。對照組：adapter 沒關，以及合併過的模型。
+
+# %%
+use_adapter(model, "relabel")
+with disabled(model):
+    off = distance(logits_of(model), untouched)
+on = distance(logits_of(model), untouched)
+lab.record("base_difference", off)
+lab.record("base_difference", on, variant="adapter_on")
+
+changed = sum(hashes(model)[name] != value for name, value in hashed.items())
+merged_hashes = hashes(merge_lora(model))
+merged_changed = sum(merged_hashes[name] != value for name, value in hashed.items())
+lab.record("changed_tensors", changed)
+lab.record("changed_tensors", merged_changed, variant="merged")
+lab.say(
+    f"Switched off, the model differs from the base by {off:g}; left on, by {on:.2g}. Of {len(hashed)} tensors, {changed} changed; merging changes {merged_changed}.",
+    f"關掉之後，模型與基礎模型的差異是 {off:g}；沒關則是 {on:.2g}。{len(hashed)} 個張量中有 {changed} 個改變；合併會改變 {merged_changed} 個。",
+)
+
+# %% [markdown] lang="en"
+# ## What was forgotten?
+#
+# While an adapter is on, the model is another model. We ask for everything that pretraining taught: the base, the two adapters, and the two models of full fine-tuning from notebook 2 (same seed).
+
+# %% [markdown] lang="zh-TW"
+# ## 忘了什麼？
+#
+# adapter 開著的時候，模型就是另一個模型。我們把預訓練教過的全部再問一次：基礎模型、兩個 adapter，以及第 2 本筆記本全參數微調的兩個模型（同一個種子）。
+
+# %%
+kept = {}
+for name in lab.progress((None, *adapters)):
+    use_adapter(model, name)
+    scores = forgetting(model, tokenizer, per_language=settings.forget_items, chat=settings.chat)
+    kept["base" if name is None else f"{name}, LoRA"] = {family: score.accuracy for family, score in scores.items()}
+kept |= training["full_kept"]
+families = list(kept["base"])
+order = ["base", *(f"{name}, {kind}" for name in adapters for kind in ("LoRA", "full"))]
+averages = {name: float(np.mean(list(kept[name].values()))) for name in order}
+lab.table(
+    [tr("model", "模型"), *families, tr("mean", "平均")],
+    [(name, *(f"{kept[name][family]:.0%}" for family in families), f"{averages[name]:.0%}") for name in order],
+)
+
+# %%
+figure, axes = subplots(figsize=(8.6, 3.4))
+grid = axes.imshow([[100 * kept[name][family] for family in families] for name in order], cmap="cividis", vmin=0, vmax=100, aspect="auto")
+axes.set_xticks(range(len(families)), families)
+axes.set_yticks(range(len(order)), order)
+axes.grid(visible=False)
+for row, name in enumerate(order):
+    for column, family in enumerate(families):
+        value = 100 * kept[name][family]
+        axes.annotate(f"{value:.0f}", (column, row), ha="center", va="center", color="black" if value > 55 else "white")
+figure.colorbar(grid, label="held-out exact match (%)")
+lab.figure(
+    "forgetting",
+    figure,
+    Text(
+        en="What is left of the skills of pretraining: the base, with each adapter switched on, and after full fine-tuning.",
+        zh_tw="預訓練的技能還剩下什麼：基礎模型、開著各個 adapter，以及全參數微調之後。",
+    ),
+)
+
+# %%
+lost = {name: averages["base"] - averages[name] for name in order[1:]}
+worst = {name: min(families, key=lambda family: kept[name][family] - kept["base"][family]) for name in order[1:]}
+less = [name for name in adapters if lost[f"{name}, LoRA"] < lost[f"{name}, full"]]
+lab.record("forgotten", max(lost[f"{name}, LoRA"] for name in adapters))
+lab.say(
+    f"""- The base has {averages["base"]:.0%} on average. {"; ".join(f"{name} loses {value:.0%} (most on `{worst[name]}`)" for name, value in lost.items())}.
+- LoRA forgets less than full fine-tuning on {len(less)} of {len(adapters)} tasks here (one seed, {settings.forget_items} items per family and language). {"Few trained numbers are no protection by themselves." if len(less) < len(adapters) else "Do not take that for a law: it depends on rates and steps."}
+- The difference that always holds: LoRA's forgetting is a switch. With the adapter off, everything is back, as the hashes above prove; after full fine-tuning it is gone.""",
+    f"""- 基礎模型平均 {averages["base"]:.0%}。{"；".join(f"{name} 掉了 {value:.0%}（掉最多的是 `{worst[name]}`）" for name, value in lost.items())}。
+- 在這裡的 {len(adapters)} 個任務中，LoRA 比全參數微調忘得少的有 {len(less)} 個（一個種子，每類、每種語言 {settings.forget_items} 題）。{"訓練的數字少，本身並不是保護。" if len(less) < len(adapters) else "別把它當成定律：這取決於學習率與步數。"}
+- 永遠成立的差別是：LoRA 的遺忘是一個開關。關掉 adapter，一切都回來，上面的雜湊值就是證明；全參數微調之後，失去的就是失去了。""",
+)
+
+# %% [markdown] lang="en"
+# ## Not only on and off
+#
+# The scale is still there after training. Between 0 (the base) and the trained value lies a family of models that nobody trained:
+
+# %% [markdown] lang="zh-TW"
+# ## 不只是開與關
+#
+# 訓練之後，縮放還在那裡。從 0（基礎模型）到訓練時的值，中間是一整族沒有人訓練過的模型：
+
+# %%
+use_adapter(model, "relabel")
+full_scale = read_settings(adapters["relabel"]).scaling
+dial = np.array(settings.dial)
+old_skill = "sentiment"
+at_dial = {"relabel (new)": [], f"{old_skill} (old)": [], "facts (old)": []}
+for share in dial:
+    set_scaling(model, float(share) * full_scale)
+    at_dial["relabel (new)"].append(accuracy(model, tasks["relabel"]).accuracy)
+    left = forgetting(model, tokenizer, (old_skill, "facts"), per_language=settings.forget_items, chat=settings.chat)
+    at_dial[f"{old_skill} (old)"].append(left[old_skill].accuracy)
+    at_dial["facts (old)"].append(left["facts"].accuracy)
+use_adapter(model, None)
+
+figure, axes = subplots()
+for (name, values), style in zip(at_dial.items(), ("-", "--", ":"), strict=True):
+    axes.plot(dial, 100 * np.array(values), linestyle=style, label=name)
+axes.set(xlabel="scale, as a share of the trained one", ylabel="held-out exact match (%)", ylim=(-4, 104))
+axes.legend()
+lab.figure(
+    "dial",
+    figure,
+    Text(
+        en="The relabel adapter turned up from 0 to beyond the scale it was trained with: the new task, and two old skills.",
+        zh_tw="把 relabel 的 adapter 從 0 一路轉到超過訓練時的縮放：新任務，以及兩個舊技能。",
+    ),
+)
+best = int(np.argmax([min(values) for values in zip(*at_dial.values(), strict=True)]))
+lab.say(
+    f"At {dial[best]:g} of the trained scale the weakest of the three is best: {', '.join(f'{name} {values[best]:.0%}' for name, values in at_dial.items())}. {'One weaker adapter does both.' if min(values[best] for values in at_dial.values()) > 0.8 else 'No setting of the dial has it all: the same question forms compete for the same weights.'}",
+    f"轉到訓練縮放的 {dial[best]:g} 倍時，三者之中最弱的那個最好：{'、'.join(f'{name} {values[best]:.0%}' for name, values in at_dial.items())}。{'弱一點的 adapter 兩邊都做得到。' if min(values[best] for values in at_dial.values()) > 0.8 else '沒有哪個位置能全拿：同樣的問法在爭同樣的權重。'}",
+)
+
+# %% [markdown] lang="en"
+# ## Many prompts at once
+#
+# A batch shares each reading of the weights, adapters included. Prompts of different lengths are padded on the left, so that each ends where its answer begins. First: are the answers the same as one by one? Then: what does a batch gain?
+
+# %% [markdown] lang="zh-TW"
+# ## 一次很多個提示
+#
+# 一個批次共用每一次讀進來的權重，adapter 也一樣。長度不同的提示在左邊補齊，讓每個提示都在答案開始的地方結束。先問：答案跟一個一個來一樣嗎？再問：批次賺到了什麼？
+
+# %%
+use_adapter(model, "compose")
+asked = tasks["compose"].held_out[: settings.served_prompts]
+alone = skills.answers(model, tokenizer, asked, chat=settings.chat, batch_size=1)
+together = skills.answers(model, tokenizer, asked, chat=settings.chat, batch_size=len(asked))
+different = sum(one != other for one, other in zip(alone, together, strict=True))
+prompts = [prompt_text(item, tokenizer, chat=settings.chat) for item in asked]
+speed = timed(
+    {size: lambda size=size: generate_batch(model, tokenizer, prompts, max_new_tokens=8, batch_size=size) for size in (1, len(prompts))},
+    repeats=settings.repeats,
+)
+gain = speed[1].median / speed[len(prompts)].median
+lab.say(
+    f"{different} of {len(asked)} answers differ. All prompts in one batch take {speed[len(prompts)]}, one at a time {speed[1]}: {gain:.1f} times as long.",
+    f"{len(asked)} 個答案中有 {different} 個不同。全部放進一個批次要 {speed[len(prompts)]}，一個一個來要 {speed[1]}：{gain:.1f} 倍的時間。",
+)
+
+# %% [markdown] lang="en"
+# ## What the numbers said
+
+# %% [markdown] lang="zh-TW"
+# ## 這些數字說了什麼
+
+# %%
+guess = lab.predict("away")
+lab.say(
+    f"""- At home an adapter is right in at least {home:.1%}, away from home in at most {away:.1%}{"" if guess is None else f" (you guessed {guess:.0%})"}.
+- A switch takes {one_switch * 1e6:.0f} µs, {times["load the base"].median / one_switch:,.0f} times less than loading the base again, even from memory's own file cache and with a base this small.
+- Bit by bit, the base is what it was: {changed} of {len(hashed)} tensors changed.
+- One adapter per customer or task is thus a matter of kilobytes. What it costs is that an adapter also unlearns, as long as it is on.""",
+    f"""- 在自己的任務上，adapter 至少答對 {home:.1%}；換到別的任務，最多答對 {away:.1%}{"" if guess is None else f"（你猜 {guess:.0%}）"}。
+- 切換一次要 {one_switch * 1e6:.0f} µs，是重新載入基礎模型的 {times["load the base"].median / one_switch:,.0f} 分之一；而且檔案還在快取裡，基礎模型又這麼小。
+- 基礎模型逐位元不變：{len(hashed)} 個張量中有 {changed} 個改變。
+- 所以每個客戶、每個任務一個 adapter，只是幾 KB 的事。代價是：adapter 開著的時候，也會讓模型忘掉一些事。""",
+)
+
+# %% [markdown] lang="en"
+# ## Limits of the toy scale
+#
+# - A model this small has little room: what it learns pushes other things out more than in a large model. That forgetting has to be measured carries over; how much there is does not.
+# - Held-out items of the old skills are few per family. Look at the pattern, not at single percents.
+# - All prompts of a batch use the same adapter here. Serving many adapters in one batch needs kernels for it, such as those of vLLM or S-LoRA ([2311.03285](https://arxiv.org/abs/2311.03285)).
+#
+# **Exercise.** 7 (`lora_files.py`: the file format) belongs here: `nox -s check -- lab-1.1.1-lora`.
+#
+# **Next:** a server that knows nothing of adapters. How does one give it the fine-tuned model?
+
+# %% [markdown] lang="zh-TW"
+# ## 玩具規模的限制
+#
+# - 這麼小的模型空間有限：學進來的東西把別的擠出去，比大模型嚴重。「遺忘必須量測」這件事可以帶走，遺忘的多寡不行。
+# - 舊技能每類的保留題目不多。請看整體的樣子，別看個別的百分點。
+# - 這裡一個批次的所有提示都用同一個 adapter。要在一個批次裡服務許多 adapter，需要專用的 kernel，例如 vLLM 或 S-LoRA（[2311.03285](https://arxiv.org/abs/2311.03285)）的做法。
+#
+# **練習。** 練習 7（`lora_files.py`：檔案格式）屬於這一本：`nox -s check -- lab-1.1.1-lora`。
+#
+# **下一步：** 伺服器完全不認得 adapter。要怎麼把微調好的模型交給它？
