@@ -276,13 +276,27 @@ def locks() -> list[tuple[str, str, list[str]]]:
     The CPU environment takes torch from an index of its own, so its lock holds neither torch nor the CUDA
     libraries that PyPI's torch for Linux asks for.
     """
-    cuda = [option for package in versions()["environments"]["cpu"]["without"] for option in ("--no-emit-package", package)]
+
+    def leave_out(name: str) -> list[str]:
+        return [option for package in versions()["environments"][name]["without"] for option in ("--no-emit-package", package)]
+
+    cuda, media = leave_out("cpu"), leave_out("vllm-cpu")
     return [
         ("host", "host/lock.txt", []),
         ("tests", "tests/lock.txt", []),
         ("cpu", "cpu/lock.txt", cuda),
         ("triton", "cpu/extra-triton.txt", ["--no-deps"]),
         ("jupyter", "cpu/extra-jupyter.txt", ["--constraint", str(IMAGES / "cpu" / "lock.txt")]),
+        ("serve", "cpu/extra-serve.txt", ["--constraint", str(IMAGES / "cpu" / "lock.txt")]),
         ("train", "train/lock.txt", []),
+        ("docs", "docs/lock.txt", []),
         ("jupyter", "train/extra-jupyter.txt", ["--constraint", str(IMAGES / "train" / "lock.txt")]),
+        ("serve", "train/extra-serve.txt", ["--constraint", str(IMAGES / "train" / "lock.txt")]),
+        ("lm-eval", "cpu/extra-lm-eval.txt", [*cuda, "--constraint", str(IMAGES / "cpu" / "lock.txt")]),
+        ("flash", "flash/lock.txt", []),
+        ("jupyter", "flash/extra-jupyter.txt", ["--constraint", str(IMAGES / "flash" / "lock.txt")]),
+        ("eval", "eval/lock.txt", ["--constraint", str(IMAGES / "train" / "lock.txt")]),  # its image stands on train's
+        ("triton-client", "triton/lock.txt", []),
+        ("vllm-cpu", "vllm-cpu/lock.txt", [*cuda, *media, "--override", str(IMAGES / "vllm-cpu" / "overrides.txt")]),
+        ("triton-cpu", "triton-cpu/lock.txt", cuda),
     ]
