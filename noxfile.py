@@ -85,7 +85,14 @@ command("check", "Is my code right, and if not, why not: nox -s check -- lab-1.5
 command("labs", "Several labs with one summary: nox -s labs -- --changed")
 command("jupyter", "JupyterLab on your copy: nox -s jupyter -- lab-1.5-flashattention")
 command("fetch", "Bring what a lab needs for working offline: nox -s fetch -- lab-1.5-flashattention")
+command("docs", "Build the site, English and zh-TW: nox -s docs -- --serve")
+command("clean", "Remove containers that killed runs left behind: nox -s clean -- --images for images too.")
+command("images", "Build container images: nox -s images -- lab-1.5-flashattention --cpu")
+command("pin", "Write digests and revisions into images/versions.toml, where a registry or hub is in reach.")
 command("new-lab", "Scaffold a new lab: nox -s new-lab -- lab-9.9-name")
+command("quiz", "Questions about a lab or a chapter: nox -s quiz -- lab-1.5-flashattention")
+command("progress", "What you did and what to do next: nox -s progress -- --path engineer")
+command("feedback", "Tell what you think of a lab: nox -s feedback -- lab-1.5-flashattention")
 
 
 @nox.session(venv_backend="none", default=False)

@@ -85,6 +85,20 @@ def _command(name: str) -> Command:
         from onepiece.host.fetch import command
     elif name == "new-lab":
         from onepiece.host.new_lab import command
+    elif name == "docs":
+        from onepiece.host.docs import command
+    elif name == "quiz":
+        from onepiece.host.ask_quiz import command
+    elif name == "progress":
+        from onepiece.host.progress import command
+    elif name == "feedback":
+        from onepiece.host.feedback import command
+    elif name == "clean":
+        from onepiece.host.clean import command
+    elif name == "images":
+        from onepiece.host.build_images import command
+    elif name == "pin":
+        from onepiece.host.pin import command
     else:
         raise UserError("usage", what=f"unknown command {name}", session="catalog")
     return command

@@ -18,6 +18,7 @@ from onepiece.host import runs, sources
 from onepiece.host.app import Parser, add_language, one_lab
 from onepiece.host.local import run_python
 from onepiece.host.plan import Plan
+from onepiece.host.progress_record import record_checks
 from onepiece.host.run_lab import plan_for, prepare_environment
 from onepiece.host.view import damaged_environment
 from onepiece.places import WORKSPACE
@@ -46,6 +47,7 @@ def command(console: Console, arguments: list[str]) -> int:
         console.print(tr(f"{lab.id} has no exercises.", f"{lab.id} 沒有練習。"))
         return 0
     outcomes = check(console, lab, options)
+    record_checks(console, lab.id, outcomes, own=not options.reference)
     if options.exercise is not None and not _nothing_imported(outcomes):
         choices = ", ".join(str(outcome["exercise"]) for outcome in outcomes)
         outcomes = [outcome for outcome in outcomes if outcome["exercise"] == options.exercise]
