@@ -113,6 +113,24 @@ _error(
     ("Use --device cpu; an author makes locks with: nox -s lock", "請改用 --device cpu；作者以 nox -s lock 產生鎖定檔。"),
 )
 _error(
+    "no-server",
+    ("The environment of the real server, {name}, is not installed here.", "這裡還沒有安裝真實伺服器的環境 {name}。"),
+    (
+        "On Linux x86-64: nox -s serving -- --install   elsewhere: docker compose up serving",
+        "在 Linux x86-64 上：nox -s serving -- --install   其他平台：docker compose up serving",
+    ),
+)
+_error(
+    "server-failed",
+    ("{name} did not become ready: {reason}; its log ends: {tail}", "{name} 沒有就緒：{reason}；日誌的結尾：{tail}"),
+    ("Read the whole log: {log}", "完整日誌：{log}"),
+)
+_error(
+    "port-taken",
+    ("Port {port} of 127.0.0.1, which {name} needs, is taken.", "{name} 需要的 127.0.0.1 連接埠 {port} 已被占用。"),
+    ("See who listens: ss -ltnp 'sport = :{port}'", "查看是誰在監聽：ss -ltnp 'sport = :{port}'"),
+)
+_error(
     "no-torch-wheel",
     ("PyTorch has no wheel for {platform}.", "PyTorch 沒有提供 {platform} 的 wheel。"),
     ("Use Docker on this machine, or Colab (docs/guides).", "請在這台機器上使用 Docker，或改用 Colab（見 docs/guides）。"),
@@ -271,4 +289,212 @@ _error(
     "other-recipe",
     ("The interrupted run of {name} was made with another recipe.", "{name} 中斷的訓練使用了不同的設定。"),
     ("Start again without --resume: nox -s pretrain -- {name}", "請不要加 --resume，重新開始：nox -s pretrain -- {name}"),
+)
+_error(
+    "bad-quiz",
+    ("{where}: {what}", "{where}：{what}"),
+    ("Mend the file, then check it with: nox -s quiz", "請修正這個檔案，再用 nox -s quiz 檢查。"),
+)
+_error(
+    "no-quiz",
+    ("There is no quiz named {quiz}.", "沒有名為 {quiz} 的測驗。"),
+    ("Did you mean: nox -s quiz -- {nearest} ? All quizzes: nox -s quiz", "你要的是不是：nox -s quiz -- {nearest} ？全部測驗：nox -s quiz"),
+)
+_error(
+    "quiz-needs-terminal",
+    ("A quiz asks and waits for answers, and there is no terminal to answer in.", "測驗會提問並等待作答，但這裡沒有可以輸入的終端機。"),
+    (
+        "Run it in a terminal, without a pipe; the list of quizzes needs none: nox -s quiz",
+        "請在終端機裡執行，不要接管線；列出測驗則不需要終端機：nox -s quiz",
+    ),
+)
+_error(
+    "bad-paths",
+    ("{where}: {what}", "{where}：{what}"),
+    (
+        "Mend the file, then look at it with: nox -s progress -- --path engineer",
+        "請修正這個檔案，再用 nox -s progress -- --path engineer 查看。",
+    ),
+)
+_error(
+    "no-path",
+    ("There is no learning path named {path}.", "沒有名為 {path} 的學習路徑。"),
+    ("Choose one of these, in docs/paths.toml: {choices}", "請從 docs/paths.toml 裡的這些選一個：{choices}"),
+)
+_error(
+    "progress-damaged",
+    ("{path} holds no progress that can be read, and is left as it is: {reason}.", "無法從 {path} 讀出進度，檔案維持原狀：{reason}。"),
+    (
+        "Move the file away to begin anew, then bring back a copy or an export: nox -s progress -- --import FILE",
+        "請把這個檔案移到別處，就會重新開始；再併入備份或匯出檔：nox -s progress -- --import 檔案",
+    ),
+)
+_error(
+    "progress-newer",
+    (
+        "{path} was written by a later version of the course (format {found}; this one knows {known}), and is left as it is.",
+        "{path} 是由較新版的課程寫入的（格式 {found}；這個版本只認得 {known}），檔案維持原狀。",
+    ),
+    ("Update the course with: git pull", "請更新課程：git pull"),
+)
+_error(
+    "progress-busy",
+    ("{path} is being written by another process all the time.", "{path} 一直被另一個行程寫入中。"),
+    ("Wait until it ends, then run the same command again.", "請等它結束，再執行一次同樣的指令。"),
+)
+_error(
+    "progress-conflict",
+    (
+        "Another event than the one in {path} has the id {event}: one of the files was edited. Nothing was added.",
+        "編號 {event} 的紀錄與 {path} 裡的內容不同：其中一個檔案被改過。沒有併入任何紀錄。",
+    ),
+    (
+        "Export again on the other machine: nox -s progress -- --export json FILE",
+        "請在另一台機器重新匯出：nox -s progress -- --export json 檔案",
+    ),
+)
+_error(
+    "bad-import",
+    ("{path} cannot be imported: {reason}. Nothing was added.", "無法匯入 {path}：{reason}。沒有併入任何紀錄。"),
+    (
+        "Give a file that was made by: nox -s progress -- --export json FILE   (or another progress.sqlite)",
+        "請給以 nox -s progress -- --export json 檔案 產生的檔案（或另一個 progress.sqlite）。",
+    ),
+)
+_error(
+    "export-exists",
+    ("{path} exists already, and is not overwritten.", "{path} 已經存在，不會覆寫。"),
+    ("Choose another name for the file.", "請換一個檔名。"),
+)
+_error(
+    "feedback-needs-terminal",
+    (
+        "The form asks and waits for answers, and there is no terminal to answer in.",
+        "這份表單會提問並等待回答，但這裡沒有可以輸入的終端機。",
+    ),
+    (
+        "Run it in a terminal, without a pipe; its questions are also in {template}.",
+        "請在終端機裡執行，不要接管線；題目也寫在 {template}。",
+    ),
+)
+_error(
+    "no-image",
+    ("There is no container image for {image}: {reason} is missing.", "沒有 {image} 的容器映像檔：缺少 {reason}。"),
+    ("Use --backend local; all images: nox -s images -- --print", "請改用 --backend local；全部映像檔：nox -s images -- --print"),
+)
+_error(
+    "image-build-failed",
+    ("The image {image} could not be built: {reason}", "映像檔 {image} 建置失敗：{reason}"),
+    (
+        "The full log is {log}. Check the network and the free disk, then type: nox -s images -- {image}",
+        "完整紀錄在 {log}。請檢查網路與磁碟空間，再輸入：nox -s images -- {image}",
+    ),
+)
+_error(
+    "image-pull-failed",
+    ("The image {image} could not be pulled: {reason}", "無法拉取映像檔 {image}：{reason}"),
+    (
+        "Check the network and the login (docker login), or build it here: nox -s images -- {name}",
+        "請檢查網路與登入狀態（docker login），或在本機建置：nox -s images -- {name}",
+    ),
+)
+_error(
+    "image-push-failed",
+    ("The image {image} could not be published: {reason}", "無法發布映像檔 {image}：{reason}"),
+    (
+        "Log in to the registry (docker login), then type: nox -s images -- --push",
+        "請先登入 registry（docker login），再輸入：nox -s images -- --push",
+    ),
+)
+_error(
+    "unresolved-pin",
+    ("Not published, because it is not pinned: {what}.", "未發布，因為尚未固定版本：{what}。"),
+    ("With the registries in reach, type: nox -s pin", "請在連得上 registry 的地方輸入：nox -s pin"),
+)
+_error(
+    "no-registry",
+    ("There is nowhere to publish images to.", "沒有可以發布映像檔的地方。"),
+    (
+        "Set [project.urls] repository in pyproject.toml, or: ONEPIECE_REGISTRY=registry/path nox -s images -- --push",
+        "請在 pyproject.toml 設定 [project.urls] 的 repository，或輸入：ONEPIECE_REGISTRY=registry/路徑 nox -s images -- --push",
+    ),
+)
+_error(
+    "engine-refuses",
+    ("The Docker engine does not let you in: {reason}.", "Docker 引擎拒絕存取：{reason}。"),
+    (
+        "Run without it: --backend local. To be let in: sudo usermod -aG docker $USER, then log in again (members can become root), or rootless Docker.",
+        "可以不用容器：--backend local。若要取得權限：sudo usermod -aG docker $USER，再重新登入（群組成員等同 root），或改用 rootless Docker。",
+    ),
+)
+_error(
+    "no-engine",
+    ("There is no Docker engine to use: {reason}.", "沒有可用的 Docker 引擎：{reason}。"),
+    ("See what this machine has: nox -s doctor", "看看這台機器有什麼：nox -s doctor"),
+)
+_error(
+    "engine-gone",
+    ("The Docker engine does not answer (any more).", "Docker 引擎沒有回應，或已經停止。"),
+    (
+        "Start it until `docker info` answers, then run the same command again; or run without it: --backend local",
+        "請啟動引擎，確認 docker info 有回應，再執行一次同樣的指令；或不用容器：--backend local",
+    ),
+)
+_error(
+    "engine-says-no",
+    ("The Docker engine could not start the container: {reason}.", "Docker 引擎無法啟動容器：{reason}。"),
+    ("See what this engine can do: nox -s doctor ; or run without it: --backend local", "看看這個引擎能做什麼：nox -s doctor ；或不用容器：--backend local"),
+)
+_error(
+    "engine-disk-full",
+    ("The disk of the Docker engine is full: {reason}.", "Docker 引擎的磁碟已滿：{reason}。"),
+    (
+        "See what takes it: docker system df ; remove the course's images: nox -s clean -- --images",
+        "看看是什麼占用空間：docker system df ；移除本課程的映像檔：nox -s clean -- --images",
+    ),
+)
+_error(
+    "engine-does-not-see",
+    ("The Docker engine does not see the course's files: {reason}.", "Docker 引擎看不到課程的檔案：{reason}。"),
+    (
+        "Share the directory in Docker Desktop's settings; an engine on another machine cannot be used. Or run without it: --backend local",
+        "請在 Docker Desktop 的設定中分享這個目錄；無法使用另一台機器上的引擎。或不用容器：--backend local",
+    ),
+)
+_error(
+    "container-without-gpu",
+    ("The container got no GPU: {reason}.", "容器取得不到 GPU：{reason}。"),
+    (
+        "Set up the NVIDIA Container Toolkit (nvidia-ctk), or use the GPU without a container: --backend local",
+        "請設定 NVIDIA Container Toolkit（nvidia-ctk），或不用容器直接使用 GPU：--backend local",
+    ),
+)
+_error(
+    "container-stopped",
+    ("Something stopped the container from outside: the engine, or another command.", "容器被外部停止了：可能是引擎，或其他指令。"),
+    ("Run the same command again.", "請再執行一次同樣的指令。"),
+)
+_error(
+    "container-failed",
+    ("The runner in the container ended by itself: {reason}.", "容器裡的執行程式自行結束了：{reason}。"),
+    (
+        "Build the image anew: nox -s images -- {lab} ; or run without a container: nox -s {lab} -- --backend local",
+        "請重新建置映像檔：nox -s images -- {lab} ；或不用容器：nox -s {lab} -- --backend local",
+    ),
+)
+_error(
+    "image-gone",
+    ("The image {image} is not here (any more).", "這裡沒有（或已移除）映像檔 {image}。"),
+    ("Run the same command again: it is brought or built anew.", "請再執行一次同樣的指令，會重新取得或建置。"),
+)
+_error(
+    "out-of-memory",
+    (
+        "Out of memory: the container may use {limit_gb:.1f} GB (lab.toml says memory_gb = {budget_gb:g}).",
+        "記憶體不足：容器最多可用 {limit_gb:.1f} GB（lab.toml 設定 memory_gb = {budget_gb:g}）。",
+    ),
+    (
+        "Run it without that limit: nox -s {lab} -- --backend local",
+        "以沒有上限的方式執行：nox -s {lab} -- --backend local",
+    ),
 )

@@ -150,6 +150,7 @@ class NotebookRun:
 
     async def _execute(self) -> None:
         environment = {**os.environ, "ONEPIECE_RUN": str(self.run), "ONEPIECE_NOTEBOOK": self.name}
+        environment["ONEPIECE_RUNNER_PID"] = str(os.getpid())  # servers that notebooks share end with it
         # No start-up files, history or connection files of the user's own Jupyter take part in a run.
         environment |= {"IPYTHONDIR": str(self.run / ".ipython"), "PYTHONNOUSERSITE": "1"}
         manager = AsyncKernelManager(kernel_name="python3")

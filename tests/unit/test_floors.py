@@ -15,7 +15,17 @@ SHARED = toy_course.ROOT / "shared"
 PACKAGE = SHARED / "onepiece"
 
 # Plain data that both floors may import. Everything else outside `host` is the lab floor.
-BOTH = {"onepiece", "onepiece.catalog", "onepiece.errors", "onepiece.events", "onepiece.places", "onepiece.text"}
+BOTH = {
+    "onepiece",
+    "onepiece.catalog",
+    "onepiece.errors",
+    "onepiece.events",
+    "onepiece.learning_paths",
+    "onepiece.places",
+    "onepiece.quiz",
+    "onepiece.servers",
+    "onepiece.text",
+}
 # What the host environment installs, by the names under which it is imported.
 HOST_PACKAGES = {"docker", "filelock", "jinja2", "jsonschema", "jupytext", "rich", "virtualenv"}
 NOXFILE = toy_course.ROOT / "noxfile.py"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from onepiece.catalog import Gate, Lab, Profile
 from onepiece.errors import UserError
-from onepiece.host.plan import Plan, Request, choose
+from onepiece.host.plan import ImageState, Plan, Request, choose, variant
 from onepiece.host.preflight import Engine, Facts, Gpu
 from onepiece.text import Text
 
@@ -48,7 +49,11 @@ NO_GPU = Facts(
 
 
 def with_gpu(name: str = "L4", vram_gb: float = 22.5, compute: str = "8.9", facts: Facts = NO_GPU) -> Facts:
-    return dataclasses.replace(facts, gpus=(*facts.gpus, Gpu(name, vram_gb, "580.1", compute)), gpu_reason="")
+    return dataclasses.replace(facts, gpus=(*facts.gpus, Gpu(name, vram_gb, "580.95.05", compute)), gpu_reason="")
+
+
+def with_engine(facts: Facts, **engine: Any) -> Facts:
+    return dataclasses.replace(facts, engine=Engine("29.0", "1.52", **engine), engine_reason="")
 
 
 MACHINES: dict[str, Facts] = {
@@ -62,9 +67,17 @@ MACHINES: dict[str, Facts] = {
     "Windows with a GPU": dataclasses.replace(with_gpu("RTX 4090", 24.0), system="win32"),
     "Windows without a GPU": dataclasses.replace(NO_GPU, system="win32"),
     "an ARM server with a GPU": dataclasses.replace(with_gpu("GH200", 96.0, "9.0"), machine="arm64"),
-    "Docker and a GPU": dataclasses.replace(with_gpu(), engine=Engine("29.0", "1.52", True), engine_reason=""),
-    "Docker without a GPU": dataclasses.replace(NO_GPU, engine=Engine("29.0", "1.52", False), engine_reason=""),
+    "Docker and a GPU": with_engine(with_gpu(), gpu="runtime"),
+    "Docker with CDI and a GPU": with_engine(with_gpu(), gpu="cdi"),
+    "Docker that does not reach its GPU": with_engine(with_gpu()),
+    "Docker without a GPU": with_engine(NO_GPU),
+    "Docker Desktop on Windows with a GPU": with_engine(dataclasses.replace(with_gpu("RTX 4090", 24.0), system="win32"), gpu="runtime"),
+    "Docker on an ARM Mac": with_engine(dataclasses.replace(NO_GPU, system="darwin", machine="arm64"), platform="linux/aarch64"),
 }
+
+HERE = ImageState("onepiece/lab-9.1-toy:1", "here")
+TO_BUILD = ImageState("onepiece/lab-9.1-toy:1", "build", needs_gb=14)
+PUBLISHED = ImageState("registry.example/lab-9.1-toy:1", "registry", ready=True, needs_gb=14)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +150,7 @@ def test_cpu_can_be_had_everywhere(machine: str, request_: Request) -> None:
 
 def test_asking_for_the_cpu_on_a_gpu_machine_is_the_reason_and_the_gpu_is_mentioned() -> None:
     plan = choose(LAB, MACHINES["an L4"], Request(device="cpu"))
-    assert plan.reason.en == "you asked for it"
+    assert plan.reason.en.startswith("you asked for it")
     assert "--device cuda" in plan.change.en
 
 
@@ -157,7 +170,8 @@ def test_the_small_profile_can_be_had_on_a_gpu() -> None:
         ("an old GPU", Request(profile="gpu"), "gpu-profile-needs-gpu", "compute capability 6.1, 7.5 is needed", "--profile cpu"),
         ("an L4", Request(profile="gpu", device="cpu"), "gpu-profile-needs-gpu", "--device cpu", "--profile cpu"),
         ("no GPU", Request(backend="container"), "no-container", "docker is not installed", "--backend container"),
-        ("Docker and a GPU", Request(backend="container"), "no-container", "", "--backend container"),
+        ("Docker and a GPU", Request(backend="container"), "no-container", "has no image", "--backend container"),
+        ("Docker on an ARM Mac", Request(backend="container"), "no-container", "linux/aarch64", "--backend container"),
     ],
 )
 def test_what_cannot_be_had_is_refused_with_the_reason_and_what_to_type(
@@ -193,6 +207,111 @@ def test_an_extra_that_this_system_cannot_have_is_left_out_and_named() -> None:
     assert (plan.extras, plan.missing_extras) == ((), ("triton",))
 
 
+# --- containers -------------------------------------------------------------------------------------------
+
+
+def test_a_container_on_the_cpu_can_be_asked_for() -> None:
+    plan = choose(LAB, MACHINES["Docker without a GPU"], Request(backend="container"), image=TO_BUILD)
+    assert (plan.backend, plan.device, plan.profile, plan.environment) == ("container", "cpu", "cpu", "cpu")
+    assert (plan.image, plan.image_source) == (TO_BUILD.reference, "build")
+    assert "you asked for a container" in plan.reason.en
+
+
+def test_in_a_container_no_extra_is_missing_whatever_this_system_cannot_have() -> None:
+    plan = choose(LAB, MACHINES["Docker without a GPU"], Request(backend="container"), ("triton",), HERE)
+    assert (plan.extras, plan.missing_extras) == ((), ())
+
+
+@pytest.mark.parametrize("machine", ["Docker and a GPU", "Docker with CDI and a GPU", "Docker Desktop on Windows with a GPU"])
+@pytest.mark.parametrize("image", [HERE, TO_BUILD, PUBLISHED])
+def test_a_gpu_that_containers_reach_is_used_in_one(machine: str, image: ImageState) -> None:
+    plan = choose(LAB, MACHINES[machine], Request(), image=image)
+    assert (plan.backend, plan.device, plan.profile, plan.environment) == ("container", "cuda", "gpu", "train")
+    assert variant(MACHINES[machine], Request()) == "cuda"
+
+
+def test_a_published_image_is_used_without_a_gpu_too() -> None:
+    plan = choose(LAB, MACHINES["Docker without a GPU"], Request(), image=PUBLISHED)
+    assert (plan.backend, plan.device, plan.image_source) == ("container", "cpu", "registry")
+    assert variant(MACHINES["Docker without a GPU"], Request()) == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("machine", "image", "says"),
+    [
+        pytest.param("no GPU", None, "docker is not installed", id="no engine"),
+        pytest.param("Docker without a GPU", TO_BUILD, "--backend container builds it", id="nothing to gain, and a build to pay"),
+        pytest.param("Docker without a GPU", HERE, "--backend container uses one", id="nothing to gain"),
+        pytest.param("Docker without a GPU", ImageState(), "the lab has no image", id="no image"),
+        pytest.param("Docker that does not reach its GPU", PUBLISHED, "NVIDIA Container Toolkit", id="a GPU that only we reach"),
+        pytest.param("Docker on an ARM Mac", PUBLISHED, "images are for linux/x86_64", id="another platform"),
+    ],
+)
+def test_whoever_leaves_the_choice_to_us_and_gets_no_container_hears_why(machine: str, image: ImageState | None, says: str) -> None:
+    plan = choose(LAB, MACHINES[machine], Request(), image=image)
+    assert plan.backend == "local"
+    assert says in plan.reason.en
+    assert plan.device == ("cuda" if MACHINES[machine].gpus else "cpu"), "a GPU is not given up for a container"
+
+
+def test_whoever_asks_to_run_locally_hears_nothing_of_containers() -> None:
+    plan = choose(LAB, MACHINES["Docker and a GPU"], Request(backend="local"))
+    assert (plan.backend, plan.device) == ("local", "cuda")
+    assert "container" not in plan.reason.en
+
+
+@pytest.mark.parametrize("image", [TO_BUILD, PUBLISHED])
+def test_an_image_that_does_not_fit_the_disk_is_not_fetched(image: ImageState) -> None:
+    full = with_engine(with_gpu(), gpu="runtime", free_disk_gb=3.0)
+    assert choose(LAB, full, Request(), image=image).backend == "local"
+    with pytest.raises(UserError) as refusal:
+        choose(LAB, full, Request(backend="container"), image=image)
+    assert "3.0 GB free, the image needs 14 GB" in refusal.value.cause.en
+    assert choose(LAB, full, Request(), image=HERE).backend == "container"
+
+
+def test_an_engine_that_lets_nobody_in_is_an_error_of_its_own() -> None:
+    said = "permission denied while trying to connect to the Docker daemon socket at unix:///var/run/docker.sock"
+    closed = dataclasses.replace(NO_GPU, engine_reason=said)
+    assert said in choose(LAB, closed, Request()).reason.en
+    with pytest.raises(UserError) as refusal:
+        choose(LAB, closed, Request(backend="container"))
+    assert refusal.value.code == "engine-refuses"
+    assert "usermod -aG docker" in refusal.value.remedy.en
+
+
+def test_a_gpu_that_containers_do_not_reach_leaves_a_container_that_was_asked_for_to_the_cpu() -> None:
+    machine = MACHINES["Docker that does not reach its GPU"]
+    plan = choose(LAB, machine, Request(backend="container"), image=HERE)
+    assert (plan.backend, plan.device) == ("container", "cpu")
+    assert "NVIDIA Container Toolkit" in plan.reason.en
+    assert variant(machine, Request(backend="container")) == "cpu"
+    with pytest.raises(UserError) as refusal:
+        choose(LAB, machine, Request(backend="container", device="cuda"), image=HERE)
+    assert refusal.value.code == "no-gpu"
+    assert "NVIDIA Container Toolkit" in refusal.value.cause.en
+
+
+@pytest.mark.parametrize("backend", ["auto", "local", "container"])
+@pytest.mark.parametrize(
+    ("driver", "good"), [("570.133.20", False), ("580.60", False), ("580.65", True), ("580.65.06", True), ("610.1", True)]
+)
+def test_a_driver_below_the_floor_is_found_before_anything_is_fetched(backend: str, driver: str, good: bool) -> None:
+    machine = with_engine(dataclasses.replace(NO_GPU, gpus=(Gpu("L4", 22.5, driver, "8.9"),), gpu_reason=""), gpu="runtime")
+    plan = choose(LAB, machine, Request(backend=backend), image=HERE, lowest_driver="580.65")
+    assert plan.device == ("cuda" if good else "cpu")
+    if not good:
+        assert f"the driver of the L4 is {driver}, 580.65 is needed" in plan.reason.en
+        with pytest.raises(UserError, match=r"580\.65 is needed"):
+            choose(LAB, machine, Request(backend=backend, device="cuda"), image=HERE, lowest_driver="580.65")
+
+
+def test_too_little_gpu_memory_is_found_before_anything_is_fetched() -> None:
+    small = with_engine(with_gpu("GTX 1650", 4.0, "7.5"), gpu="runtime")
+    with pytest.raises(UserError, match="has 4 GB, 16 GB are needed"):
+        choose(LAB, small, Request(profile="gpu", backend="container"), image=TO_BUILD)
+
+
 # --- any machine at all -------------------------------------------------------------------------------
 
 
@@ -203,9 +322,24 @@ def test_an_extra_that_this_system_cannot_have_is_left_out_and_named() -> None:
         system=st.sampled_from(["linux", "darwin", "win32"]),
         machine=st.sampled_from(["x86_64", "arm64"]),
         gpus=st.lists(
-            st.builds(Gpu, st.just("GPU"), st.floats(0, 300), st.just("580"), st.sampled_from(["5.2", "7.5", "9.0", "12.0", "[N/A]"])),
+            st.builds(
+                Gpu,
+                st.just("GPU"),
+                st.floats(0, 300),
+                st.sampled_from(["570.1", "580.95.05", "[N/A]"]),
+                st.sampled_from(["5.2", "7.5", "9.0", "12.0", "[N/A]"]),
+            ),
             max_size=3,
         ).map(tuple),
+        engine=st.none()
+        | st.builds(
+            Engine,
+            st.just("29.0"),
+            st.just("1.52"),
+            platform=st.sampled_from(["linux/x86_64", "linux/aarch64", "windows/x86_64"]),
+            gpu=st.sampled_from(["", "runtime", "cdi"]),
+            free_disk_gb=st.none() | st.floats(0, 100),
+        ),
     ),
     st.builds(
         Request,
@@ -214,10 +348,13 @@ def test_an_extra_that_this_system_cannot_have_is_left_out_and_named() -> None:
         st.sampled_from(["auto", "local", "container"]),
     ),
     st.sampled_from([LAB, CPU_ONLY]),
+    st.sampled_from([None, ImageState(), HERE, TO_BUILD, PUBLISHED]),
 )
-def test_every_machine_gets_a_plan_that_keeps_to_the_request_or_a_refusal(facts: Facts, request: Request, lab: Lab) -> None:
+def test_every_machine_gets_a_plan_that_keeps_to_the_request_or_a_refusal(
+    facts: Facts, request: Request, lab: Lab, image: ImageState | None
+) -> None:
     try:
-        plan: Plan = choose(lab, facts, request)
+        plan: Plan = choose(lab, facts, request, image=image, lowest_driver="580.65")
     except UserError as error:
         assert error.code in ("no-container", "no-gpu", "gpu-profile-needs-gpu", "no-profile")
         assert request != Request(), "who asks for nothing always gets something"
@@ -225,6 +362,14 @@ def test_every_machine_gets_a_plan_that_keeps_to_the_request_or_a_refusal(facts:
     assert plan.profile in lab.profiles
     assert request.device in ("auto", plan.device)
     assert request.profile in ("auto", plan.profile)
-    assert plan.device == "cpu" or (facts.gpus and facts.system == "linux")
+    assert request.backend in ("auto", plan.backend)
+    assert plan.device == "cpu" or facts.gpus
     assert plan.profile == "cpu" or plan.device == "cuda"
     assert plan.environment == ("cpu" if plan.device == "cpu" else lab.image)
+    if plan.backend == "container":
+        assert facts.engine and plan.image and plan.image_source
+        assert plan.device == "cpu" or facts.engine.gpu
+        assert variant(facts, request, "580.65") == plan.device
+    else:
+        assert plan.device == "cpu" or facts.system == "linux"
+    assert "\n" not in plan.reason.en + plan.change.en

@@ -93,18 +93,82 @@ def test_without_tools_there_are_facts_and_reasons(tools: Tools) -> None:
     assert facts.memory_gb > 0
 
 
+def docker(tools: Tools, info: object, host: str = "unix:///var/run/docker.sock") -> None:
+    """A docker CLI whose engine answers; `info` is what `docker info` says of it."""
+    (tools.directory / "info.json").write_text(json.dumps(info), encoding="utf-8")
+    tools.make(
+        "docker",
+        f"case $1 in version) echo '{SERVER}';; info) while read -r line; do echo \"$line\"; done < {tools.directory}/info.json; "
+        f'[ -z "$line" ] || echo "$line";; context) echo {host};; esac',
+    )
+
+
+INFO = {
+    "OSType": "linux",
+    "Architecture": "x86_64",
+    "Runtimes": {"runc": {}},
+    "CDISpecDirs": [],
+    "SecurityOptions": ["name=seccomp,profile=builtin", "name=rootless"],
+    "ClientInfo": {"Plugins": [{"Name": "buildx", "Version": "0.31"}, {"Name": "compose", "Version": "5.0"}]},
+}
+
+
 def test_a_gpu_and_an_engine_are_found(tools: Tools) -> None:
     tools.make("nvidia-smi", ROW)
-    tools.make("docker", f"case $1 in version) echo '{SERVER}';; info) echo '{{\"nvidia\": {{}}, \"runc\": {{}}}} []';; esac")
+    docker(tools, INFO | {"Runtimes": {"nvidia": {}, "runc": {}}})
     facts = preflight.gather()
     assert [gpu.name for gpu in facts.gpus] == ["NVIDIA L4"]
     assert facts.gpu_reason == ""
-    assert facts.engine == preflight.Engine("29.0.1", "1.52", gpu_runtime=True)
+    assert facts.engine == preflight.Engine(
+        "29.0.1",
+        "1.52",
+        host="unix:///var/run/docker.sock",
+        platform="linux/x86_64",
+        buildx="0.31",
+        compose="5.0",
+        gpu="runtime",
+        security=("seccomp", "rootless"),
+    )
 
 
 def test_an_engine_without_the_nvidia_runtime_is_an_engine(tools: Tools) -> None:
-    tools.make("docker", f"case $1 in version) echo '{SERVER}';; info) echo '{{\"runc\": {{}}}} []';; esac")
-    assert preflight.gather().engine == preflight.Engine("29.0.1", "1.52", gpu_runtime=False)
+    docker(tools, INFO)
+    engine = preflight.gather().engine
+    assert engine is not None
+    assert engine.gpu == ""
+
+
+def test_a_gpu_that_the_engine_lists_as_a_cdi_device_is_found(tools: Tools) -> None:
+    docker(tools, INFO | {"DiscoveredDevices": [{"Source": "cdi", "ID": "nvidia.com/gpu=all"}]})
+    engine = preflight.gather().engine
+    assert engine is not None
+    assert engine.gpu == "cdi"
+
+
+@pytest.mark.parametrize(("content", "gpu"), [("cdiVersion: 0.6.0\nkind: nvidia.com/gpu\n", "cdi"), ("kind: vendor.com/nic\n", "")])
+def test_an_older_engine_has_the_cdi_devices_of_its_directories(tools: Tools, tmp_path: Path, content: str, gpu: str) -> None:
+    (tmp_path / "nvidia.yaml").write_text(content, encoding="utf-8")
+    docker(tools, INFO | {"CDISpecDirs": [str(tmp_path), str(tmp_path / "nowhere")]})
+    engine = preflight.gather().engine
+    assert engine is not None
+    assert engine.gpu == gpu
+
+
+@pytest.mark.parametrize("host", ["tcp://10.0.0.7:2376", "ssh://somebody@elsewhere"])
+def test_an_engine_on_another_machine_is_none_that_could_mount_our_files(tools: Tools, host: str) -> None:
+    docker(tools, INFO, host)
+    facts = preflight.gather()
+    assert facts.engine is None
+    assert host in facts.engine_reason
+    assert "another machine" in facts.engine_reason
+
+
+@pytest.mark.parametrize("info", [[], "text", {}, {"Runtimes": None, "ClientInfo": None, "SecurityOptions": None}])
+def test_an_engine_that_says_little_about_itself_is_an_engine(tools: Tools, info: object) -> None:
+    docker(tools, info)
+    engine = preflight.gather().engine
+    assert engine is not None
+    assert (engine.version, engine.gpu, engine.buildx) == ("29.0.1", "", "")
 
 
 def test_a_driver_that_fails_says_why_in_its_own_words(tools: Tools) -> None:

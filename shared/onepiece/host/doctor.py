@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlparse
 
 from rich.console import Console
@@ -12,9 +13,10 @@ from rich.table import Table
 
 from onepiece import catalog
 from onepiece.errors import UserError
-from onepiece.host import environments, preflight
+from onepiece.host import environments, images, preflight
 from onepiece.host.app import Parser, add_language
-from onepiece.host.plan import Request, choose
+from onepiece.host.plan import IMAGE_PLATFORM, ImageState, Request, choose
+from onepiece.host.run_lab import image_state, lowest_driver
 from onepiece.places import HOME
 from onepiece.text import tr
 
@@ -53,14 +55,8 @@ def _machine_table(facts: preflight.Facts) -> Table:
     row(facts.free_disk_gb >= 5, tr("free disk", "可用磁碟"), f"{facts.free_disk_gb:.0f} GB ({HOME})")
     gpus = ", ".join(f"{gpu.name}, {gpu.vram_gb:.0f} GB, driver {gpu.driver}, compute {gpu.compute}" for gpu in facts.gpus)
     row(bool(facts.gpus), "GPU", gpus or facts.gpu_reason)
-    engine = facts.engine
-    row(
-        engine is not None,
-        "Docker",
-        f"{engine.version}, API {engine.api}{', NVIDIA' * engine.gpu_runtime}" if engine else facts.engine_reason,
-    )
-    compose, reason = preflight.probe(["docker", "compose", "version", "--short"])
-    row(bool(compose), "Docker Compose", compose.strip() or reason)
+    for good, what, found in _engine_rows(facts):
+        row(good, what, found)
     row(shutil.which("git") is not None, "git", shutil.which("git") or tr("not installed", "未安裝"))
     for host, why in (
         ("https://pypi.org", tr("packages", "套件")),
@@ -84,6 +80,25 @@ def _machine_table(facts: preflight.Facts) -> Table:
     return table
 
 
+def _engine_rows(facts: preflight.Facts) -> list[tuple[bool, str, str]]:
+    engine = facts.engine
+    if engine is None:
+        return [(False, "Docker", facts.engine_reason)]
+    security = f", {', '.join(engine.security)}" if engine.security else ""
+    disk = "" if engine.free_disk_gb is None else tr(f", {engine.free_disk_gb:.0f} GB free", f"，可用 {engine.free_disk_gb:.0f} GB")
+    absent = tr("not installed", "未安裝")
+    reached = {"runtime": "NVIDIA runtime", "cdi": "CDI, nvidia.com/gpu"}.get(engine.gpu)
+    unreached = tr("containers reach no GPU (NVIDIA Container Toolkit)", "容器無法使用 GPU（NVIDIA Container Toolkit）")
+    registry = images.prefix() if images.registry_known() else tr("none known: images are built here", "尚未設定：映像檔在本機建置")
+    return [
+        (engine.platform == IMAGE_PLATFORM, "Docker", f"{engine.version}, API {engine.api}, {engine.platform}{security}{disk}"),
+        (bool(engine.buildx), "Docker Buildx", engine.buildx or absent),
+        (bool(engine.compose), "Docker Compose", engine.compose or absent),
+        (bool(engine.gpu), tr("GPU in containers", "容器中的 GPU"), reached or unreached),
+        (images.registry_known(), tr("registry of images", "映像檔 registry"), registry),
+    ]
+
+
 def _reaches(host: str) -> bool:
     try:
         with socket.create_connection((host, 443), timeout=_CONNECT_SECONDS):
@@ -96,11 +111,11 @@ def _labs_table(course: catalog.Course, facts: preflight.Facts) -> Table:
     table = Table(title=tr("Labs here", "這裡的實驗"), title_justify="left")
     for column in (tr("lab", "實驗"), tr("would run", "會怎麼執行"), tr("missing", "缺少")):
         table.add_column(column)
-    for lab in course.labs:
+    for lab, image in zip(course.labs, _image_states(course, facts), strict=True):
         unavailable = tuple(extra for extra in lab.extras if not environments.extra_available(extra))
         missing = [tr(f"{extra} (not on {facts.system})", f"{extra}（{facts.system} 上沒有）") for extra in unavailable]
         try:
-            plan = choose(lab, facts, Request(), unavailable)
+            plan = choose(lab, facts, Request(), unavailable, image, lowest_driver())
             would = f"{plan.backend}, {plan.device}, {tr('profile', '規模')} {plan.profile}"
             if plan.device == "cpu":
                 missing.append(str(plan.change))
@@ -112,3 +127,11 @@ def _labs_table(course: catalog.Course, facts: preflight.Facts) -> Table:
             missing.append(tr(f"{profile.memory_gb:g} GB of memory", f"{profile.memory_gb:g} GB 記憶體"))
         table.add_row(lab.id, would, escape("; ".join(missing)) or "—")
     return table
+
+
+def _image_states(course: catalog.Course, facts: preflight.Facts) -> list[ImageState | None]:
+    """The image of each lab; all are looked for at once, because a registry may be asked."""
+    if facts.engine is None:
+        return [None] * len(course.labs)
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        return list(pool.map(lambda lab: image_state(lab, facts, Request()), course.labs))

@@ -11,7 +11,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -43,27 +44,31 @@ def execute(run: Run, environment: Environment, session: str, hear: Callable[[di
             process = _spawn(command, variables, stream)
         except OSError as error:
             raise UserError("broken-environment", name=environment.name, reason=error.strerror or error, session=session) from None
-        ended = False
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            # A closed standard input is what the runner takes as: stop, save, end. If it is killed, its kernels end by themselves.
+            ending = listen(process.stdout, hear, stop=process.stdin.close, wait=process.wait, kill=process.kill)
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+    if ending.finished and not ending.whole:
+        reason = last_words(log, f"the runner ended with {process.returncode}")
+        raise UserError("broken-environment", name=environment.name, reason=reason, session=session)
+    return ending.finished
 
-        def hear_to_the_end(event: dict[str, Any]) -> None:
-            nonlocal ended
-            ended = ended or event["event"] == "end"
-            hear(event)
 
-        finished = _listen(process, hear_to_the_end)
-    if finished and not ended:
-        raise _crash(log, process.returncode, environment, session)
-    return finished
+def last_words(log: Path, otherwise: str) -> str:
+    """The last line of a runner that ended without saying so itself.
 
-
-def _crash(log: Path, code: int, environment: Environment, session: str) -> Exception:
-    """Why a runner ended without saying so itself."""
-    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    reason = lines[-1] if lines else f"the runner ended with {code}"
-    # On a full disk the log may have had no room for the reason.
+    Raises:
+        OSError: the disk is full, which the log itself may have had no room for.
+    """
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.exists() else []
+    reason = lines[-1] if lines else otherwise
     if f"[Errno {errno.ENOSPC}]" in reason or shutil.disk_usage(log.parent).free < 2**20:
-        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(log.parent))
-    return UserError("broken-environment", name=environment.name, reason=reason, session=session)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(log.parent))
+    return reason
 
 
 def _spawn(command: list[str], variables: dict[str, str], log: IO[bytes]) -> subprocess.Popen[bytes]:
@@ -74,36 +79,53 @@ def _spawn(command: list[str], variables: dict[str, str], log: IO[bytes]) -> sub
     return subprocess.Popen(command, env=variables, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, **flags)
 
 
-def _listen(process: subprocess.Popen[bytes], hear: Callable[[dict[str, Any]], None]) -> bool:
-    assert process.stdin is not None and process.stdout is not None
-    finished = True
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a runner's events ended."""
+
+    finished: bool  # not interrupted
+    whole: bool  # the runner said itself that this is the end
+
+
+def listen(
+    stream: Iterable[bytes],
+    hear: Callable[[dict[str, Any]], None],
+    *,
+    stop: Callable[[], object],
+    wait: Callable[[], object],
+    kill: Callable[[], object],
+) -> Ending:
+    """Hand every event of a runner to `hear`, until there are no more and `wait` says that it has ended.
+
+    On Ctrl-C the runner is asked to `stop` and what it still says is heard; after a grace it is killed.
+    """
     try:
-        _relay(process.stdout, hear)
-        process.wait()
+        whole = _relay(stream, hear)
+        wait()
+        return Ending(True, whole)
     except KeyboardInterrupt:
-        finished = False
         with ignore_interrupts():
-            process.stdin.close()  # the runner takes this as: stop, save, end
-            killer = threading.Timer(_GRACE_SECONDS, _kill, [process])
+            stop()
+            killer = threading.Timer(_GRACE_SECONDS, kill)
             killer.start()
-            _relay(process.stdout, hear)
-            process.wait()
-            killer.cancel()
-    finally:
-        if process.poll() is None:
-            _kill(process)
-            process.wait()
-    return finished
+            try:
+                whole = _relay(stream, hear)
+                wait()
+                return Ending(False, whole)
+            finally:
+                killer.cancel()
 
 
-def _relay(stream: IO[bytes], hear: Callable[[dict[str, Any]], None]) -> None:
+def _relay(stream: Iterable[bytes], hear: Callable[[dict[str, Any]], None]) -> bool:
+    """Returns whether the runner came to its own end."""
+    ended = False
     for line in stream:
-        hear(json.loads(line))
-
-
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    """End the runner the hard way; its kernels end by themselves when their parent is gone."""
-    process.kill()
+        if not line.endswith(b"\n"):  # killed while it spoke
+            break
+        event = json.loads(line)
+        hear(event)
+        ended = ended or event["event"] == "end"
+    return ended
 
 
 @contextlib.contextmanager
@@ -113,7 +135,7 @@ def interruptible() -> Iterator[None]:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    previous = {number: signal.signal(number, interrupt) for number in _stop_signals()}
+    previous = {number: signal.signal(number, interrupt) for number in stop_signals()}
     try:
         yield
     finally:
@@ -124,7 +146,7 @@ def interruptible() -> Iterator[None]:
 @contextlib.contextmanager
 def ignore_interrupts() -> Iterator[None]:
     """While cleaning up, an impatient second Ctrl-C must not leave half of it undone."""
-    previous = {number: signal.signal(number, signal.SIG_IGN) for number in _stop_signals()}
+    previous = {number: signal.signal(number, signal.SIG_IGN) for number in stop_signals()}
     try:
         yield
     finally:
@@ -132,7 +154,8 @@ def ignore_interrupts() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _stop_signals() -> list[signal.Signals]:
+def stop_signals() -> list[signal.Signals]:
+    """What asks us to stop, on this operating system."""
     names = ("SIGINT", "SIGTERM", "SIGBREAK") if sys.platform == "win32" else ("SIGINT", "SIGTERM", "SIGHUP")
     return [getattr(signal, name) for name in names if hasattr(signal, name)]
 

@@ -19,32 +19,88 @@ class Request:
     backend: str = "auto"
 
 
+_NO_IMAGE = Text("the lab has no image", "這個實驗沒有映像檔")
+
+
+@dataclass(frozen=True, slots=True)
+class ImageState:
+    """What is known about the image that a container of the lab would need."""
+
+    reference: str = ""  # repository and tag
+    source: str = ""  # "here", "registry", "build"; empty: it cannot be had
+    ready: bool = False  # no build is needed: a registry has it, or is known and it is here already
+    needs_gb: float = 0.0  # on the engine's disk, if it has to be brought there
+    reason: Text = _NO_IMAGE  # why it cannot be had
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """Where, on what and how big a lab runs, and why."""
 
-    backend: str  # "local" (the container backend is planned as "container")
+    backend: str  # "local" or "container"
     device: str  # "cpu" or "cuda"
     profile: str  # "cpu" or "gpu"
-    environment: str  # a directory of images/
+    environment: str  # a directory of images/: its lock is what is installed
     extras: tuple[str, ...]
     missing_extras: tuple[str, ...]  # the lab's extras that this system cannot have
     reason: Text
     change: Text  # what would change the choice
+    image: str = ""  # of a container
+    image_source: str = ""  # as in `ImageState`
 
 
-def choose(lab: Lab, facts: Facts, request: Request, unavailable_extras: tuple[str, ...] = ()) -> Plan:
+IMAGE_PLATFORM = "linux/x86_64"
+
+
+def choose(
+    lab: Lab,
+    facts: Facts,
+    request: Request,
+    unavailable_extras: tuple[str, ...] = (),
+    image: ImageState | None = None,
+    lowest_driver: str = "0",
+) -> Plan:
     """Decide how `lab` runs on this machine.
 
+    Args:
+        lab: which one.
+        facts: what this machine is.
+        request: what the learner asked for.
+        unavailable_extras: the lab's extras that an environment of this operating system cannot have.
+        image: of the variant that `variant` names; None where nobody looked, because no container can be started.
+        lowest_driver: the NVIDIA driver that the locked CUDA needs.
+
     Raises:
-        UserError: what was asked for cannot be had here: "no-container", "no-gpu", "gpu-profile-needs-gpu", "no-profile".
+        UserError: what was asked for cannot be had here: "no-container", "engine-refuses", "no-gpu", "gpu-profile-needs-gpu", "no-profile".
     """
+    image = image or ImageState()
+    here = _usable_gpu(facts, lowest_driver, container=False)
+    inside = _usable_gpu(facts, lowest_driver, container=True)
+    why_not = _why_no_container(facts, image)
     if request.backend == "container":
-        reason = facts.engine_reason if facts.engine is None else "this lab has no image yet"
-        raise UserError("no-container", lab=lab.id, reason=reason)
-    gpu, why_not = _usable_gpu(lab, facts)
-    device = _device(request, gpu, why_not)
-    profile = _profile(lab, request, device, gpu, why_not)
+        if why_not:
+            raise _refused(lab, facts, why_not)
+        return _in_container(lab, request, inside, image, Text("you asked for a container", "依你的指定使用容器"))
+    if request.backend == "auto" and not why_not:
+        if _device_or_none(request, inside) == "cuda":
+            return _in_container(lab, request, inside, image, Text("containers reach it", "容器可以使用它"))
+        if image.ready and _device_or_none(request, here) == "cpu":
+            return _in_container(lab, request, inside, image, Text("its image needs no build", "映像檔不需要建置"))
+        return _locally(lab, request, here, _why_not_chosen(facts, image, inside), unavailable_extras)
+    return _locally(lab, request, here, _no_container(why_not) if why_not and request.backend == "auto" else None, unavailable_extras)
+
+
+def variant(facts: Facts, request: Request, lowest_driver: str = "0") -> str:
+    """Which variant of an image a container would need here: "cuda" or "cpu"."""
+    return _device_or_none(request, _usable_gpu(facts, lowest_driver, container=True)) or "cuda"
+
+
+Usable = tuple[Gpu | None, str]  # the GPU to use, or why there is none
+
+
+def _locally(lab: Lab, request: Request, usable: Usable, no_container: Text | None, unavailable_extras: tuple[str, ...]) -> Plan:
+    device = _device(request, *usable)
+    profile = _profile(lab, request, device, *usable)
     environment = "cpu" if device == "cpu" else lab.image
     return Plan(
         backend="local",
@@ -54,19 +110,87 @@ def choose(lab: Lab, facts: Facts, request: Request, unavailable_extras: tuple[s
         # The CUDA locks hold everything that their labs need; extras belong to the CPU environment that all labs share.
         extras=tuple(extra for extra in lab.extras if extra not in unavailable_extras) if environment == "cpu" else (),
         missing_extras=tuple(extra for extra in lab.extras if extra in unavailable_extras),
-        reason=_reason(device, gpu, why_not, request),
-        change=_change(lab, device, profile, gpu),
+        reason=_and(_reason(device, *usable, request), no_container),
+        change=_change(lab, device, profile, usable[0]),
     )
 
 
-def _usable_gpu(lab: Lab, facts: Facts) -> tuple[Gpu | None, str]:
-    """The GPU to use, or why there is none that can be used without a container."""
+def _in_container(lab: Lab, request: Request, usable: Usable, image: ImageState, why: Text) -> Plan:
+    device = _device(request, *usable)
+    profile = _profile(lab, request, device, *usable)
+    return Plan(
+        backend="container",
+        device=device,
+        profile=profile,
+        environment="cpu" if device == "cpu" else lab.image,
+        extras=(),  # the image has them, and containers are Linux everywhere
+        missing_extras=(),
+        reason=_and(_reason(device, *usable, request), why),
+        change=_change(lab, device, profile, usable[0]),
+        image=image.reference,
+        image_source=image.source,
+    )
+
+
+def _why_no_container(facts: Facts, image: ImageState) -> Text | None:
+    """Why no container can be started here, or None."""
+    engine = facts.engine
+    if engine is None:
+        return Text(facts.engine_reason, facts.engine_reason)
+    if engine.platform != IMAGE_PLATFORM:
+        return Text(
+            f"images are for {IMAGE_PLATFORM}, this engine runs {engine.platform}",
+            f"映像檔適用 {IMAGE_PLATFORM}，這個引擎執行的是 {engine.platform}",
+        )
+    if not image.source:
+        return image.reason
+    if image.source != "here" and engine.free_disk_gb is not None and engine.free_disk_gb < image.needs_gb:
+        return Text(
+            f"Docker's disk has {engine.free_disk_gb:.1f} GB free, the image needs {image.needs_gb:g} GB",
+            f"Docker 的磁碟剩 {engine.free_disk_gb:.1f} GB，映像檔需要 {image.needs_gb:g} GB",
+        )
+    return None
+
+
+def _no_container(why_not: Text) -> Text:
+    return Text(f"no container: {why_not.en}", f"不用容器：{why_not.zh_tw}")
+
+
+def _why_not_chosen(facts: Facts, image: ImageState, inside: Usable) -> Text:
+    """Why nobody who leaves the choice to us gets a container, although one can be started."""
+    if facts.gpus and inside[0] is None:
+        return _no_container(Text(inside[1], inside[1]))
+    if image.source == "here":
+        return Text("no container: none is needed, --backend container uses one", "不用容器：沒有必要，要用請加 --backend container")
+    return Text(
+        "no container: its image is not published, --backend container builds it", "不用容器：映像檔尚未發布，--backend container 會建置它"
+    )
+
+
+def _refused(lab: Lab, facts: Facts, why_not: Text) -> UserError:
+    if facts.engine is None and "permission denied" in facts.engine_reason.lower():
+        return UserError("engine-refuses", reason=why_not)
+    return UserError("no-container", lab=lab.id, reason=why_not)
+
+
+def _usable_gpu(facts: Facts, lowest_driver: str, *, container: bool) -> Usable:
+    """The GPU that a lab can use locally or in a container, or why there is none."""
     if not facts.gpus:
         return None, facts.gpu_reason
     gpu = max(facts.gpus, key=lambda candidate: candidate.vram_gb)
+    if _version(gpu.driver) < _version(lowest_driver):
+        return None, f"the driver of the {gpu.name} is {gpu.driver}, {lowest_driver} is needed"
+    if container:
+        reached = facts.engine is not None and facts.engine.gpu
+        return (gpu, "") if reached else (None, f"Docker does not reach the {gpu.name} without the NVIDIA Container Toolkit")
     if facts.system != "linux" or facts.machine != "x86_64":
         return None, f"the {gpu.name} needs Linux on x86-64 (on Windows: WSL2)"
     return gpu, ""
+
+
+def _device_or_none(request: Request, usable: Usable) -> str | None:
+    """The device, or None if the one that was asked for is not there."""
+    return None if request.device == "cuda" and usable[0] is None else _device(request, *usable)
 
 
 def _device(request: Request, gpu: Gpu | None, why_not: str) -> str:
@@ -102,6 +226,10 @@ def _fits(lab: Lab, gpu: Gpu | None) -> tuple[bool, str]:
 
 def _version(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(".") if part.isdigit())
+
+
+def _and(first: Text, second: Text | None) -> Text:
+    return first if second is None else Text(f"{first.en}; {second.en}", f"{first.zh_tw}；{second.zh_tw}")
 
 
 def _reason(device: str, gpu: Gpu | None, why_not: str, request: Request) -> Text:

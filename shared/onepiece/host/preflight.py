@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -9,9 +10,10 @@ import shutil
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from onepiece.places import HOME
 
@@ -34,7 +36,13 @@ class Engine:
 
     version: str
     api: str
-    gpu_runtime: bool  # the NVIDIA runtime or a CDI device is there
+    host: str = ""  # its endpoint, "unix:///var/run/docker.sock"
+    platform: str = "linux/x86_64"  # what its containers run on
+    buildx: str = ""  # version of the CLI's plugin; empty: images cannot be built
+    compose: str = ""
+    gpu: str = ""  # how a container gets a GPU: "runtime" (NVIDIA's), "cdi" (a device description); empty: not at all
+    security: tuple[str, ...] = ()  # "rootless", "userns", "selinux", ...
+    free_disk_gb: float | None = None  # where its images are; None: not on a disk that we can see
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,21 +61,11 @@ class Facts:
     engine_reason: str  # why there is no engine; empty if there is one
 
 
-_asked: set[subprocess.Popen[str]] = set()  # tools that have not answered yet
-
-
 def gather() -> Facts:
     """Look at this machine; the slow looks side by side."""
-    pool = ThreadPoolExecutor(max_workers=2)
-    try:
-        gpus, engine = pool.submit(_gpus), pool.submit(_engine)
-        gpus.result(), engine.result()
-    finally:  # interrupted: nothing that was asked may go on, or keep us waiting
-        pool.shutdown(wait=False, cancel_futures=True)
-        while any(thread.is_alive() for thread in pool._threads) and sys.exc_info()[0] is not None:
-            for process in tuple(_asked):
-                process.kill()
-            time.sleep(0.01)
+    with asking(_NVIDIA, *_DOCKER) as answers:
+        gpus, gpu_reason = _gpus(answers[0])
+        engine, engine_reason = parse_engine(*answers[1:])
     return Facts(
         system=sys.platform,
         machine={"AMD64": "x86_64", "aarch64": "arm64"}.get(platform.machine(), platform.machine()),
@@ -75,10 +73,10 @@ def gather() -> Facts:
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         memory_gb=_memory_gb(),
         free_disk_gb=shutil.disk_usage(_existing(HOME)).free / 2**30,
-        gpus=gpus.result()[0],
-        gpu_reason=gpus.result()[1],
-        engine=engine.result()[0],
-        engine_reason=engine.result()[1],
+        gpus=gpus,
+        gpu_reason=gpu_reason,
+        engine=engine,
+        engine_reason=engine_reason,
     )
 
 
@@ -98,36 +96,63 @@ def _memory_gb() -> float:
     return 0.0
 
 
-def probe(command: list[str]) -> tuple[str, str]:
-    """Standard output of a command, and why there is none."""
-    if shutil.which(command[0]) is None:
-        return "", f"{command[0]} is not installed"
+# --- tools that are asked -------------------------------------------------------------------------
+
+_NVIDIA = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version,compute_cap", "--format=csv,noheader,nounits"]
+_DOCKER = (
+    ["docker", "version", "--format", "{{json .Server}}"],
+    ["docker", "info", "--format", "{{json .}}"],
+    ["docker", "context", "inspect", "--format", "{{.Endpoints.docker.Host}}"],
+)
+
+Answer = tuple[str, str]  # standard output of a tool, and why there is none
+
+
+@contextlib.contextmanager
+def asking(*commands: list[str]) -> Iterator[list[Answer]]:
+    """The answers of several tools that are asked at once. However this ends, none of them goes on."""
+    deadline = time.monotonic() + _PROBE_SECONDS
+    asked: list[subprocess.Popen[str] | str] = []
     try:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8", errors="replace")
-    except OSError as error:
-        return "", f"{command[0]} cannot be started: {error.strerror}"
-    _asked.add(process)
-    try:
-        out, said = process.communicate(timeout=_PROBE_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()
-        return "", f"{command[0]} did not answer within {_PROBE_SECONDS:.0f} s"
+        for command in commands:
+            asked.append(_ask(command))
+        yield [
+            (("", tool) if isinstance(tool, str) else _answer(command[0], tool, deadline))
+            for command, tool in zip(commands, asked, strict=True)
+        ]
     finally:
-        _asked.discard(process)
-    if process.returncode != 0:
+        for tool in asked:
+            if not isinstance(tool, str) and tool.poll() is None:
+                tool.kill()
+                tool.communicate()
+
+
+def _ask(command: list[str]) -> subprocess.Popen[str] | str:
+    """The tool at work, or why it is not."""
+    if shutil.which(command[0]) is None:
+        return f"{command[0]} is not installed"
+    try:
+        return subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8", errors="replace"
+        )
+    except OSError as error:
+        return f"{command[0]} cannot be started: {error.strerror}"
+
+
+def _answer(name: str, tool: subprocess.Popen[str], deadline: float) -> Answer:
+    try:
+        out, said = tool.communicate(timeout=max(deadline - time.monotonic(), 0.1))
+    except subprocess.TimeoutExpired:
+        return "", f"{name} did not answer within {_PROBE_SECONDS:.0f} s"
+    if tool.returncode != 0:
         lines = (said or out).strip().splitlines()
-        if lines and lines[-1].startswith("Run 'docker"):  # what the CLI says of a subcommand that it does not have
-            return "", "the plugin is not installed"
-        return "", lines[-1] if lines else f"{command[0]} ended with {process.returncode}"
+        return "", lines[-1] if lines else f"{name} ended with {tool.returncode}"
     return out, ""
 
 
-def _gpus() -> tuple[tuple[Gpu, ...], str]:
-    out, reason = probe(["nvidia-smi", "--query-gpu=name,memory.total,driver_version,compute_cap", "--format=csv,noheader,nounits"])
-    if reason:
-        return (), reason
-    return parse_gpus(out)
+def _gpus(answer: Answer) -> tuple[tuple[Gpu, ...], str]:
+    out, reason = answer
+    return ((), reason) if reason else parse_gpus(out)
 
 
 def parse_gpus(out: str) -> tuple[tuple[Gpu, ...], str]:
@@ -145,14 +170,58 @@ def parse_gpus(out: str) -> tuple[tuple[Gpu, ...], str]:
     return (), f"nvidia-smi said: {unreadable}" if unreadable else "nvidia-smi lists no GPU"
 
 
-def _engine() -> tuple[Engine | None, str]:
-    out, reason = probe(["docker", "version", "--format", "{{json .Server}}"])
-    if reason:
-        return None, reason
+def parse_engine(version: Answer, info: Answer, context: Answer) -> tuple[Engine | None, str]:
+    """The engine from what `docker version`, `docker info` and `docker context inspect` answered, and why there is none."""
+    if version[1]:
+        return None, version[1]
     try:
-        server = json.loads(out)
-        version, api = server["Version"], server["ApiVersion"]
+        server = json.loads(version[0])
+        found, api = server["Version"], server["ApiVersion"]
     except (ValueError, KeyError, TypeError):
         return None, "docker answers, but no engine does"
-    info, _ = probe(["docker", "info", "--format", "{{json .Runtimes}} {{json .CDISpecDirs}}"])
-    return Engine(version, api, "nvidia" in info), ""
+    host = context[0].strip()
+    if host and not host.startswith(("unix://", "npipe://")):
+        return None, f"the engine at {host} is on another machine, which does not see the course's files"
+    try:
+        said = json.loads(info[0])
+        said = said if isinstance(said, dict) else {}
+    except ValueError:
+        said = {}
+    plugins = {plugin.get("Name"): plugin.get("Version", "") for plugin in (said.get("ClientInfo") or {}).get("Plugins") or ()}
+    options = [option.partition(",")[0].removeprefix("name=") for option in said.get("SecurityOptions") or ()]
+    return Engine(
+        version=found,
+        api=api,
+        host=host,
+        platform=f"{said.get('OSType', 'linux')}/{said.get('Architecture', 'x86_64')}",
+        buildx=plugins.get("buildx", ""),
+        compose=plugins.get("compose", ""),
+        gpu=_gpu_form(said),
+        security=tuple(options),
+        free_disk_gb=_free_gb(Path(said.get("DockerRootDir") or "")),
+    ), ""
+
+
+def _free_gb(directory: Path) -> float | None:
+    try:
+        return shutil.disk_usage(directory).free / 2**30 if directory.is_absolute() else None
+    except OSError:  # in the virtual machine of Docker Desktop
+        return None
+
+
+def _gpu_form(info: dict[str, Any]) -> str:
+    """How this engine gives a GPU to a container, as `Engine.gpu` says it."""
+    if "nvidia" in (info.get("Runtimes") or {}):
+        return "runtime"
+    devices = [device.get("ID", "") for device in info.get("DiscoveredDevices") or ()]  # engines before 28.3 do not list them
+    if any(device.startswith("nvidia.com/gpu") for device in devices):
+        return "cdi"
+    described = [path for directory in info.get("CDISpecDirs") or () for path in Path(directory).glob("*") if _describes_gpu(path)]
+    return "cdi" if described else ""
+
+
+def _describes_gpu(path: Path) -> bool:
+    try:
+        return path.suffix in (".yaml", ".yml", ".json") and "nvidia.com/gpu" in path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False

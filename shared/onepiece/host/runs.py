@@ -15,7 +15,7 @@ import os
 import shutil
 import subprocess
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,7 @@ class Run:
     usage: sources.Usage
     started: datetime.datetime
     predictions: dict[str, float]
+    image: dict[str, Any] | None = None  # of the container, as `results.json` holds it
     notebooks: dict[str, dict[str, Any]] = field(default_factory=dict)
     records: list[gates.Record] = field(default_factory=list)
     figures: list[dict[str, Any]] = field(default_factory=list)
@@ -87,8 +88,14 @@ class Run:
         return judged
 
 
-def prepare(lab: Lab, plan: Plan, options: Options) -> Run:
+def prepare(lab: Lab, plan: Plan, options: Options, place: Callable[[Path], str] = str) -> Run:
     """Make the run directory with its notebooks and `context.json`.
+
+    Args:
+        lab: which one.
+        plan: where, on what and how big.
+        options: how the learner wants it.
+        place: where the notebooks find a path of this machine: the same, or another one in a container.
 
     Raises:
         UserError: a broken source, no workspace for --mine, unreadable predictions, or no place to write.
@@ -107,8 +114,8 @@ def prepare(lab: Lab, plan: Plan, options: Options) -> Run:
     try:
         sources.write_notebooks(lab, directory / "notebooks", options.language, options.notebooks)
         (directory / "artifacts").mkdir()
-        context = context_json(lab, plan, options, usage, predictions, earlier_runs(lab, plan, options, directory))
-        write_json(directory / "context.json", context | {"code": [str(path) for path in code]})
+        context = context_json(lab, plan, options, usage, predictions, earlier_runs(lab, plan, options, directory), place=place)
+        write_json(directory / "context.json", context | {"code": [place(path) for path in code]})
     except BaseException:
         shutil.rmtree(directory, ignore_errors=True)
         raise
@@ -123,6 +130,7 @@ def context_json(
     predictions: dict[str, float],
     earlier: Sequence[Path],
     strict: bool = True,
+    place: Callable[[Path], str] = str,
 ) -> dict[str, Any]:
     """What `onepiece.lab` needs to know."""
     settings = dict(lab.profiles[plan.profile].settings)
@@ -133,10 +141,10 @@ def context_json(
         "dtype": settings.pop("dtype", "float32"),
         "language": options.language,
         "settings": settings,
-        "model": None if options.model is None else str(options.model.resolve()),
+        "model": None if options.model is None else place(options.model.resolve()),
         "predictions": predictions,
         "artifact_makers": usage.artifact_makers,
-        "earlier_runs": [str(path) for path in earlier],
+        "earlier_runs": [place(path) for path in earlier],
         "strict": strict,
     }
 
@@ -221,6 +229,7 @@ def results_json(run: Run, judged: Iterable[gates.Judged], lock_sha256: str) -> 
         "figures": run.figures,
         "versions": run.versions,
         "hardware": run.hardware,
+        "image": run.image,
         "environment": {"name": run.plan.environment, "lock_sha256": lock_sha256, "missing_extras": list(run.plan.missing_extras)},
         "sources_sha256": sources_hash(run.lab),
         "git": git_state(),
@@ -269,24 +278,30 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def kernel_environment(run_directory: Path, code: Sequence[Path | str], language: str, *, offline: bool) -> dict[str, str]:
-    """Environment variables of everything that runs lesson code: the runner, the checks, JupyterLab."""
+    """Environment variables of everything that runs lesson code on this machine: the runner, the checks, JupyterLab."""
     environment = dict(os.environ)
     for name in ("PYTHONHOME", "VIRTUAL_ENV", "MPLBACKEND", "PYTHONDONTWRITEBYTECODE"):  # packages come without bytecode
         environment.pop(name, None)
     environment |= {
         "PYTHONPATH": os.pathsep.join([*map(str, code), str(SHARED)]),
-        "PYTHONUTF8": "1",
         "ONEPIECE_ROOT": str(ROOT),
         "ONEPIECE_HOME": str(HOME),
-        "ONEPIECE_LANG": language,
         "ONEPIECE_RUN": str(run_directory),
+    }
+    return environment | lesson_variables(language, offline=offline)
+
+
+def lesson_variables(language: str, *, offline: bool) -> dict[str, str]:
+    """Environment variables of everything that runs lesson code, wherever it does."""
+    variables = {
+        "PYTHONUTF8": "1",
+        "ONEPIECE_LANG": language,
         # Threads that spin while they wait make a two-core machine 30 times slower.
         "OMP_WAIT_POLICY": "passive",
         "TOKENIZERS_PARALLELISM": "false",
         "KINETO_LOG_LEVEL": "99",
+        "PYTHONWARNINGS": "ignore:IProgress not found",  # of tqdm, which then draws its bars as text
         "TORCH_CPP_LOG_LEVEL": "ERROR",
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
     }
-    if offline:
-        environment |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-    return environment
+    return variables | ({"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"} if offline else {})

@@ -1,0 +1,298 @@
+"""Real inference servers of this machine: vLLM and Triton, from their wheels, on loopback, ended with whoever started them.
+
+    server = vllm(checkpoints.directory("tiny"), directory=run, options=("--enable-lora",))
+    server.url                           # http://127.0.0.1:41283
+    server.stop()
+
+    server = shared(lab.artifact("server.json"), lambda: vllm(...))     # one start for all notebooks of a run
+
+Standard library only: `nox -s serving` and the labs start the same servers in the same way. The environments are `vllm-cpu` and
+`triton-cpu`, which exist for Linux on x86-64; elsewhere, and on a GPU, the containers of `compose/serving.yaml` are the way.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from onepiece.errors import UserError
+from onepiece.places import ENVIRONMENTS, SHARED
+
+READY_SECONDS = 300.0
+"""Patience until a server answers; vLLM needs some 40 seconds of one core, Triton with a torch model some 10."""
+_STOP_SECONDS = 15.0
+_WATCH_SECONDS = 0.5
+_LOG_LINES = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server that is running, or was."""
+
+    name: str
+    """`vllm` or `triton`."""
+    pid: int
+    """Of its guard: the process that ends the server when the owner is gone."""
+    url: str
+    """Of its HTTP port; for Triton see `ports` too."""
+    ports: dict[str, int]
+    """`http`; Triton also has `grpc` and `metrics`."""
+    log: Path
+    command: tuple[str, ...]
+
+    @property
+    def alive(self) -> bool:
+        """Whether it still runs."""
+        try:
+            state = Path(f"/proc/{self.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+        except OSError:
+            return False
+        return state != "Z" and "onepiece.servers" in Path(f"/proc/{self.pid}/cmdline").read_text(encoding="utf-8")
+
+    def tail(self, lines: int = _LOG_LINES) -> str:
+        """The last lines of its log."""
+        text = self.log.read_text(encoding="utf-8", errors="replace") if self.log.exists() else ""
+        return "\n".join(text.strip().splitlines()[-lines:])
+
+    def stop(self) -> None:
+        """End it in order; nothing happens if it has ended."""
+        self._signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it as a crash would: at once, with whatever it was doing."""
+        self._signal(signal.SIGUSR1)
+
+    def _signal(self, number: int) -> None:
+        if not self.alive:
+            return
+        os.kill(self.pid, number)
+        deadline = time.monotonic() + _STOP_SECONDS + 5
+        while self.alive and time.monotonic() < deadline:
+            time.sleep(0.05)
+
+    def save(self, path: Path) -> None:
+        """Write it down for another notebook of the run."""
+        path.write_text(json.dumps(asdict(self) | {"log": str(self.log)}), encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> Server:
+        """What `save` wrote."""
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return cls(**content | {"log": Path(content["log"]), "command": tuple(content["command"])})
+
+
+def shared(path: Path, start: Callable[[], Server]) -> Server:
+    """The server that an earlier notebook of this run wrote to `path` if it is alive, otherwise a new one, written there.
+
+    It ends with the run: its owner is the runner, not the notebook.
+    """
+    if path.exists():
+        server = Server.load(path)
+        if server.alive:
+            return server
+    server = start()
+    server.save(path)
+    return server
+
+
+def vllm(
+    model: Path | str,
+    *,
+    directory: Path,
+    served_name: str = "tiny",
+    port: int | None = None,
+    options: Sequence[str] = (),
+    variables: Mapping[str, str] | None = None,
+) -> Server:
+    """Start vLLM's OpenAI-compatible server on the CPU and wait until it answers.
+
+    Args:
+        model: a directory in Transformers' format.
+        directory: where its log goes.
+        served_name: what clients call the model.
+        port: None takes a free one.
+        options: more options of the server, such as `--enable-lora`; a later one wins over the defaults here.
+        variables: more environment variables, such as `VLLM_ALLOW_RUNTIME_LORA_UPDATING`.
+
+    Raises:
+        UserError: "no-server" (its environment is missing), "server-failed" (with the log's last lines).
+    """
+    python = environment_python("vllm-cpu")
+    port = port or free_port()
+    command = [
+        str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(model), "--served-model-name", served_name,
+        "--host", "127.0.0.1", "--port", str(port), "--enforce-eager", "--dtype", "float32", "--block-size", "32",
+        "--kv-cache-memory-bytes", "64M", "--max-model-len", "256", *options,
+    ]  # fmt: skip
+    # Without this library loaded first, vLLM binds threads of another OpenMP.
+    preload = next((str(path) for path in sorted(python.parent.parent.rglob("libiomp5.so"))), "")
+    settings = {
+        "OMP_NUM_THREADS": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "HF_HUB_OFFLINE": "1",
+        "LD_PRELOAD": preload,
+    }
+    url = f"http://127.0.0.1:{port}"
+    return _start("vllm", command, settings | dict(variables or {}), url, "/health", {"http": port}, directory)
+
+
+def triton(
+    repository: Path | str,
+    *,
+    directory: Path,
+    ports: Mapping[str, int] | None = None,
+    options: Sequence[str] = (),
+    variables: Mapping[str, str] | None = None,
+) -> Server:
+    """Start Triton Inference Server on a model repository and wait until it is ready.
+
+    Args:
+        repository: of models for the Python backend, whose models find torch and transformers.
+        directory: where its log and its copy of the backends go.
+        ports: `http`, `grpc`, `metrics`; free ones for those that are missing.
+        options: more options of `tritonserver`, such as `--model-control-mode=explicit`.
+
+    Raises:
+        UserError: "model-missing" (there is no such repository), or as `vllm`.
+    """
+    if not Path(repository).is_dir():  # the server would wait for it, and never be live
+        raise UserError("model-missing", path=repository)
+    python = environment_python("triton-cpu")
+    packages = next((python.parent.parent / "lib").glob("python*/site-packages"))
+    source, installed = packages / "pytriton" / "tritonserver", directory / "tritonserver"
+    if not installed.exists():
+        shutil.copytree(source / "backends", installed / "backends")
+        shutil.copytree(source / "caches", installed / "caches")
+        stub = source / "python_backend_stubs" / packages.parent.name.removeprefix("python") / "triton_python_backend_stub"
+        shutil.copy2(stub, installed / "backends" / "python" / stub.name)
+    chosen = {"http": 0, "grpc": 0, "metrics": 0} | dict(ports or {})
+    chosen = {name: port or free_port() for name, port in chosen.items()}
+    command = [
+        str(source / "bin" / "tritonserver"), "--model-repository", str(repository), "--exit-on-error", "false",
+        "--backend-directory", str(installed / "backends"), "--cache-directory", str(installed / "caches"),
+        *(f"--{name}-address=127.0.0.1" for name in chosen), *(f"--{name}-port={port}" for name, port in chosen.items()),
+        "--allow-gpu-metrics", "false", *options,
+    ]  # fmt: skip
+    settings = {
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "PATH": f"{python.parent}{os.pathsep}{os.environ.get('PATH', '')}",
+        "PYTHONPATH": str(packages),
+        # The stub must find the libpython that it was built for, and the server its own libraries.
+        "LD_LIBRARY_PATH": os.pathsep.join([str(packages / "nvidia_pytriton.libs"), str(sysconfig.get_config_var("LIBDIR") or "")]),
+    }
+    url = f"http://127.0.0.1:{chosen['http']}"
+    return _start("triton", command, settings | dict(variables or {}), url, "/v2/health/live", chosen, directory)
+
+
+def environment_python(name: str) -> Path:
+    """The interpreter of a server's environment.
+
+    Raises:
+        UserError: "no-server".
+    """
+    path = ENVIRONMENTS / f"{name}-py{sys.version_info.major}.{sys.version_info.minor}" / "bin" / "python"
+    if not path.exists():
+        raise UserError("no-server", name=name)
+    return path
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def answers(url: str, timeout: float = 2.0) -> bool:
+    """Whether a GET of `url` is answered with success; never through a proxy."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(url, timeout=timeout):
+            return True
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _start(
+    name: str, command: Sequence[str], settings: Mapping[str, str], url: str, ready: str, ports: dict[str, int], directory: Path
+) -> Server:
+    taken = [port for port in ports.values() if not _free(port)]
+    if taken:
+        raise UserError("port-taken", port=taken[0], name=name)
+    directory.mkdir(parents=True, exist_ok=True)
+    log = directory / f"{name}-{ports['http']}.log"
+    owner = os.environ.get("ONEPIECE_RUNNER_PID") or str(os.getpid())
+    guard = [sys.executable, "-m", "onepiece.servers", owner, json.dumps(dict(settings)), *command]
+    variables = os.environ | {"PYTHONPATH": str(SHARED)}
+    with log.open("ab") as stream:  # a session of its own: Ctrl-C reaches the owner, who ends the server in order
+        process = subprocess.Popen(guard, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, start_new_session=True, env=variables)
+    server = Server(name, process.pid, url, ports, log, tuple(command))
+    deadline = time.monotonic() + READY_SECONDS
+    try:
+        while not answers(url + ready):
+            if process.poll() is not None or time.monotonic() > deadline:
+                why = "it ended" if process.poll() is not None else f"it did not answer within {READY_SECONDS:.0f} s"
+                raise UserError("server-failed", name=name, reason=why, log=log, tail="\n" + server.tail())
+            time.sleep(0.2)
+    except BaseException:
+        server.stop()
+        raise
+    return server
+
+
+def _free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+# --- the guard ----------------------------------------------------------------------------------------------
+
+
+def main(arguments: list[str]) -> int:
+    """`python -m onepiece.servers OWNER_PID VARIABLES COMMAND...`: run the command until it or its owner ends.
+
+    SIGTERM ends it in order, SIGUSR1 at once.
+    """
+    owner, settings, *command = arguments
+    child = subprocess.Popen(command, env=os.environ | json.loads(settings), start_new_session=True)
+    asked: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, lambda received, _: asked.append(received))
+    while child.poll() is None and not asked and Path(f"/proc/{owner}").exists():
+        time.sleep(_WATCH_SECONDS)
+    if child.poll() is None:
+        _end(child, signal.SIGKILL if signal.SIGUSR1 in asked else signal.SIGTERM)
+    _end(child, signal.SIGKILL)  # workers that outlive the main process
+    return child.wait()
+
+
+def _end(child: subprocess.Popen[bytes], number: int) -> None:
+    try:
+        os.killpg(child.pid, number)
+        child.wait(timeout=_STOP_SECONDS)
+    except (ProcessLookupError, subprocess.TimeoutExpired):
+        pass
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
