@@ -28,9 +28,9 @@ def decades_from_bound(value: object, bound: str) -> float:
 
     Args:
         value: as results.json holds it.
-        bound: as a gate shows it: `<= 1e-05`, `>= 1.8`, `== 0`, `is true`.
+        bound: as a gate shows it: `<= 1e-05`, `>= 1.8`, `== 4,194,304`, `is true`.
     """
-    relation, _, text = bound.partition(" ")
+    relation, _, text = bound.replace(",", "").partition(" ")
     if relation in ("==", "is"):
         wanted = {"true": 1.0, "false": 0.0}.get(text) if relation == "is" else float(text)
         return -_DECADES if decode_number(value) == wanted else _DECADES  # type: ignore[arg-type]
