@@ -131,6 +131,33 @@ _error(
     ("See who listens: ss -ltnp 'sport = :{port}'", "查看是誰在監聽：ss -ltnp 'sport = :{port}'"),
 )
 _error(
+    "serving-elsewhere",
+    (
+        "Real servers without Docker exist for Linux on x86-64 only; this is {platform}.",
+        "不用 Docker 的真實伺服器只支援 x86-64 的 Linux；這台機器是 {platform}。",
+    ),
+    (
+        "With Docker, and without a GPU: ONEPIECE_DEVICE=cpu docker compose up serving",
+        "使用 Docker，且沒有 GPU：ONEPIECE_DEVICE=cpu docker compose up serving",
+    ),
+)
+_error(
+    "serving-runs",
+    ("The serving stack runs already, at {url}.", "服務堆疊已經在 {url} 執行中。"),
+    (
+        "See it: nox -s serving -- --status   end it: nox -s serving -- --stop",
+        "查看：nox -s serving -- --status   停止：nox -s serving -- --stop",
+    ),
+)
+_error(
+    "serving-model",
+    (
+        "ONEPIECE_MODEL={model}: neither a model's directory (with config.json), there or in {directory}, nor OWNER/NAME of a hub.",
+        "ONEPIECE_MODEL={model}：不是模型目錄（含 config.json），{directory} 裡也沒有，也不是 hub 的 OWNER/NAME。",
+    ),
+    ("Leave it out to serve the shipped model: unset ONEPIECE_MODEL", "不設定就會使用內附的模型：unset ONEPIECE_MODEL"),
+)
+_error(
     "no-torch-wheel",
     ("PyTorch has no wheel for {platform}.", "PyTorch 沒有提供 {platform} 的 wheel。"),
     ("Use Docker on this machine, or Colab (docs/guides).", "請在這台機器上使用 Docker，或改用 Colab（見 docs/guides）。"),
@@ -423,8 +450,8 @@ _error(
     "engine-refuses",
     ("The Docker engine does not let you in: {reason}.", "Docker 引擎拒絕存取：{reason}。"),
     (
-        "Run without it: --backend local. To be let in: sudo usermod -aG docker $USER, then log in again (members can become root), or rootless Docker.",
-        "可以不用容器：--backend local。若要取得權限：sudo usermod -aG docker $USER，再重新登入（群組成員等同 root），或改用 rootless Docker。",
+        "Run without it: --backend local. To be let in (members can become root): sudo usermod -aG docker $USER, then log in again",
+        "可以不用容器：--backend local。若要取得權限（群組成員等同 root）：sudo usermod -aG docker $USER，再重新登入",
     ),
 )
 _error(
@@ -443,7 +470,10 @@ _error(
 _error(
     "engine-says-no",
     ("The Docker engine could not start the container: {reason}.", "Docker 引擎無法啟動容器：{reason}。"),
-    ("See what this engine can do: nox -s doctor ; or run without it: --backend local", "看看這個引擎能做什麼：nox -s doctor ；或不用容器：--backend local"),
+    (
+        "See what this engine can do: nox -s doctor ; or run without it: --backend local",
+        "看看這個引擎能做什麼：nox -s doctor ；或不用容器：--backend local",
+    ),
 )
 _error(
     "engine-disk-full",
