@@ -399,7 +399,7 @@ lab.figure(
 # %%
 def in_words(difference, digits=".1e"):
     """A difference, or that there is none."""
-    return tr("exactly 0", "正好 0") if difference == 0 else f"{difference:{digits}}"
+    return tr("exactly 0", "0") if difference == 0 else f"{difference:{digits}}"
 
 
 worst = {name: [max(apart[seed][name][part] for seed in settings.seeds) for part in (0, 1)] for name in ("own", "double_scale")}

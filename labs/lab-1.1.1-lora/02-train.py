@@ -23,9 +23,12 @@
 # %%
 import dataclasses
 import json
-import math
+import logging
 import time
 import warnings
+
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it, and it tells that an optional package is missing
+warnings.filterwarnings("ignore", message="IProgress not found|`is_gradient_checkpointing` is deprecated")
 
 import numpy as np
 import torch
@@ -39,6 +42,7 @@ from nf4 import Nf4Linear, quantize_model
 from onepiece import lab
 from onepiece.adaptation import accuracy, batches, fit, forgetting, load_base, load_task
 from onepiece.errors import UserError
+from onepiece.evaluation import wilson_interval
 from onepiece.figures import COLORS, subplots
 from onepiece.models import count_parameters
 from onepiece.text import Text, tr
@@ -51,14 +55,14 @@ torch.set_num_threads(settings.threads)
 # ## One plan for both methods
 #
 # For each task, LoRA and full fine-tuning get the same number of steps and the same batches in the same order. The learning rate and its schedule differ: LoRA wants a larger rate, as its authors say too, so each
-# method has what suits it. (Comparing both at one rate would be a race that one of them runs in the other's shoes.) Rates and schedules were searched for both, on a few seeds and on this size of model:
+# method has what suits it. (Comparing both at one rate would be a race that one of them runs in the other's shoes, and a full fine-tuning that is badly tuned is easily beaten.) Rates and schedules were searched for both, on a few seeds and on this size of model:
 # the comparison says what each can reach, not which is easier to tune.
 
 # %% [markdown] lang="zh-TW"
 # ## 兩種方法，同一份計畫
 #
 # 每個任務，LoRA 與全參數微調用同樣的步數、同樣順序的同樣批次。不同的是學習率和它的排程：LoRA 需要大一點的學習率，作者們也這麼說，所以兩種方法各用適合自己的。
-# （硬要兩者用同一個學習率，就像要其中一位穿著別人的鞋子賽跑。）兩種方法的學習率和排程，都是用這個大小的模型、少數幾個種子找出來的：
+# （硬要兩者用同一個學習率，就像要其中一位穿著別人的鞋子賽跑；而沒調好的全參數微調，誰都贏得了。）兩種方法的學習率和排程，都是用這個大小的模型、少數幾個種子找出來的：
 # 這裡比的是各自能做到多好，而不是哪一種比較容易調。
 
 # %%
@@ -86,6 +90,8 @@ tasks = {
     name: load_task(name, tokenizer, train_items=settings.train_items, held_out_items=settings.held_out_items, chat=settings.chat) for name in plans
 }
 whole = count_parameters(base).total
+untrained = {name: accuracy(base, task).accuracy for name, task in tasks.items()}
+base = base.cpu()  # it is only compared with from here on
 
 
 def fresh(**options):
@@ -113,7 +119,7 @@ lab.table(
 #
 # ```toml
 # compose_vs_full = 0.9     # LoRA's held-out accuracy on compose, divided by that of full fine-tuning
-# enough_rank = 8           # relabel, half the steps: the smallest rank within 2% of the best rank of the sweep
+# enough_rank = 8           # relabel, fewer steps: the smallest rank within 2% of the best rank of the sweep
 # ```
 
 # %% [markdown] lang="zh-TW"
@@ -137,7 +143,7 @@ for seed in lab.progress(settings.seeds):
         if seed == settings.seeds[0]:
             kept[f"{name}, full"] = forgetting(model, tokenizer, per_language=settings.forget_items, chat=settings.chat)
             changes[name] = {
-                layer: (model.get_submodule(layer).weight.detach() - base.get_submodule(layer).weight).cpu() for layer in matrices
+                layer: model.get_submodule(layer).weight.detach().cpu() - base.get_submodule(layer).weight for layer in matrices
             }
         del model
         model = fresh()
@@ -161,16 +167,19 @@ for seed in lab.progress(settings.seeds):
 # 要是它學會了，錯的就是我們的量測。
 
 # %%
-untrained = {name: accuracy(base, task).accuracy for name, task in tasks.items()}
+def of_full(right, name, seed):
+    """An accuracy as a share of that of full fine-tuning; not a number if that is zero, which no gate accepts."""
+    return right / scores[name, "full", seed] if scores[name, "full", seed] else float("nan")
+
+
 for seed in settings.seeds:
     model = fresh()
     add_lora_with_frozen_b(model, chosen, seed=seed)
     histories["relabel", "B frozen", seed], scores["relabel", "B frozen", seed] = train(model, "relabel", seed, plans["relabel"].lora_rate)
-    share = {(name, kind): scores[name, kind, seed] / scores[name, "full", seed] for name in plans for kind in ("LoRA",)}
-    lab.record("relabel_vs_full", share["relabel", "LoRA"], seed=seed)
-    lab.record("relabel_vs_full", scores["relabel", "B frozen", seed] / scores["relabel", "full", seed], seed=seed, variant="b_frozen")
-    lab.record("compose_vs_full", share["compose", "LoRA"], seed=seed)
-    lab.record("compose_vs_full", untrained["compose"] / scores["compose", "full", seed], seed=seed, variant="base")
+    lab.record("relabel_vs_full", of_full(scores["relabel", "LoRA", seed], "relabel", seed), seed=seed)
+    lab.record("relabel_vs_full", of_full(scores["relabel", "B frozen", seed], "relabel", seed), seed=seed, variant="b_frozen")
+    lab.record("compose_vs_full", of_full(scores["compose", "LoRA", seed], "compose", seed), seed=seed)
+    lab.record("compose_vs_full", of_full(untrained["compose"], "compose", seed), seed=seed, variant="base")
     lab.record("full_accuracy", min(scores[name, "full", seed] for name in plans), seed=seed)
     lab.record("full_accuracy", max(untrained.values()), seed=seed, variant="base")
 
@@ -214,7 +223,7 @@ def mean(name, kind):
 
 trained = lora_parameter_count(base, chosen)
 guess = lab.predict("compose_vs_full")
-relative = {name: np.mean([scores[name, "LoRA", seed] / scores[name, "full", seed] for seed in settings.seeds]) for name in plans}
+relative = {name: np.mean([of_full(scores[name, "LoRA", seed], name, seed) for seed in settings.seeds]) for name in plans}
 moved = max(max(histories["relabel", "B frozen", seed].gradient_norms) for seed in settings.seeds)
 lab.table(
     [tr("task", "任務"), tr("base", "基礎模型"), tr("full, by seed", "全參數，各種子"), tr("LoRA, by seed", "LoRA，各種子"), tr("LoRA / full", "LoRA／全參數")],
@@ -354,11 +363,13 @@ spans = {
     tr("rank", "秩"): by_rank, tr("layers", "層"): by_target, "alpha": by_alpha,
 }  # fmt: skip
 spans = {label: max(right for right, _, _ in swept.values()) - min(right for right, _, _ in swept.values()) for label, swept in spans.items()}
+first, second, _ = sorted(spans.values(), reverse=True)
+clear = first - second > 0.1
 lab.say(
-    f"""The smallest rank within 2% of the best one is **{enough}**{"" if guess is None else f" (you guessed {guess:g})"}. From worst to best value the accuracy moves by {", ".join(f"{span:.0%} ({label})" for label, span in spans.items())}: after {settings.sweep_steps} steps, {max(spans, key=spans.get)} matters most.
-All of alpha's effect here is that of a learning rate on the update: a small alpha is simply not done yet. That is why one usually leaves alpha alone and tunes the rate.""",
-    f"""與最好的秩相差 2% 以內的最小秩是 **{enough}**{"" if guess is None else f"（你猜 {guess:g}）"}。從最差到最好的設定，準確率的變動是{"、".join(f"{label} {span:.0%}" for label, span in spans.items())}：訓練 {settings.sweep_steps} 步之後，影響最大的是{max(spans, key=spans.get)}。
-alpha 在這裡的作用，就像是更新量的學習率：alpha 小，只是還沒學完。所以通常固定 alpha，只調學習率。""",
+    f"""The smallest rank within 2% of the best one is **{enough}**{"" if guess is None else f" (you guessed {guess:g})"}. After {settings.sweep_steps} steps, the accuracy moves from the worst to the best value by {", ".join(f"{span:.0%} ({label})" for label, span in spans.items())}.{"" if clear else " Which of the three matters most, one seed cannot decide."}
+With Adam, tuning alpha is roughly tuning the learning rate of the update (the paper, section 4.1): that is why alpha is usually left alone. Here the last losses with the smallest and the largest alpha are {by_alpha[min(by_alpha)][1]:.2f} and {by_alpha[max(by_alpha)][1]:.2f}.""",
+    f"""與最好的秩相差 2% 以內的最小秩是 **{enough}**{"" if guess is None else f"（你猜 {guess:g}）"}。訓練 {settings.sweep_steps} 步之後，從最差到最好的設定，準確率的變動是{"、".join(f"{label} {span:.0%}" for label, span in spans.items())}。{"" if clear else "三者之中誰影響最大，一個種子決定不了。"}
+用 Adam 的話，調 alpha 大致等於調更新量的學習率（論文 4.1 節），所以 alpha 通常固定不動。在這裡，alpha 最小與最大時，最後的損失分別是 {by_alpha[min(by_alpha)][1]:.2f} 與 {by_alpha[max(by_alpha)][1]:.2f}。""",
 )
 
 # %% [markdown] lang="en"
@@ -419,7 +430,7 @@ lab.record("gradient_exponent", abs(exponents["rsLoRA"][0]))
 lab.record("gradient_exponent", abs(exponents["standard"][0]), variant="standard_scale")
 
 # %%
-figure, axes = subplots(1, 3, figsize=(12.5, 3.7))
+figure, axes = subplots(1, 3, figsize=(12.5, 3.7), sharey=True)
 for column, title in enumerate(("squared gradient of B", "move of the logits, gradient descent", "move of the logits, Adam")):
     for scale, values in steps.items():
         axes[column].loglog(settings.scale_ranks, values[:, column] / values[0, column], label=f"{scale}: $r^{{{exponents[scale][column]:.2f}}}$")
@@ -441,11 +452,11 @@ lab.figure(
 standard, stabilised = exponents["standard"], exponents["rsLoRA"]
 lab.say(
     f"""- The squared gradient goes like $r^{{{standard[0]:.2f}}}$ with the standard scale and $r^{{{stabilised[0]:.2f}}}$ with rsLoRA's: theory says −1 and 0. One step of gradient descent moves the logits like $r^{{{standard[1]:.2f}}}$ and $r^{{{stabilised[1]:.2f}}}$.
-  So with the standard scale a high rank learns more slowly, and buys little.
+  Under gradient descent, then, the standard scale makes a high rank learn more slowly.
 - One step of Adam moves them like $r^{{{standard[2]:.2f}}}$ and $r^{{{stabilised[2]:.2f}}}$: at the first step Adam hides the size of the gradient, and {"then it is the standard scale that hardly depends on the rank" if abs(standard[2]) < abs(stabilised[2]) else "still rsLoRA's scale depends less on the rank"}.
   Which scale is right thus depends on the optimizer and on the phase of training; rsLoRA's proof is about the whole of it.""",
     f"""- 梯度的平方在標準縮放下像 $r^{{{standard[0]:.2f}}}$，在 rsLoRA 的縮放下像 $r^{{{stabilised[0]:.2f}}}$：理論值是 −1 與 0。梯度下降一步，logits 的移動像 $r^{{{standard[1]:.2f}}}$ 與 $r^{{{stabilised[1]:.2f}}}$。
-  所以用標準縮放，秩越高學得越慢，多出來的秩買不到什麼。
+  所以在梯度下降之下，標準縮放會讓高秩學得比較慢。
 - Adam 一步的移動像 $r^{{{standard[2]:.2f}}}$ 與 $r^{{{stabilised[2]:.2f}}}$：在第一步，Adam 把梯度的大小藏了起來，{"這時幾乎與秩無關的反而是標準縮放" if abs(standard[2]) < abs(stabilised[2]) else "即使如此，rsLoRA 的縮放還是比較不受秩影響"}。
   所以哪一種縮放才對，要看最佳化器，也要看訓練的階段；rsLoRA 的證明談的是整個訓練過程。""",
 )
@@ -516,11 +527,13 @@ lab.figure(
 )
 low, high = min(relatives, key=lambda name: relatives[name]["right"]), max(relatives, key=lambda name: relatives[name]["right"])
 spread = relatives[high]["right"] - relatives[low]["right"]
-noise = 1.96 * math.sqrt(0.5 / len(tasks["relabel"].held_out) * 0.1)  # two accuracies near 95% on so many items
+items = len(tasks["relabel"].held_out)
+intervals = [wilson_interval(round(relatives[name]["right"] * items), items) for name in (low, high)]
+overlap = intervals[0].high >= intervals[1].low
 lab.say(
-    f"""From {low} ({relatives[low]["right"]:.1%}) to {high} ({relatives[high]["right"]:.1%}) lie {spread:.1%} on {len(tasks["relabel"].held_out)} items and one seed. {"That is within what chance gives: no winner here." if spread <= noise else "One seed decides no ranking."}
+    f"""From {low} ({relatives[low]["right"]:.1%}) to {high} ({relatives[high]["right"]:.1%}) lie {spread:.1%} on {items} items, with one seed. {"Their 95% intervals overlap: no winner here." if overlap else "Their 95% intervals do not overlap, but one seed, at LoRA's learning rate, decides no ranking."}
 AdaLoRA left most rank to `{max(average, key=average.get)}` and least to `{min(average, key=average.get)}`. (Its rank above the budget is masked, not removed, so it trains more numbers than the others here.)""",
-    f"""從 {low}（{relatives[low]["right"]:.1%}）到 {high}（{relatives[high]["right"]:.1%}）相差 {spread:.1%}，根據 {len(tasks["relabel"].held_out)} 題、一個種子。{"這在隨機誤差的範圍內：這裡沒有贏家。" if spread <= noise else "一個種子決定不了名次。"}
+    f"""從 {low}（{relatives[low]["right"]:.1%}）到 {high}（{relatives[high]["right"]:.1%}）相差 {spread:.1%}，根據 {items} 題、一個種子。{"兩者的 95% 信賴區間重疊：這裡沒有贏家。" if overlap else "兩者的 95% 信賴區間沒有重疊；但只有一個種子，用的又是 LoRA 的學習率，決定不了名次。"}
 AdaLoRA 留給 `{max(average, key=average.get)}` 的秩最多，留給 `{min(average, key=average.get)}` 的最少。（超出預算的秩只是被遮住，並沒有移除，所以它在這裡訓練的數字比別人多。）""",
 )
 
@@ -556,32 +569,33 @@ try:
 except UserError as error:
     lab.say(f"bitsandbytes does not run here, so only our own NF4 is used: {error.cause}", f"bitsandbytes 在這裡跑不動，所以只用我們自己的 NF4：{error.cause}")
 
+quantised = own_four_bit()
+without = accuracy(quantised, tasks["relabel"]).accuracy
 four_bit = {}
 for name, make in bases.items():
     for seed in settings.seeds if name == "nf4" else settings.seeds[:1]:
-        model = make()
-        four_bit[name, "before", seed] = accuracy(model, tasks["relabel"]).accuracy
+        model = make()  # not evaluated before it is trained: on some CPUs bitsandbytes then repacks its weights into a form without gradients
         add_lora(model, chosen, seed=seed)
-        _, four_bit[name, "after", seed] = train(model, "relabel", seed, plan.lora_rate)
+        _, four_bit[name, seed] = train(model, "relabel", seed, plan.lora_rate)
         if name == "nf4" and seed == settings.seeds[0]:
             save_adapter(model, chosen, lab.artifact("adapter-four-bit"), settings.base_model)
 for seed in settings.seeds:
-    lab.record("four_bit_vs_full", four_bit["nf4", "after", seed] / scores["relabel", "full", seed], seed=seed)
-    lab.record("four_bit_vs_full", four_bit["nf4", "before", seed] / scores["relabel", "full", seed], seed=seed, variant="no_adapter")
+    lab.record("four_bit_vs_full", of_full(four_bit["nf4", seed], "relabel", seed), seed=seed)
+    lab.record("four_bit_vs_full", of_full(without, "relabel", seed), seed=seed, variant="no_adapter")
 seed = settings.seeds[0]
-quantised = own_four_bit()
 lab.record("four_bit_bits", bits(quantised))
 lab.record("four_bit_bits", 8.0 * base.get_submodule(matrices[0]).weight.element_size(), variant="dense")
 
 # %%
-error = np.mean([((quantised.get_submodule(name).weight - base.get_submodule(name).weight).norm() / base.get_submodule(name).weight.norm()).item() for name in matrices])
-after = np.mean([four_bit["nf4", "after", seed] for seed in settings.seeds])
+originals = {name: base.get_submodule(name).weight for name in matrices}
+error = np.mean([((quantised.get_submodule(name).weight.cpu() - weight).norm() / weight.norm()).item() for name, weight in originals.items()])
+after = np.mean([four_bit["nf4", seed] for seed in settings.seeds])
 known = forgetting(quantised, tokenizer, ("sentiment",), per_language=settings.forget_items, chat=settings.chat)["sentiment"].accuracy
-other = "" if "bitsandbytes" not in bases else f"; on bitsandbytes' base {four_bit['bitsandbytes', 'after', seed]:.1%} (one seed)"
-other_zh = "" if "bitsandbytes" not in bases else f"；在 bitsandbytes 的基礎模型上是 {four_bit['bitsandbytes', 'after', seed]:.1%}（一個種子）"
+other = "" if "bitsandbytes" not in bases else f"; on bitsandbytes' base {four_bit['bitsandbytes', seed]:.1%} (one seed)"
+other_zh = "" if "bitsandbytes" not in bases else f"；在 bitsandbytes 的基礎模型上是 {four_bit['bitsandbytes', seed]:.1%}（一個種子）"
 lab.say(
-    f"""The linear layers take {bits(quantised):.2f} bits per weight instead of {8 * base.get_submodule(matrices[0]).weight.element_size()}, and lie {error:.1%} beside the original weights (relative, mean over the layers). LoRA on top reaches {after:.1%} on `relabel` over {len(settings.seeds)} seeds{other}; on the dense base it was {mean("relabel", "LoRA"):.1%}.""",
-    f"""線性層每個權重占 {bits(quantised):.2f} 位元，原本是 {8 * base.get_submodule(matrices[0]).weight.element_size()} 位元；與原本的權重相差 {error:.1%}（相對值，各層平均）。在上面加 LoRA，`relabel` 達到 {after:.1%}（{len(settings.seeds)} 個種子）{other_zh}；在稠密的基礎模型上是 {mean("relabel", "LoRA"):.1%}。""",
+    f"""The linear layers take {bits(quantised):.2f} bits per weight instead of {8 * base.get_submodule(matrices[0]).weight.element_size()}, and differ from the original weights by {error:.1%} (relative norm, mean over the layers). LoRA on top reaches {after:.1%} on `relabel` over {len(settings.seeds)} seeds{other}; on the dense base it was {mean("relabel", "LoRA"):.1%}.""",
+    f"""線性層每個權重占 {bits(quantised):.2f} 位元，原本是 {8 * base.get_submodule(matrices[0]).weight.element_size()} 位元；與原本的權重相差 {error:.1%}（相對範數，各層平均）。在上面加 LoRA，`relabel` 達到 {after:.1%}（{len(settings.seeds)} 個種子）{other_zh}；在稠密的基礎模型上是 {mean("relabel", "LoRA"):.1%}。""",
 )
 
 # %%
@@ -589,7 +603,7 @@ content = {
     "right": {name: scores[name, "LoRA", seed] for name in plans},
     "full_right": {name: scores[name, "full", seed] for name in plans},
     "full_kept": {name: {family: score.accuracy for family, score in by_family.items()} for name, by_family in kept.items()},
-    "four_bit_right": four_bit["nf4", "after", seed],
+    "four_bit_right": four_bit["nf4", seed],
 }
 with lab.artifact("training.json").open("w", encoding="utf-8") as file:
     json.dump(content, file)
@@ -603,11 +617,11 @@ with lab.artifact("training.json").open("w", encoding="utf-8") as file:
 # %%
 lab.say(
     f"""- LoRA reaches {relative["relabel"]:.1%} and {relative["compose"]:.1%} of full fine-tuning, with {trained / whole:.1%} of the parameters. With B frozen it learns nothing.
-- After {settings.sweep_steps} steps of `relabel`, rank {enough} is enough. Four relatives lie within {spread:.1%} of each other.
-- A base of {bits(quantised):.2f} bits per weight costs {mean("relabel", "LoRA") - after:.1%} of accuracy.""",
+- After {settings.sweep_steps} steps of `relabel`, rank {enough} is enough. LoRA and its three relatives lie within {spread:.1%} of each other.
+- A base of {bits(quantised):.2f} bits per weight changes the accuracy on `relabel` by {100 * (after - mean("relabel", "LoRA")):+.1f} points.""",
     f"""- LoRA 用 {trained / whole:.1%} 的參數，達到全參數微調的 {relative["relabel"]:.1%} 與 {relative["compose"]:.1%}。B 凍結的話什麼都學不會。
-- `relabel` 訓練 {settings.sweep_steps} 步之後，秩 {enough} 就夠了。四個近親彼此相差 {spread:.1%} 以內。
-- 每個權重 {bits(quantised):.2f} 位元的基礎模型，準確率的代價是 {mean("relabel", "LoRA") - after:.1%}。""",
+- `relabel` 訓練 {settings.sweep_steps} 步之後，秩 {enough} 就夠了。LoRA 與三個近親彼此相差 {spread:.1%} 以內。
+- 每個權重 {bits(quantised):.2f} 位元的基礎模型，`relabel` 的準確率變化是 {100 * (after - mean("relabel", "LoRA")):+.1f} 個百分點。""",
 )
 
 # %% [markdown] lang="en"

@@ -23,7 +23,12 @@
 # %%
 import hashlib
 import json
+import logging
 import tempfile
+import warnings
+
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it, and it tells that an optional package is missing
+warnings.filterwarnings("ignore", message="IProgress not found|`is_gradient_checkpointing` is deprecated|Could not find a config file")
 
 import numpy as np
 import torch
@@ -77,7 +82,7 @@ lab.table(
 
 # %%
 tasks = {
-    name: load_task(name, tokenizer, train_items=settings.train_items, held_out_items=settings.held_out_items, chat=settings.chat) for name in adapters
+    name: load_task(name, tokenizer, train_items=settings.batch, held_out_items=settings.held_out_items, chat=settings.chat) for name in adapters
 }
 batch = batches(tasks["relabel"], batch_size=settings.batch, seed=0)(0)
 inputs = {name: batch[name].to(settings.device) for name in ("input_ids", "attention_mask")}
@@ -255,10 +260,10 @@ less = [name for name in adapters if lost[f"{name}, LoRA"] < lost[f"{name}, full
 lab.record("forgotten", max(lost[f"{name}, LoRA"] for name in adapters))
 lab.say(
     f"""- The base has {averages["base"]:.0%} on average. {"; ".join(f"{name} loses {value:.0%} (most on `{worst[name]}`)" for name, value in lost.items())}.
-- LoRA forgets less than full fine-tuning on {len(less)} of {len(adapters)} tasks here (one seed, {settings.forget_items} items per family and language). {"Few trained numbers are no protection by themselves." if len(less) < len(adapters) else "Do not take that for a law: it depends on rates and steps."}
+- LoRA forgets less than full fine-tuning on {len(less)} of {len(adapters)} tasks here (one seed, {settings.forget_items} items per family and language). {"Few trained numbers are no protection by themselves; LoRA also had the larger learning rate." if len(less) < len(adapters) else "Do not take that for a law: it depends on rates and steps."}
 - The difference that always holds: LoRA's forgetting is a switch. With the adapter off, everything is back, as the hashes above prove; after full fine-tuning it is gone.""",
     f"""- 基礎模型平均 {averages["base"]:.0%}。{"；".join(f"{name} 掉了 {value:.0%}（掉最多的是 `{worst[name]}`）" for name, value in lost.items())}。
-- 在這裡的 {len(adapters)} 個任務中，LoRA 比全參數微調忘得少的有 {len(less)} 個（一個種子，每類、每種語言 {settings.forget_items} 題）。{"訓練的數字少，本身並不是保護。" if len(less) < len(adapters) else "別把它當成定律：這取決於學習率與步數。"}
+- 在這裡的 {len(adapters)} 個任務中，LoRA 比全參數微調忘得少的有 {len(less)} 個（一個種子，每類、每種語言 {settings.forget_items} 題）。{"訓練的數字少，本身並不是保護；而且 LoRA 的學習率比較大。" if len(less) < len(adapters) else "別把它當成定律：這取決於學習率與步數。"}
 - 永遠成立的差別是：LoRA 的遺忘是一個開關。關掉 adapter，一切都回來，上面的雜湊值就是證明；全參數微調之後，失去的就是失去了。""",
 )
 
@@ -299,10 +304,12 @@ lab.figure(
         zh_tw="把 relabel 的 adapter 從 0 一路轉到超過訓練時的縮放：新任務，以及兩個舊技能。",
     ),
 )
-best = int(np.argmax([min(values) for values in zip(*at_dial.values(), strict=True)]))
+enough = next((place for place, right in enumerate(at_dial["relabel (new)"]) if right >= 0.98 * home), len(dial) - 1)
+trained_at = int(np.argmin(np.abs(dial - 1)))
+before_after = {name: (values[enough], values[trained_at]) for name, values in at_dial.items() if "old" in name}
 lab.say(
-    f"At {dial[best]:g} of the trained scale the weakest of the three is best: {', '.join(f'{name} {values[best]:.0%}' for name, values in at_dial.items())}. {'One weaker adapter does both.' if min(values[best] for values in at_dial.values()) > 0.8 else 'No setting of the dial has it all: the same question forms compete for the same weights.'}",
-    f"轉到訓練縮放的 {dial[best]:g} 倍時，三者之中最弱的那個最好：{'、'.join(f'{name} {values[best]:.0%}' for name, values in at_dial.items())}。{'弱一點的 adapter 兩邊都做得到。' if min(values[best] for values in at_dial.values()) > 0.8 else '沒有哪個位置能全拿：同樣的問法在爭同樣的權重。'}",
+    f"The new task is done at {dial[enough]:g} of the trained scale ({at_dial['relabel (new)'][enough]:.0%}). There the old skills stand at {', '.join(f'{small:.0%} instead of {full:.0%} ({name})' for name, (small, full) in before_after.items())}. {'An adapter turned down a little may be the better model: try it before you train anew.' if all(small > full + 0.1 for small, full in before_after.values()) else 'Turning it down does not bring everything back.'}",
+    f"轉到訓練縮放的 {dial[enough]:g} 倍時，新任務已經學會（{at_dial['relabel (new)'][enough]:.0%}）。這時舊技能是 {'、'.join(f'{name} {small:.0%}（原本的縮放是 {full:.0%}）' for name, (small, full) in before_after.items())}。{'轉小一點的 adapter 可能是更好的模型：重新訓練之前，先試試看。' if all(small > full + 0.1 for small, full in before_after.values()) else '轉小並不能把一切都帶回來。'}",
 )
 
 # %% [markdown] lang="en"
@@ -323,7 +330,7 @@ together = skills.answers(model, tokenizer, asked, chat=settings.chat, batch_siz
 different = sum(one != other for one, other in zip(alone, together, strict=True))
 prompts = [prompt_text(item, tokenizer, chat=settings.chat) for item in asked]
 speed = timed(
-    {size: lambda size=size: generate_batch(model, tokenizer, prompts, max_new_tokens=8, batch_size=size) for size in (1, len(prompts))},
+    {rows: lambda rows=rows: generate_batch(model, tokenizer, prompts, max_new_tokens=8, batch_size=rows) for rows in (1, len(prompts))},
     repeats=settings.repeats,
 )
 gain = speed[1].median / speed[len(prompts)].median
@@ -344,11 +351,11 @@ lab.say(
     f"""- At home an adapter is right in at least {home:.1%}, away from home in at most {away:.1%}{"" if guess is None else f" (you guessed {guess:.0%})"}.
 - A switch takes {one_switch * 1e6:.0f} µs, {times["load the base"].median / one_switch:,.0f} times less than loading the base again, even from memory's own file cache and with a base this small.
 - Bit by bit, the base is what it was: {changed} of {len(hashed)} tensors changed.
-- One adapter per customer or task is thus a matter of kilobytes. What it costs is that an adapter also unlearns, as long as it is on.""",
+- Each further task costs {max(size.values()) / 1e3:,.0f} KB instead of another {whole / 1e3:,.0f} KB (and a smaller share of a larger model, see notebook 1). The price: while it is on, an adapter also unlearns.""",
     f"""- 在自己的任務上，adapter 至少答對 {home:.1%}；換到別的任務，最多答對 {away:.1%}{"" if guess is None else f"（你猜 {guess:.0%}）"}。
 - 切換一次要 {one_switch * 1e6:.0f} µs，是重新載入基礎模型的 {times["load the base"].median / one_switch:,.0f} 分之一；而且檔案還在快取裡，基礎模型又這麼小。
 - 基礎模型逐位元不變：{len(hashed)} 個張量中有 {changed} 個改變。
-- 所以每個客戶、每個任務一個 adapter，只是幾 KB 的事。代價是：adapter 開著的時候，也會讓模型忘掉一些事。""",
+- 每多一個任務，多的是 {max(size.values()) / 1e3:,.0f} KB，而不是再一份 {whole / 1e3:,.0f} KB（模型越大，比例越小，見第 1 本筆記本）。代價是：adapter 開著的時候，也會讓模型忘掉一些事。""",
 )
 
 # %% [markdown] lang="en"

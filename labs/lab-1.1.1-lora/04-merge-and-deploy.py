@@ -22,7 +22,11 @@
 
 # %%
 import json
+import logging
 import warnings
+
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it, and it tells that an optional package is missing
+warnings.filterwarnings("ignore", message="IProgress not found|`is_gradient_checkpointing` is deprecated")
 
 import torch
 
@@ -47,7 +51,7 @@ with lab.artifact("training.json").open(encoding="utf-8") as file:
     training = json.load(file)
 base, tokenizer = load_base(settings)
 tasks = {
-    name: load_task(name, tokenizer, train_items=settings.train_items, held_out_items=settings.held_out_items, chat=settings.chat) for name in adapters
+    name: load_task(name, tokenizer, train_items=settings.batch, held_out_items=settings.held_out_items, chat=settings.chat) for name in adapters
 }
 
 
@@ -123,7 +127,7 @@ lab.say(
     f"""The merged model differs by {worst:.1e}{"" if guess is None else f" (you guessed {guess:.1e})"}, which is {worst / torch.finfo(settings.dtype).eps:.0f} times the rounding unit of {settings.dtype}; the wrong scale differs by {min(wrong.values()):.2g} at least. The merged model has {extra["relabel"][0]} parameters more than the base, the adapted one {extra["relabel"][1]:,}.
 With the wrong scale accuracy falls to {", ".join(f"{values[2]:.0%} ({name})" for name, values in right.items())}. {"An error in the logits does not always show in the answers: compare logits, not only answers." if max(values[2] for values in right.values()) > 0.5 else "Still, compare logits and not only answers: smaller mistakes do not show in them."}""",
     f"""合併後的模型差了 {worst:.1e}{"" if guess is None else f"（你猜 {guess:.1e}）"}，是 {settings.dtype} 捨入單位的 {worst / torch.finfo(settings.dtype).eps:.0f} 倍；錯誤的縮放至少差 {min(wrong.values()):.2g}。合併後的模型比基礎模型多 {extra["relabel"][0]} 個參數，帶著 adapter 的則多 {extra["relabel"][1]:,} 個。
-縮放錯誤時，準確率掉到{"、".join(f"{values[2]:.0%}（{name}）" for name, values in right.items())}。{"logits 的錯誤不一定看得出來：要比 logits，不能只比答案。" if max(values[2] for values in right.values()) > 0.5 else "即使如此，還是要比 logits，不能只比答案：比較小的錯誤在答案裡看不出來。"}""",
+縮放錯誤時，準確率掉到 {"、".join(f"{values[2]:.0%}（{name}）" for name, values in right.items())}。{"logits 的錯誤不一定看得出來：要比 logits，不能只比答案。" if max(values[2] for values in right.values()) > 0.5 else "即使如此，還是要比 logits，不能只比答案：比較小的錯誤在答案裡看不出來。"}""",
 )
 
 # %% [markdown] lang="en"
@@ -212,7 +216,7 @@ lab.table(
 figure, axes = subplots(figsize=(7.2, 2.9))
 shown = {"merged": worst, **{name: value for name, value in apart.items() if value > 0}, "not divided by the rank": min(wrong.values())}
 colours = [COLORS["green"] if value < 1e-5 else COLORS["orange"] for value in shown.values()]
-axes.barh(list(shown), list(shown.values()), color=colours, height=0.6)
+axes.scatter(list(shown.values()), list(shown), color=colours, s=70, zorder=3)
 axes.set_xscale("log")
 axes.axvline(1e-5, color="black", linestyle="--", linewidth=1.2)
 axes.invert_yaxis()
@@ -225,10 +229,10 @@ lab.figure(
         zh_tw="各種合併後的模型與帶著 adapter 的模型相差多少；虛線左邊只是捨入。",
     ),
 )
-costs = {name: four_bit_right["adapter on 4 bits"] - value for name, value in four_bit_right.items()}
+gains = {name: value - four_bit_right["adapter on 4 bits"] for name, value in four_bit_right.items()}
 lab.say(
-    f"Only the first way gives the model that was trained ({apart['1. dense, merged']:.1e}). The original weights differ by {apart['2. original, merged']:.2g} and cost {costs['2. original, merged']:.1%} of accuracy, four bits again {apart['3. merged, 4 bits again']:.2g} and {costs['3. merged, 4 bits again']:.1%}. {'This task forgives both; measure it on yours.' if max(costs.values()) < 0.02 else 'That is the price of another rounding error than the one trained with.'}",
-    f"只有第一種做法給出訓練過的那個模型（{apart['1. dense, merged']:.1e}）。用原本的權重差 {apart['2. original, merged']:.2g}，準確率的代價是 {costs['2. original, merged']:.1%}；再量化一次差 {apart['3. merged, 4 bits again']:.2g}，代價是 {costs['3. merged, 4 bits again']:.1%}。{'這個任務對兩者都很寬容；你的任務請自己量。' if max(costs.values()) < 0.02 else '這就是捨入誤差跟訓練時不一樣的代價。'}",
+    f"Only the first way gives the model that was trained ({apart['1. dense, merged']:.1e}). The original weights differ by {apart['2. original, merged']:.2g} and change the accuracy by {100 * gains['2. original, merged']:+.1f} points, four bits again by {apart['3. merged, 4 bits again']:.2g} and {100 * gains['3. merged, 4 bits again']:+.1f} points. {'This task forgives both; measure it on yours.' if min(gains.values()) > -0.02 else 'That is the price of another rounding error than the one trained with.'}",
+    f"只有第一種做法給出訓練過的那個模型（{apart['1. dense, merged']:.1e}）。用原本的權重差 {apart['2. original, merged']:.2g}，準確率變化 {100 * gains['2. original, merged']:+.1f} 個百分點；再量化一次差 {apart['3. merged, 4 bits again']:.2g}，變化 {100 * gains['3. merged, 4 bits again']:+.1f} 個百分點。{'這個任務對兩者都很寬容；你的任務請自己量。' if min(gains.values()) > -0.02 else '這就是捨入誤差跟訓練時不一樣的代價。'}",
 )
 
 # %% [markdown] lang="en"
