@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
@@ -449,6 +449,7 @@ MIXED = st.text(st.sampled_from("中文，。（）「」a b1 -"), max_size=80)
 
 
 @given(MIXED, st.integers(8, 30))
+@example("1「（（1。", 8)
 def test_lines_are_as_wide_as_the_terminal_and_lose_nothing(written: str, width: int) -> None:
     lines = wrapped(prose(text(written)), width).plain.split("\n")
     assert all(cell_len(line) <= width for line in lines)

@@ -42,6 +42,10 @@ def wrapped(line: Line, width: int) -> Line:
             begin = possible if possible > begin else place
             cuts.append(begin)
             used = cell_len(text[begin : place + 1])
+            if used > width:  # what may not be broken is wider than the line
+                begin = place
+                cuts.append(begin)
+                used = cell_len(character)
     lines = line.divide(cuts)
     for part in lines:
         part.rstrip()
