@@ -460,6 +460,11 @@ _error(
     ("See what this machine has: nox -s doctor", "看看這台機器有什麼：nox -s doctor"),
 )
 _error(
+    "no-port",
+    ("Port {port} of this machine and those after it are taken.", "這台機器的連接埠 {port} 與其後的都已被占用。"),
+    ("Choose another one: --port 9000", "請改用其他連接埠：--port 9000"),
+)
+_error(
     "engine-gone",
     ("The Docker engine does not answer (any more).", "Docker 引擎沒有回應，或已經停止。"),
     (

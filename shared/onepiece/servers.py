@@ -35,6 +35,7 @@ READY_SECONDS = 300.0
 _STOP_SECONDS = 15.0
 _WATCH_SECONDS = 0.5
 _LOG_LINES = 12
+_SETTINGS = "ONEPIECE_SERVER_SETTINGS"  # what the guard sets for the server, as JSON
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +148,7 @@ def vllm(
         "LD_PRELOAD": preload,
     }
     url = f"http://127.0.0.1:{port}"
-    return _start("vllm", command, settings | dict(variables or {}), url, "/health", {"http": port}, directory)
+    return start("vllm", command, settings | dict(variables or {}), url, "/health", {"http": port}, directory)
 
 
 def triton(
@@ -196,7 +197,7 @@ def triton(
         "LD_LIBRARY_PATH": os.pathsep.join([str(packages / "nvidia_pytriton.libs"), str(sysconfig.get_config_var("LIBDIR") or "")]),
     }
     url = f"http://127.0.0.1:{chosen['http']}"
-    return _start("triton", command, settings | dict(variables or {}), url, "/v2/health/live", chosen, directory)
+    return start("triton", command, settings | dict(variables or {}), url, "/v2/health/live", chosen, directory)
 
 
 def environment_python(name: str) -> Path:
@@ -228,17 +229,23 @@ def answers(url: str, timeout: float = 2.0) -> bool:
         return False
 
 
-def _start(
+def start(
     name: str, command: Sequence[str], settings: Mapping[str, str], url: str, ready: str, ports: dict[str, int], directory: Path
 ) -> Server:
-    taken = [port for port in ports.values() if not _free(port)]
+    """Start any server under a guard and wait until a GET of `url + ready` succeeds.
+
+    Raises:
+        UserError: "port-taken", "server-failed"; nothing is left running then.
+    """
+    taken = [port for port in ports.values() if not is_free(port)]
     if taken:
         raise UserError("port-taken", port=taken[0], name=name)
     directory.mkdir(parents=True, exist_ok=True)
     log = directory / f"{name}-{ports['http']}.log"
     owner = os.environ.get("ONEPIECE_RUNNER_PID") or str(os.getpid())
-    guard = [sys.executable, "-m", "onepiece.servers", owner, json.dumps(dict(settings)), *command]
-    variables = os.environ | {"PYTHONPATH": str(SHARED)}
+    guard = [sys.executable, "-m", "onepiece.servers", owner, *command]
+    # Not on the command line, which every user of the machine can read: there may be a key among them.
+    variables = os.environ | {"PYTHONPATH": str(SHARED), _SETTINGS: json.dumps(dict(settings))}
     with log.open("ab") as stream:  # a session of its own: Ctrl-C reaches the owner, who ends the server in order
         process = subprocess.Popen(guard, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, start_new_session=True, env=variables)
     server = Server(name, process.pid, url, ports, log, tuple(command))
@@ -255,7 +262,8 @@ def _start(
     return server
 
 
-def _free(port: int) -> bool:
+def is_free(port: int) -> bool:
+    """Whether nobody listens on a port of 127.0.0.1."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -269,12 +277,13 @@ def _free(port: int) -> bool:
 
 
 def main(arguments: list[str]) -> int:
-    """`python -m onepiece.servers OWNER_PID VARIABLES COMMAND...`: run the command until it or its owner ends.
+    """`python -m onepiece.servers OWNER_PID COMMAND...`: run the command until it or its owner ends.
 
     SIGTERM ends it in order, SIGUSR1 at once.
     """
-    owner, settings, *command = arguments
-    child = subprocess.Popen(command, env=os.environ | json.loads(settings), start_new_session=True)
+    owner, *command = arguments
+    settings = json.loads(os.environ.pop(_SETTINGS, "{}"))
+    child = subprocess.Popen(command, env=os.environ | settings, start_new_session=True)
     asked: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, lambda received, _: asked.append(received))

@@ -1,6 +1,6 @@
 """`nox -s bench`: what the road costs over the bare tools, as ratios within one run.
 
-    nox -s bench                  list and first cell, warm
+    nox -s bench                  list and first cell, warm; a lab in a container, where there is an engine
     nox -s bench -- --install     also the first run, cold, over a bare pip install of the same lock (minutes)
 
 Variants alternate; medians with half the interquartile range; the machine and versions stand beside the numbers.
@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -158,6 +159,47 @@ def first_run(root: Path, scratch: Path, repeats: int) -> dict[str, list[float]]
     return seconds
 
 
+CONTAINED = "lab-9.2-contained"
+
+
+def in_container(root: Path, scratch: Path, repeats: int) -> dict[str, list[float]] | None:
+    """A whole lab of one quick notebook: ours, and a bare `docker run` of the same runner with the same mounts.
+
+    None where no image can be had. What can be pulled or built is, before anything is measured; stand-ins for base images:
+    eval "$(python3 tests/images/stand_in.py)"
+    """
+    toy_course.write_quick_lab(root, CONTAINED, first=toy_course.GOOD)
+    (root / "images" / CONTAINED).mkdir()
+    (root / "images" / CONTAINED / "Dockerfile").write_text("ARG GROUP_IMAGE=onepiece/train\nFROM ${GROUP_IMAGE}\n", encoding="utf-8")
+    variables = os.environ | {"ONEPIECE_ROOT": str(root), "ONEPIECE_HOME": str(root)}
+    course = [NOX, "-m", "nox", "-s", CONTAINED, "--", "--backend", "container"]
+    first = subprocess.run(course, cwd=root, env=variables, capture_output=True, text=True)
+    if first.returncode != 0:
+        print(f"no container: {' '.join((first.stdout + first.stderr).split())[-300:]}", file=sys.stderr)
+        return None
+    (template,) = (root / "runs" / CONTAINED).iterdir()
+    image = json.loads((template / "results.json").read_text(encoding="utf-8"))["image"]["id"]
+    rounds = iter(range(1000))
+
+    def bare() -> float:
+        run = scratch / f"run-{next(rounds)}"
+        shutil.copytree(template, run, ignore=shutil.ignore_patterns("events"))
+        inside = f"/course/runs/{CONTAINED}/{template.name}"
+        mounts = {root / "labs" / CONTAINED: f"/course/labs/{CONTAINED}:ro", root / "shared": "/course/shared:ro", run: inside}
+        options = [option for source, target in mounts.items() for option in ("--volume", f"{source}:{target}")]
+        options += ["--env", "PYTHONPATH=/course/shared", "--env", "OMP_WAIT_POLICY=passive", "--env", "HOME=/tmp", "--workdir", inside]
+        options += ["--user", f"{os.getuid()}:{os.getgid()}", "--network", "none", "--init", "--entrypoint", "/opt/onepiece/bin/python"]
+        read_end, write_end = os.pipe()  # the runner ends when its standard input does
+        try:
+            command = ["docker", "run", "--rm", "--interactive", *options, image, "-m", "onepiece.execute", inside, "01-first"]
+            return wall(command, stdin=read_end)
+        finally:
+            os.close(read_end)
+            os.close(write_end)
+
+    return alternate({"course": lambda: wall(course, cwd=root, env=variables), "docker run": bare}, repeats)
+
+
 def main() -> None:
     """Measure and print one table."""
     parser = argparse.ArgumentParser(prog="nox -s bench --", description=__doc__)
@@ -177,6 +219,9 @@ def main() -> None:
         (toy_course.write_lab(root, count=FIRST_CELL, manifest=one_notebook) / "02-use.py").unlink()
         measured = [("nox --list", list_sessions(root, scratch / "bare"), "<= 0.3 s more")]
         measured.append(("command to first cell, over nbconvert", first_cell(root, scratch, options.repeats), "<= 1.1x"))
+        contained = in_container(root, scratch, options.repeats)
+        if contained is not None:
+            measured.append(("lab in a container, over docker run", contained, "<= 1 s more"))
         if options.install:
             measured.append(("first run, over pip install", first_run(root, scratch, 3), "<= 1.25x"))
     for name, seconds, goal in measured:

@@ -21,7 +21,18 @@ def test_the_sky_task_has_only_fields_of_skypilot_and_names_a_lab_that_exists() 
     # https://docs.skypilot.co/en/latest/reference/yaml-spec.html
     task = read("lab.sky.yaml")
     assert set(task) <= {"name", "workdir", "num_nodes", "resources", "envs", "secrets", "volumes", "file_mounts", "setup", "run", "config"}
-    assert set(task["resources"]) <= {"infra", "accelerators", "cpus", "memory", "use_spot", "disk_size", "disk_tier", "autostop", "image_id", "any_of"}
+    assert set(task["resources"]) <= {
+        "infra",
+        "accelerators",
+        "cpus",
+        "memory",
+        "use_spot",
+        "disk_size",
+        "disk_tier",
+        "autostop",
+        "image_id",
+        "any_of",
+    }
     assert task["envs"]["LAB"] in LABS
     assert task["workdir"] == ".", "the checkout it is launched from"
 

@@ -8,34 +8,19 @@ import shutil
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import toy_course
 from parts import linux_only, missing
-from toy_course import Checkout, Done
+from toy_course import Checkout
 
 from onepiece.host import environments
 
 TESTS = Path(__file__).resolve().parent
 sys.path[:0] = [str(TESTS), str(toy_course.ROOT / "docs")]  # `import browser`, and the site's own extension
 
-
-@dataclass(frozen=True, slots=True)
-class Built:
-    """A build that ended."""
-
-    checkout: Checkout
-    done: Done
-
-    @property
-    def site(self) -> Path:
-        return self.checkout.home / "site"
-
-    def staged(self, language: str) -> Path:
-        """What Sphinx read."""
-        return self.site / ".build" / language / "source"
+from built_site import Built  # noqa: E402 -- found through the line above
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from browser import Browser, Page
-from conftest import Built
+from built_site import Built
 
 CHAPTER = "chapters/1.3-optimisation-and-alignment/index.html"
 LAB = "labs/lab-1.5-flashattention"

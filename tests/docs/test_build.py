@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 import toy_course
-from conftest import Built
+from built_site import Built
 from parts import linux_only
 
 from onepiece import catalog

@@ -7,7 +7,7 @@ import re
 
 import pytest
 import toy_course
-from conftest import Built
+from built_site import Built
 from extension.gate_plot import decades_from_bound
 from extension.numbers import readable
 from extension.published import published

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import Built
+from built_site import Built
 from extension.translations import Pair, pairs
 
 from onepiece.text import LANGUAGES

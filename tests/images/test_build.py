@@ -79,6 +79,7 @@ def built(stand_ins: Mapping[str, str], wheel_sha256: str, tmp_path_factory: pyt
         "eval": evaluation(directory),
         "vllm": images.image_for("vllm", "cuda"),
         "triton": images.image_for("triton", "cuda"),
+        **{name: images.image_for(name, "cpu") for name in ("vllm-cpu", "triton-cpu")},
         **{lab: images.image_for(lab, "cpu") for lab in LABS},
     }
     assert set(GROUPS) <= set(made), "a group without a test of its build"
@@ -185,6 +186,8 @@ OWN: dict[str, list[Promise]] = {
     "eval": [lm_eval_imports],
     "vllm": EVERY,
     "triton": [*EVERY, the_client_is_beside_the_server],
+    "vllm-cpu": EVERY,
+    "triton-cpu": EVERY,
     LAB: [triton_is_there_for_its_interpreter],
 }
 

@@ -75,7 +75,8 @@ def test_the_base_is_an_argument_whose_default_is_the_pinned_tag(path: Path) -> 
     assert default and froms == [f"FROM ${{{default.group(1)}}}"], "one FROM, of the argument above it"
     name = name_of(path)
     if default.group(1) == "BASE_IMAGE":
-        assert default.group(2) == versions()["images"]["bases"][GROUPS[name]["base"]["cuda"]]["tag"]
+        bases = GROUPS[name]["base"]
+        assert default.group(2) == versions()["images"]["bases"][bases.get("cuda") or bases["cpu"]]["tag"]
     else:
         assert default.group(2) is None, "built by hand without its group, it must fail"
         assert name not in GROUPS or "parent" in GROUPS[name]
@@ -102,7 +103,7 @@ def test_nothing_of_the_course_and_no_secret_is_copied_in(path: Path) -> None:
 def test_what_serves_has_a_health_check(path: Path) -> None:
     lines = instructions(path)
     serves = any(line.startswith("EXPOSE ") for line in lines)
-    assert serves == (name_of(path) in ("vllm", "triton"))
+    assert serves == (name_of(path) in ("vllm", "triton", "vllm-cpu", "triton-cpu"))
     assert serves == any(line.startswith("HEALTHCHECK ") for line in lines)
 
 

@@ -417,7 +417,8 @@ def test_all_images_of_a_variant_are_those_that_have_a_dockerfile() -> None:
     cpu, cuda = build_images._names([], "cpu"), build_images._names([], "cuda")
     assert cpu[0] == "train"
     assert "flash" not in cpu
-    assert set(images.groups()) <= set(cuda)
+    assert set(images.groups()) <= set(cuda) | set(cpu)
+    assert {"vllm", "triton"} <= set(cuda) and {"vllm-cpu", "triton-cpu"} <= set(cpu) - set(cuda)
     assert LAB in cpu and LAB in cuda
     assert build_images._names(["lab-1.5", "eval"], "cuda") == [LAB, "eval"]
 

@@ -97,6 +97,8 @@ def _command(name: str) -> Command:
         from onepiece.host.clean import command
     elif name == "images":
         from onepiece.host.build_images import command
+    elif name == "serving":
+        from onepiece.host.serving import command
     elif name == "pin":
         from onepiece.host.pin import command
     else:

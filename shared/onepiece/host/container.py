@@ -45,16 +45,17 @@ def execute(run: Run, engine: Engine, hear: Callable[[dict[str, Any]], None]) ->
     log = run.directory / "execute.log"
     with local.interruptible(), log.open("wb") as errors, connected(engine) as client, holding(run.directory / sandbox.LOCK):
         remove_abandoned_of(client)
-        with _started(client, settings(run, engine, cache)) as (container, connection), _events(connection, errors) as events:
+        with started(client, settings(run, engine, cache)) as (container, connection), _events(connection, errors) as events:
 
             def hear_why(event: dict[str, Any]) -> None:
                 hear(_with_memory(event, container, run))
 
             def stop() -> None:
-                _close_input(container, connection)
+                close_input(container, connection)
 
             def wait() -> None:
-                container.wait(timeout=_END_SECONDS)
+                with contextlib.suppress(DockerException, OSError):  # an engine that is gone shows when the container is looked at
+                    container.wait(timeout=_END_SECONDS)
 
             def kill() -> None:
                 _kill(container, connection)
@@ -101,7 +102,7 @@ def settings(run: Run, engine: Engine, cache: Path) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _started(client: docker.DockerClient, wanted: dict[str, Any]) -> Iterator[tuple[Container, socket.socket]]:
+def started(client: docker.DockerClient, wanted: dict[str, Any]) -> Iterator[tuple[Container, socket.socket]]:
     """A container that runs, and the connection to its standard streams. It is gone afterwards."""
     container: Container | None = None
     try:
@@ -124,7 +125,7 @@ def _attach(client: docker.DockerClient, container: Container) -> socket.socket:
     return connection
 
 
-def _close_input(container: Container, connection: socket.socket) -> None:
+def close_input(container: Container, connection: socket.socket) -> None:
     """What the runner takes as: stop, save, end."""
     try:
         connection.shutdown(socket.SHUT_WR)

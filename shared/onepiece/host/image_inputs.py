@@ -85,7 +85,7 @@ def base_reference(name: str) -> str:
 
 def _group(name: str, variant: str, dockerfile: Path) -> Image:
     settings = versions()["images"]["groups"][name]
-    context = IMAGES / ("cpu" if variant == "cpu" else name)
+    context = IMAGES / ("cpu" if variant == "cpu" and name == CPU_GROUP else name)
     args: dict[str, str] = {}
     parent = None
     if "parent" in settings and variant == "cuda":
@@ -97,7 +97,7 @@ def _group(name: str, variant: str, dockerfile: Path) -> Image:
     else:
         raise UserError("no-image", image=f"{name} ({variant})", reason=f"images.groups.{name}, base.{variant}")
     if variant == "cpu":
-        args["TORCH"] = versions()["environments"]["cpu"]["torch"]
+        args["TORCH"] = versions()["environments"][context.name]["torch"]
     if name == "flash":
         wheel = versions()["images"]["flash_attn"]
         args |= {"FLASH_ATTN": wheel["version"], "FLASH_ATTN_INDEX": wheel["index"], "FLASH_ATTN_SHA256": wheel["sha256"]}
@@ -109,7 +109,7 @@ def _stack(variant: str, context: Path) -> dict[str, str]:
     """Labels that say which Python, PyTorch and driver an image is made for; none where the vendor's image decides."""
     lock = context / "lock.txt"
     pinned = re.search(r"^torch==(\S+)", lock.read_text(encoding="utf-8"), flags=re.MULTILINE) if lock.is_file() else None
-    torch = versions()["environments"]["cpu"]["torch"] if variant == "cpu" else pinned and pinned.group(1)
+    torch = versions()["environments"][context.name]["torch"] if variant == "cpu" else pinned and pinned.group(1)
     if not torch:
         return {}
     driver = {"org.onepiece.driver": f">={versions()['images']['driver']}"} if variant == "cuda" else {}

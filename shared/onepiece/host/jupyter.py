@@ -8,10 +8,10 @@ import subprocess
 
 from rich.console import Console
 
-from onepiece.host import runs
+from onepiece.host import preflight, runs
 from onepiece.host.app import Parser, add_language, one_lab
 from onepiece.host.local import kept_file
-from onepiece.host.run_lab import plan_for, preflight_line, prepare_environment
+from onepiece.host.run_lab import container_backend, plan_for, preflight_line, prepare_environment
 from onepiece.host.start import make_workspace, write_interactive_context
 from onepiece.places import WORKSPACE
 from onepiece.text import current_language, tr
@@ -24,6 +24,7 @@ def command(console: Console, arguments: list[str]) -> int:
     parser.add_argument("--port", type=int, default=8888, help=tr("the next free one if it is taken", "若被占用則用下一個"))
     parser.add_argument("--no-browser", action="store_true", help=tr("only print the address", "只印出網址"))
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--backend", choices=("local", "container"), default="local", help=tr("where it runs", "在哪裡執行"))
     add_language(parser)
     options = parser.parse_args(arguments)
     lab = one_lab(options.lab, "jupyter")
@@ -31,9 +32,18 @@ def command(console: Console, arguments: list[str]) -> int:
     if not target.exists():
         make_workspace(lab, target, current_language())
         console.print(tr(f"Made your copy of {lab.id}: {kept_file(target)}", f"已建立你的 {lab.id} 副本：{kept_file(target)}"))
-    plan = plan_for(lab, argparse.Namespace(profile="auto", device=options.device, backend="local"))
+    facts = preflight.gather()
+    plan = plan_for(lab, argparse.Namespace(profile="auto", device=options.device, backend=options.backend), facts)
     write_interactive_context(lab, plan, target, current_language())
     console.print(preflight_line(plan), soft_wrap=True)
+    if plan.backend == "container" and facts.engine is not None:
+        from onepiece.host import notebook_server  # docker-py, which is slow to import
+
+        image = container_backend(console, lab, plan, facts.engine, options.fresh).image
+        assert image is not None
+        return notebook_server.serve(
+            lab, plan, facts.engine, image, target, options.port, not options.no_browser, lambda address: _say(console, address)
+        )
     environment = prepare_environment(console, plan, options.fresh, "jupyter", extras=("jupyter",))
     variables = runs.kernel_environment(
         target / ".run", [target, lab.directory], current_language(), offline=not lab.network and plan.profile == "cpu"
@@ -63,3 +73,7 @@ def command(console: Console, arguments: list[str]) -> int:
         process.terminate()
         process.wait()
         return 130
+
+
+def _say(console: Console, address: str) -> None:
+    console.print(tr(f"JupyterLab: {address}   (Ctrl-C ends it)", f"JupyterLab：{address}　（按 Ctrl-C 結束）"), soft_wrap=True)

@@ -20,7 +20,7 @@ from onepiece.errors import UserError
 from onepiece.host.environments import Environment
 from onepiece.host.runs import Run, kernel_environment
 
-_GRACE_SECONDS = 8.0  # for the runner to stop its kernel and save what it has; then it is killed
+GRACE_SECONDS = 8.0  # for the runner to stop its kernel and save what it has; then it is killed
 
 
 def execute(run: Run, environment: Environment, session: str, hear: Callable[[dict[str, Any]], None]) -> bool:
@@ -106,7 +106,7 @@ def listen(
     except KeyboardInterrupt:
         with ignore_interrupts():
             stop()
-            killer = threading.Timer(_GRACE_SECONDS, kill)
+            killer = threading.Timer(GRACE_SECONDS, kill)
             killer.start()
             try:
                 whole = _relay(stream, hear)

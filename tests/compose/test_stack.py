@@ -1,0 +1,216 @@
+"""`docker compose up serving`, for real, on a machine without a GPU: what clients are promised, and what a crash may cost them."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+
+import pytest
+import toy_course
+import yaml
+from requests_to import ANSWER, GRPC, PROMPT, Client, Load, together, until
+from stack import Stack
+
+KILL = """
+import os, signal
+for entry in filter(str.isdigit, os.listdir("/proc")):  # what init started, not init: the engine must see a crash
+    with open(f"/proc/{entry}/stat") as file:
+        state = file.read().rpartition(")")[2].split()
+    if entry != str(os.getpid()) and state[1] == "1":
+        os.kill(int(entry), signal.SIGKILL)
+"""
+
+
+def test_everything_is_up_in_order_and_nothing_is_root(stack: Stack) -> None:
+    print(f"up to healthy: {stack.seconds:.0f} s")
+    for service in ("vllm", "triton", "serving", "prometheus"):
+        state = stack.inspect(service)
+        assert state["State"]["Health"]["Status"] == "healthy"
+        assert state["HostConfig"]["ReadonlyRootfs"] and state["HostConfig"]["CapDrop"] == ["ALL"]
+        user = stack.compose("exec", "-T", service, "id", "-u").strip()
+        assert user not in ("", "0"), service
+    assert stack.inspect("key")["State"]["ExitCode"] == 0
+    assert stack.inspect("serving")["State"]["StartedAt"] > stack.inspect("key")["State"]["FinishedAt"]
+
+
+# --- the key --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/v2/models/tiny", "/v2/health/ready", "/metrics", "/"])
+def test_without_the_key_there_is_nothing(stack: Stack, path: str) -> None:
+    key = stack.client.key
+    assert re.fullmatch(r"[0-9a-f]{64}", key)
+    for wrong in ("", "wrong", key[:-1], key + "0", key.upper() if key.upper() != key else "x", f"{key} {key}"):
+        answer = Client(stack.client.port, wrong).ask(path)
+        assert answer.status == 401, (path, wrong)
+        assert answer.json["error"]["code"] == "invalid_api_key" and answer.headers["www-authenticate"].startswith("Bearer")
+    assert Client(stack.client.port).ask("/healthz").json == {"status": "ok"}
+
+
+def test_with_the_key_an_openai_client_is_answered(stack: Stack) -> None:
+    code = (
+        "import os; from openai import OpenAI\n"
+        "client = OpenAI(base_url='http://serving:8080/v1', api_key=os.environ['ASKED_WITH'], max_retries=0)\n"
+        f"print(client.completions.create(model='tiny', prompt='{PROMPT}', max_tokens=4, temperature=0).choices[0].text)\n"
+        "parts = client.chat.completions.create(model='tiny', messages=[{'role': 'user', 'content': '27 + 15'}], max_tokens=8, stream=True)\n"
+        "print(sum(1 for _ in parts))\n"
+    )
+    said, count = stack.python("vllm", code, ASKED_WITH=stack.client.key).splitlines()
+    assert said == ANSWER and int(count) >= 2
+    refused = (
+        code.partition("print")[0]
+        + "import openai\ntry:\n    client.models.list()\nexcept openai.AuthenticationError as e:\n    print(e.code)"
+    )
+    assert stack.python("vllm", refused, ASKED_WITH="wrong").strip() == "invalid_api_key"
+
+
+def test_the_key_outlives_a_new_start(stack: Stack) -> None:
+    stack.compose("run", "--rm", "key")
+    assert stack.compose("exec", "-T", "serving", "cat", "/run/onepiece/key") == stack.client.key
+
+
+# --- what clients are promised --------------------------------------------------------------------
+
+
+def test_tokens_arrive_one_by_one(stack: Stack) -> None:
+    answer = stack.client.complete(200, stream=True, ignore_eos=True, pieces=True)
+    assert answer.status == 200 and answer.body.rstrip().endswith(b"[DONE]")
+    first, last = answer.pieces[0], answer.pieces[-1]
+    print(f"first piece after {first:.3f} s, last after {last:.3f} s, {len(answer.pieces)} pieces")
+    assert len(answer.pieces) >= 20 and first < last / 3
+
+
+def test_triton_answers_over_http_and_grpc(stack: Stack) -> None:
+    (text, count) = stack.client.infer().json["outputs"]
+    assert text["data"] == [ANSWER.strip()] or text["data"] == [ANSWER]
+    assert 1 <= count["data"][0] <= 4
+    code = GRPC.format(address="serving:8081", prompt=PROMPT)
+    assert stack.python("triton", code, ASKED_WITH=stack.client.key).split() == [ANSWER.strip(), "StatusCode.UNAUTHENTICATED"]
+    assert "max_tokens is 999" in stack.client.infer(tokens=999).json["error"]
+    for path in ("/v2/repository/index", "/v2/systemsharedmemory/status", "/v2/logging"):
+        assert stack.client.ask(path).status == 403
+
+
+def test_triton_batches_what_waits_together(stack: Stack) -> None:
+    read = "import urllib.request; print(urllib.request.urlopen('http://127.0.0.1:8002/metrics').read().decode())"
+
+    def counted() -> tuple[float, float]:
+        text = stack.python("triton", read)
+        return tuple(float(re.search(rf"^nv_inference_{name}{{.*}} (\S+)$", text, re.M).group(1)) for name in ("count", "exec_count"))
+
+    before = counted()
+    answers = together(16, stack.client.infer)
+    inferences, executions = (now - then for now, then in zip(counted(), before, strict=True))
+    assert [answer.json["outputs"][0]["data"] for answer in answers] == [answers[0].json["outputs"][0]["data"]] * 16
+    assert inferences == 16 and executions < 16
+
+
+def test_requests_have_names_and_the_log_has_neither_key_nor_prompt(stack: Stack) -> None:
+    client = stack.client
+    mine = client.complete(request_id="my-request.1")
+    assert mine.headers["x-request-id"] == "my-request.1" and mine.json["id"] == "cmpl-my-request.1"
+    made = client.complete(request_id='bad"id{}')
+    assert re.fullmatch(r"[0-9a-f]{32}", made.headers["x-request-id"])
+    (entry,) = [entry for entry in stack.access_log() if entry["id"] == "my-request.1"]
+    assert (entry["status"], entry["method"], entry["path"]) == (200, "POST", "/v1/completions") and entry["seconds"] > 0
+    everything = "".join(stack.log(service) for service in ("serving", "vllm", "triton"))
+    assert client.key not in everything and PROMPT not in everything
+
+
+def test_too_large_is_refused(stack: Stack) -> None:
+    answer = stack.client.ask("/v1/completions", b"x" * 2_000_000)
+    assert answer.status == 413 and answer.json["error"]["code"] == "request_too_large"
+
+
+def test_too_much_is_refused_at_once_and_then_it_recovers(stack: Stack) -> None:
+    answers = together(120, lambda: stack.client.complete(8, ignore_eos=True))
+    statuses = sorted(answer.status for answer in answers)
+    print(f"{statuses.count(200)} answered, {statuses.count(429)} refused")
+    assert set(statuses) == {200, 429} and statuses.count(200) >= 40
+    refused = next(answer for answer in answers if answer.status == 429)
+    assert refused.headers["retry-after"] == "1" and refused.json["error"]["type"] == "rate_limit_error"
+    until(lambda: stack.client.complete().status == 200, 10, "answers again")
+    assert stack.client.complete().json["choices"][0]["text"] == ANSWER
+
+
+# --- what is watched ------------------------------------------------------------------------------
+
+
+def metrics_in(expression: str) -> set[str]:
+    names = set(re.findall(r"\b(?:vllm:|nv_|http_)\w+", expression))
+    return names | ({"up"} if re.search(r"\bup\b", expression) else set())
+
+
+def test_every_metric_of_the_dashboard_and_the_alerts_exists(stack: Stack) -> None:
+    monitoring = toy_course.ROOT / "compose/monitoring"
+    dashboard = json.loads((monitoring / "grafana/dashboards/serving.json").read_text(encoding="utf-8"))
+    rules = yaml.safe_load((monitoring / "prometheus/alerts.yml").read_text(encoding="utf-8"))["groups"][0]["rules"]
+    expressions = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]] + [rule["expr"] for rule in rules]
+    until(lambda: stack.number('sum(up{job=~"vllm|triton"})') == 2, 60, "both are scraped")
+    for expression in expressions:
+        stack.prometheus(expression)  # compiles, or fails with its reason
+        for name in metrics_in(expression):
+            assert stack.prometheus(f"count({name})"), (name, expression)
+
+
+def test_prometheus_counts_what_the_client_counts(stack: Stack) -> None:
+    counters = {
+        "requests": 'sum(http_requests_total{handler="/v1/completions",status="2xx"})',
+        "prompt": "sum(vllm:prompt_tokens_total)",
+        "generated": "sum(vllm:generation_tokens_total)",
+        "triton": "sum(nv_inference_request_success)",
+    }
+    scraped = "max(timestamp(up{job=~'vllm|triton'}))"
+
+    def counted() -> dict[str, float]:
+        now = max(stack.number(scraped), 0)
+        until(lambda: stack.number("min(timestamp(up{job=~'vllm|triton'}))") > now + 1, 60, "a scrape after this")
+        return {name: stack.number(query) for name, query in counters.items()}
+
+    before = counted()
+    answers = [stack.client.complete(6, ignore_eos=True) for _ in range(12)]
+    inferred = [stack.client.infer().status for _ in range(5)]
+    after = counted()
+    assert {answer.status for answer in answers} == {200} and set(inferred) == {200}
+    usage = [answer.json["usage"] for answer in answers]
+    assert {name: after[name] - before[name] for name in counters} == {
+        "requests": 12,
+        "prompt": sum(one["prompt_tokens"] for one in usage),
+        "generated": sum(one["completion_tokens"] for one in usage),
+        "triton": 5,
+    }
+
+
+# --- a crash --------------------------------------------------------------------------------------
+
+
+def test_a_killed_server_comes_back_and_nothing_that_succeeded_is_lost(stack: Stack) -> None:
+    firing = 'ALERTS{alertname="ServerDown",alertstate="firing",job="vllm"}'
+    assert not stack.prometheus(firing)
+    with Load(stack.client) as load:
+        until(lambda: len(load.succeeded) >= 5, 60, "load")
+        stack.python("vllm", KILL)
+        until(lambda: bool(load.refused), 30, "refused while it is away")
+        fired = until(lambda: bool(stack.prometheus(firing)), 90, "the alert fires")
+        answered = len(load.succeeded)
+        back = until(lambda: len(load.succeeded) > answered + 5, 300, "it comes back")
+    cleared = until(lambda: not stack.prometheus(firing), 60, "the alert is cleared")
+    print(f"alert after {fired:.0f} s, answers again {back:.0f} s later, alert cleared {cleared:.0f} s after that")
+    told = f"{len(load.succeeded)} succeeded, {len(load.streamed)} streams ended, {len(load.refused)} refused, broken off: {load.broken}"
+    print(told)
+    assert set(load.refused) <= {429, 503} and stack.inspect("vllm")["RestartCount"] == 1
+    texts = {answer.json["choices"][0]["text"] for answer in load.succeeded.values()}
+    assert len(texts) == 1, "each success is the whole answer, before the crash and after it"
+    assert {answer.json["usage"]["completion_tokens"] for answer in load.succeeded.values()} == {64}
+    assert len({answer.body.count(b"data: ") for answer in load.streamed}) == 1, "each stream that ended is whole"
+    served = {entry["id"] for entry in stack.access_log() if entry["status"] == 200}
+    assert set(load.succeeded) <= served
+
+
+def test_down_leaves_nothing(stack: Stack) -> None:
+    stack.compose("down", "--volumes", "--timeout", "10")
+    label = f"label=com.docker.compose.project={stack.name}"
+    for command in (["ps", "--all"], ["volume", "ls"], ["network", "ls"]):
+        done = subprocess.run(["docker", *command, "--quiet", "--filter", label], capture_output=True, text=True, check=True)
+        assert done.stdout == "", command
