@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -61,11 +62,21 @@ def stand_ins(engine: None) -> dict[str, str]:
     return found
 
 
+def abandoned() -> set[str]:
+    """Projects of tests that were killed, or whose engine was: their containers start again with every engine."""
+    label = '{{.Label "com.docker.compose.project"}}'
+    done = subprocess.run(["docker", "ps", "--all", "--format", label], capture_output=True, text=True, check=True)
+    found = {name: re.fullmatch(r"onepiece-test-(\d+)", name) for name in done.stdout.split()}
+    return {name for name, pid in found.items() if pid and not Path(f"/proc/{pid.group(1)}").exists()}
+
+
 @pytest.fixture(scope="module")
 def stack(stand_ins: dict[str, str]) -> Iterator[Stack]:
     """`docker compose up serving --wait`, and Prometheus beside it; all of it removed at the end."""
     ports = {f"ONEPIECE_{name}_PORT": str(servers.free_port()) for name in ("HTTP", "GRPC", "PROMETHEUS", "GRAFANA")}
     made = Stack(f"onepiece-test-{os.getpid()}", stand_ins | ports)
+    for name in abandoned():
+        Stack(name, stand_ins | ports).compose("down", "--volumes", "--timeout", "5")
     try:
         made.compose("build", "vllm", "triton", timeout=1800)
         began = monotonic()

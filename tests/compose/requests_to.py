@@ -38,6 +38,12 @@ class Answer:
     def json(self) -> Any:
         return json.loads(self.body)
 
+    @property
+    def streamed_text(self) -> str:
+        """Of a streamed completion; how many tokens one event holds is the server's choice."""
+        events = [line.removeprefix("data: ") for line in self.body.decode("utf-8").splitlines() if line.startswith("data: {")]
+        return "".join(choice["text"] for event in events for choice in json.loads(event)["choices"])
+
 
 @dataclass
 class Client:

@@ -50,6 +50,21 @@ def ports() -> dict[str, str]:
     return {"ONEPIECE_HTTP_PORT": str(servers.free_port()), "ONEPIECE_GRPC_PORT": str(servers.free_port())}
 
 
+def started(checkout: Checkout, ports: dict[str, str], log: Path) -> subprocess.Popen[str]:
+    """`nox -s serving` in a session of its own, as a terminal gives it one."""
+    with log.open("w") as stream:
+        return subprocess.Popen(
+            checkout.nox_command("-s", "serving"),
+            cwd=checkout.root,
+            env=checkout.environ | ports,
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=stream,
+            start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
+
+
 def wait_for_it(checkout: Checkout, process: subprocess.Popen[str], log: Path) -> float:
     def ready() -> bool:
         assert process.poll() is None, log.read_text(encoding="utf-8")
@@ -72,17 +87,7 @@ def test_it_serves_survives_a_crash_and_ctrl_c_leaves_nothing(
     if serving_stack.nginx() is None:
         missing("vllm", "nginx is not installed (a Debian package: nginx-light)")
     log = tmp_path / "output.txt"
-    with log.open("w") as stream:
-        process = subprocess.Popen(
-            checkout.nox_command("-s", "serving"),
-            cwd=checkout.root,
-            env=checkout.environ | ports,
-            stdin=subprocess.DEVNULL,
-            stdout=stream,
-            stderr=stream,
-            start_new_session=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-        )
+    process = started(checkout, ports, log)
     print(f"ready after {wait_for_it(checkout, process, log):.0f} s")
     key = checkout.host("serving", "--key").output.strip()
     client = Client(int(ports["ONEPIECE_HTTP_PORT"]), key)
@@ -137,6 +142,18 @@ def test_a_server_that_never_becomes_ready_shows_its_log_and_leaves_nothing(real
     left = toy_course.left_of(checkout.home, 10)
     assert not left, left
     assert not (checkout.home / "runs/serving/state.json").exists()
+
+
+@pytest.mark.parametrize("moment", ["tritonserver", "api_server"])
+def test_ctrl_c_while_it_starts_leaves_nothing(real: None, checkout: Checkout, ports: dict[str, str], tmp_path: Path, moment: str) -> None:
+    process = started(checkout, ports, tmp_path / "output.txt")
+    until(lambda: moment in " ".join(toy_course.processes_of(checkout.home).values()), READY, f"{moment} is started")
+    os.killpg(process.pid, signal.SIGINT)
+    process.wait(timeout=40)
+    left = toy_course.left_of(checkout.home, 15)
+    assert not left, left
+    assert not (checkout.home / "runs/serving/state.json").exists()
+    assert "Traceback" not in (tmp_path / "output.txt").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", ["ONEPIECE_HTTP_PORT", "ONEPIECE_GRPC_PORT"])

@@ -30,6 +30,11 @@ def test_everything_is_up_in_order_and_nothing_is_root(stack: Stack) -> None:
         assert state["HostConfig"]["ReadonlyRootfs"] and state["HostConfig"]["CapDrop"] == ["ALL"]
         user = stack.compose("exec", "-T", service, "id", "-u").strip()
         assert user not in ("", "0"), service
+    for service in ("vllm", "triton"):
+        mounts = stack.compose("exec", "-T", service, "cat", "/proc/mounts")
+        assert "noexec" not in next(line for line in mounts.splitlines() if line.split()[1] == "/tmp"), (
+            "compiled kernels are loaded from there"
+        )
     assert stack.inspect("key")["State"]["ExitCode"] == 0
     assert stack.inspect("serving")["State"]["StartedAt"] > stack.inspect("key")["State"]["FinishedAt"]
 
@@ -78,7 +83,8 @@ def test_tokens_arrive_one_by_one(stack: Stack) -> None:
     assert answer.status == 200 and answer.body.rstrip().endswith(b"[DONE]")
     first, last = answer.pieces[0], answer.pieces[-1]
     print(f"first piece after {first:.3f} s, last after {last:.3f} s, {len(answer.pieces)} pieces")
-    assert len(answer.pieces) >= 20 and first < last / 3
+    # A gateway that gathers hands over 64 kB at a time: all of this in two or three pieces, at the end.
+    assert len(answer.pieces) >= 20 and first < 0.9 * last
 
 
 def test_triton_answers_over_http_and_grpc(stack: Stack) -> None:
@@ -127,7 +133,7 @@ def test_too_much_is_refused_at_once_and_then_it_recovers(stack: Stack) -> None:
     answers = together(120, lambda: stack.client.complete(8, ignore_eos=True))
     statuses = sorted(answer.status for answer in answers)
     print(f"{statuses.count(200)} answered, {statuses.count(429)} refused")
-    assert set(statuses) == {200, 429} and statuses.count(200) >= 40
+    assert set(statuses) == {200, 429} and statuses.count(200) >= 20  # of a burst of 40, less what the tests before took
     refused = next(answer for answer in answers if answer.status == 429)
     assert refused.headers["retry-after"] == "1" and refused.json["error"]["type"] == "rate_limit_error"
     until(lambda: stack.client.complete().status == 200, 10, "answers again")
@@ -203,9 +209,20 @@ def test_a_killed_server_comes_back_and_nothing_that_succeeded_is_lost(stack: St
     texts = {answer.json["choices"][0]["text"] for answer in load.succeeded.values()}
     assert len(texts) == 1, "each success is the whole answer, before the crash and after it"
     assert {answer.json["usage"]["completion_tokens"] for answer in load.succeeded.values()} == {64}
-    assert len({answer.body.count(b"data: ") for answer in load.streamed}) == 1, "each stream that ended is whole"
+    assert len({answer.streamed_text for answer in load.streamed}) == 1, "each stream that ended is whole"
     served = {entry["id"] for entry in stack.access_log() if entry["status"] == 200}
     assert set(load.succeeded) <= served
+
+
+def test_the_gpus_triton_image_is_built_to_its_last_instruction(stand_ins: dict[str, str]) -> None:
+    # With a small lock in place of gigabytes of CUDA, and without the vendor's server: what is ours is executed.
+    root, tag = toy_course.ROOT, "onepiece-tests/serving-triton-gpu:test"
+    arguments = ["--build-arg", f"BASE_IMAGE={stand_ins['ONEPIECE_CPU_BASE']}", "--file", str(root / "compose/triton/Dockerfile")]
+    done = subprocess.run(["docker", "build", "--tag", tag, *arguments, str(root / "images/host")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    show = "import docker, os, pathlib; pathlib.Path.home().joinpath('x').touch(); print(os.getuid(), docker.__file__)"
+    said = subprocess.run(["docker", "run", "--rm", "--cap-drop", "ALL", tag, "python3", "-c", show], capture_output=True, text=True)
+    assert said.stdout.startswith("1000 /opt/models/packages/docker/"), said.stderr
 
 
 def test_down_leaves_nothing(stack: Stack) -> None:
