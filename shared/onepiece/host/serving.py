@@ -243,6 +243,9 @@ def _stop(console: Console) -> int:
     deadline = time.monotonic() + _STOP_SECONDS
     while _state() and time.monotonic() < deadline:
         time.sleep(0.1)
+    if _state():
+        console.print(tr(f"Still running after {_STOP_SECONDS:.0f} s: kill {owner}", f"{_STOP_SECONDS:.0f} 秒後仍在執行：kill {owner}"))
+        return 1
     console.print(tr("Stopped.", "已停止。"))
     return 0
 
