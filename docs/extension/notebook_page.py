@@ -81,7 +81,7 @@ def write_notebook(stage: Stage, lab: Lab, name: str, run: Run | None, language:
         if cell["cell_type"] == "markdown":
             parts.append(text)
             continue
-        parts.append(fenced("{code-block} python", text))
+        parts.append(fenced("python", text))
         found = outputs.get(cell["id"], [])
         shown = list(filter(None, _outputs(stage, f"labs/{lab.id}", f"{name}-{number}", found, captions, language)))
         if shown:
@@ -153,7 +153,7 @@ def _printed(text: str) -> str:
     lines = _ANSI.sub("", text).rstrip("\n").split("\n")
     if len(lines) > _MAX_LINES:
         lines = [*lines[: _MAX_LINES // 2], "...", *lines[-_MAX_LINES // 2 :]]
-    return fenced("{code-block} none", "\n".join(lines)) if any(lines) else ""
+    return fenced("none", "\n".join(lines)) if any(lines) else ""
 
 
 def fenced(opening: str, text: str, character: str = "`") -> str:

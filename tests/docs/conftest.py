@@ -50,6 +50,15 @@ explanation = { en = "Count.", zh-TW = "數一數。" }
 """
 
 
+PRINTS = """
+# %%
+print("---\\nlibrary_name: peft\\n---\\nA model card, ``` and all")
+
+# %%
+print(":class: no option, but text")
+"""
+
+
 @pytest.fixture(scope="session")
 def toy_site(tmp_path_factory: pytest.TempPathFactory) -> Built:
     """A course of one small lab that was really run and published, with a site of its own."""
@@ -57,6 +66,8 @@ def toy_site(tmp_path_factory: pytest.TempPathFactory) -> Built:
     root = tmp_path_factory.mktemp("toy")
     checkout = Checkout.make(root)
     (root / "labs" / toy_course.LAB / "quiz.toml").write_text(QUIZ, encoding="utf-8")
+    with (root / "labs" / toy_course.LAB / "02-use.py").open("a", encoding="utf-8") as notebook:
+        notebook.write(PRINTS)
     for name in ("conf.py", "build.py", "translated.py"):
         (root / "docs").mkdir(exist_ok=True)
         shutil.copy(toy_course.ROOT / "docs" / name, root / "docs" / name)

@@ -112,6 +112,14 @@ def test_no_image_lacks_its_alternative_text(built: Built) -> None:
             assert re.search(r'alt="[^"]+"', image), f"{path}: {image}"
 
 
+def test_what_a_notebook_printed_is_shown_as_it_is(toy_site: Built) -> None:
+    assert toy_site.done.code == 0, toy_site.done.output
+    (page,) = (toy_site.site / "en").glob("labs/*/02-use.html")
+    text = re.sub(r"<[^>]+>", "", page.read_text(encoding="utf-8"))
+    assert "---\nlibrary_name: peft\n---\nA model card, ``` and all" in text
+    assert "\n:class: no option, but text" in text
+
+
 def test_a_second_build_reads_nothing_again(toy_site: Built) -> None:
     assert toy_site.checkout.host("docs").code == 0  # other tests may have changed a page and changed it back
     before = {path: path.stat().st_mtime_ns for path in pages(toy_site.site)}
