@@ -25,6 +25,7 @@ NOTEBOOK_NAME = re.compile(r"\d{2}-[a-z0-9]+(-[a-z0-9]+)*")
 LEVELS = ("intro", "core", "advanced")
 PATHS = ("engineer", "researcher", "manager")
 PROFILES = ("cpu", "gpu")
+SERVERS = ("vllm", "triton")
 RESERVED_SETTINGS = ("profile", "device", "model")
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 
@@ -83,6 +84,7 @@ class Lab:
     requires: tuple[str, ...] = ()
     paths: tuple[str, ...] = ()
     extras: tuple[str, ...] = ()
+    server: str | None = None  # the real server that its notebooks start, of SERVERS
     network: bool = False
 
     @property
@@ -223,6 +225,7 @@ def read_manifest(path: Path) -> Lab:
         requires=table.strings("requires", default=()),
         paths=table.strings("paths", default=(), allowed=PATHS),
         extras=table.strings("extras", default=()),
+        server=table.choice("server", SERVERS, default=None),
         network=table.boolean("network", default=False),
     )
     table.refuse_unknown()

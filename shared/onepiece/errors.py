@@ -131,6 +131,14 @@ _error(
     ("See who listens: ss -ltnp 'sport = :{port}'", "查看是誰在監聽：ss -ltnp 'sport = :{port}'"),
 )
 _error(
+    "server-elsewhere",
+    (
+        "{lab} starts a real server, which without Docker exists for Linux on x86-64 only; this is {platform}.",
+        "{lab} 會啟動真實的伺服器；不用 Docker 時只支援 x86-64 的 Linux，這台機器是 {platform}。",
+    ),
+    ("With Docker: nox -s {lab} -- --backend container", "使用 Docker：nox -s {lab} -- --backend container"),
+)
+_error(
     "serving-elsewhere",
     (
         "Real servers without Docker exist for Linux on x86-64 only; this is {platform}.",

@@ -33,6 +33,11 @@ def defaults(text: str) -> str:
     return re.sub(r"\$\{\w+(?::?-([^}]*))?\}", lambda found: found.group(1) or "", text)
 
 
+def pinned(entry: dict[str, str]) -> str:
+    """An image of `versions.toml` as the files name it: its tag, and the digest once `nox -s pin` has found one."""
+    return f"{entry['tag']}@{entry['digest']}" if entry["digest"] else entry["tag"]
+
+
 def strings(value: Any) -> Iterator[str]:
     if isinstance(value, dict):
         for inner in value.values():
@@ -91,15 +96,16 @@ def test_nothing_floats_and_no_secret_is_written_down(path: Path) -> None:
     assert "latest" not in path.read_text(encoding="utf-8")
     for service in content.get("services", {}).values():
         if "image" in service:
-            assert re.fullmatch(r"[\w./-]+:[\w][\w.-]*", defaults(service["image"])), service["image"]
+            assert re.fullmatch(r"[\w./-]+:[\w][\w.-]*(@sha256:[0-9a-f]{64})?", defaults(service["image"])), service["image"]
         for key, value in (service.get("environment") or {}).items():
             secret = re.search(r"KEY|TOKEN|PASSWORD|SECRET", key)
             assert not secret or value is None or value.startswith("/run/"), key
-    assert not [text for text in strings(content) if re.search(r"[0-9a-f]{32}|hf_\w{20}|sk-\w{20}", text)]
+    digests = re.compile(r"@sha256:[0-9a-f]{64}")
+    assert not [text for text in strings(content) if re.search(r"[0-9a-f]{32}|hf_\w{20}|sk-\w{20}", digests.sub("", text))]
 
 
 def test_the_tags_are_those_of_the_versions_file() -> None:
-    known = versions()["serving"]["images"]
+    known = {name: pinned(entry) for name, entry in versions()["serving"]["images"].items()}
     assert defaults(SERVICES["serving"]["image"]) == defaults(SERVICES["key"]["image"]) == known["gateway"]
     for name in ("prometheus", "grafana"):
         assert defaults(SERVICES[name]["image"]) == known[name]
@@ -108,13 +114,26 @@ def test_the_tags_are_those_of_the_versions_file() -> None:
         services = yaml.safe_load((COMPOSE / f"serving.{device}.yaml").read_text(encoding="utf-8"))["services"]
         for name in OURS:
             build = services[name]["build"]
-            assert defaults(build["args"]["BASE_IMAGE"]) == bases[base or name]["tag"]
+            assert defaults(build["args"]["BASE_IMAGE"]) == pinned(bases[base or name])
             context = (COMPOSE / build["context"]).resolve()
             assert (context / build.get("dockerfile", "Dockerfile")).resolve().is_file()
             if device == "cpu":
                 assert defaults(build["args"]["TORCH_INDEX"]) == versions()["torch"]["cpu_index"]
                 dockerfile = (context / "Dockerfile").read_text(encoding="utf-8")
                 assert f"ARG TORCH={versions()['environments'][f'{name}-cpu']['torch']}\n" in dockerfile
+
+
+def test_every_image_of_others_is_named_as_the_versions_file_has_it_pinned() -> None:
+    known = versions()
+    entries = [*known["images"]["bases"].values(), *known["serving"]["images"].values()]
+    named: set[str] = set()
+    for path in sorted(COMPOSE.rglob("*.yaml")):
+        text = path.read_text(encoding="utf-8")
+        for entry in entries:
+            found = re.findall(rf"(?<![\w./-]){re.escape(entry['tag'])}[\w.@:-]*", text)
+            assert set(found) <= {pinned(entry)}, path
+            named |= {entry["tag"]} if found else set()
+    assert named == {entry["tag"] for entry in entries}
 
 
 def test_everything_waits_for_what_it_needs() -> None:
@@ -168,7 +187,7 @@ def test_the_guide_names_every_variable_and_its_default(document: str) -> None:
     for path in FILES:
         for name, default in re.findall(r"\$\{(ONEPIECE_\w+):?-([^}]*)\}", path.read_text(encoding="utf-8")):
             assert f"`{name}`" in guide, name
-            assert not default or default in guide, (name, default)
+            assert not default or default.partition("@")[0] in guide, (name, default)
 
 
 def test_hadolint_has_nothing_to_say_about_the_gpu_triton() -> None:

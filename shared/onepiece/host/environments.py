@@ -122,6 +122,11 @@ def _wanted(name: str, extras: Sequence[str]) -> dict[str, str]:
     return wanted | {file: _sha256(lock.parent / file) for file in extra_files if (lock.parent / file).exists()}
 
 
+def lock_hash(name: str) -> str:
+    """SHA-256 of the lock of the environment `name`."""
+    return _sha256(IMAGES / name / "lock.txt")
+
+
 def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -288,10 +293,12 @@ def locks() -> list[tuple[str, str, list[str]]]:
         ("triton", "cpu/extra-triton.txt", ["--no-deps"]),
         ("jupyter", "cpu/extra-jupyter.txt", ["--constraint", str(IMAGES / "cpu" / "lock.txt")]),
         ("serve", "cpu/extra-serve.txt", ["--constraint", str(IMAGES / "cpu" / "lock.txt")]),
+        ("triton-client", "cpu/extra-triton-client.txt", ["--constraint", str(IMAGES / "cpu" / "lock.txt")]),
         ("train", "train/lock.txt", []),
         ("docs", "docs/lock.txt", []),
         ("jupyter", "train/extra-jupyter.txt", ["--constraint", str(IMAGES / "train" / "lock.txt")]),
         ("serve", "train/extra-serve.txt", ["--constraint", str(IMAGES / "train" / "lock.txt")]),
+        ("triton-client", "train/extra-triton-client.txt", ["--constraint", str(IMAGES / "train" / "lock.txt")]),
         ("lm-eval", "cpu/extra-lm-eval.txt", [*cuda, "--constraint", str(IMAGES / "cpu" / "lock.txt")]),
         ("flash", "flash/lock.txt", []),
         ("jupyter", "flash/extra-jupyter.txt", ["--constraint", str(IMAGES / "flash" / "lock.txt")]),

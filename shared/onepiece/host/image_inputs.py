@@ -37,6 +37,7 @@ class Image:
     dockerfile: Path
     context: Path  # the directory of the lock that goes into it
     parent: Image | None  # the image that this one stands on, if it is one of ours
+    floor: Image | None  # the image whose environment is copied into this one, which stands on a server's
     base: str  # what the outermost FROM says: tag, and digest once it is pinned
     build_args: Mapping[str, str]
     labels: Mapping[str, str]
@@ -117,7 +118,8 @@ def _stack(variant: str, context: Path) -> dict[str, str]:
 
 
 def _lab(lab: catalog.Lab, variant: str, dockerfile: Path) -> Image:
-    parent = image_for(CPU_GROUP if variant == "cpu" else lab.image, variant)
+    group = image_for(CPU_GROUP if variant == "cpu" else lab.image, variant)
+    parent = image_for(f"{lab.server}-cpu" if variant == "cpu" else lab.server, variant) if lab.server else group
     context = IMAGES / ("cpu" if variant == "cpu" else lab.image)
     # An extra without a file beside the lock is in the lock already. Containers are Linux everywhere, so nothing is left out here.
     extras = [extra for extra in lab.extras if (context / f"extra-{extra}.txt").is_file()]
@@ -126,7 +128,8 @@ def _lab(lab: catalog.Lab, variant: str, dockerfile: Path) -> Image:
     args = {key: value for key, value in (("VARIANT", variant), ("EXTRAS", " ".join(extras))) if key in declared}
     labels = {"org.onepiece.group": parent.name, "org.onepiece.lab": lab.id}
     files = [context / f"extra-{extra}.txt" for extra in extras]
-    return _image(lab.id, variant, dockerfile, context, parent, parent.base, args, files, labels)
+    floor = group if lab.server else None
+    return _image(lab.id, variant, dockerfile, context, parent, parent.base, args, files, labels, floor)
 
 
 def _image(
@@ -139,6 +142,7 @@ def _image(
     args: dict[str, str],
     files: Sequence[Path],
     labels: dict[str, str],
+    floor: Image | None = None,
 ) -> Image:
     labels |= {
         "org.opencontainers.image.title": f"LLM One Piece: {name} ({variant})",
@@ -155,13 +159,15 @@ def _image(
         "args": args,
         "labels": labels,
         "parent": parent.inputs if parent else "",
-    }
+    } | ({"floor": floor.inputs} if floor else {})
     inputs = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
     if parent is not None:
         args["GROUP_IMAGE"] = parent.reference  # after hashing: the same image may be in several registries
+    if floor is not None:
+        args["FLOOR_IMAGE"] = floor.reference
     tag = inputs[:16] + ("-cpu" if variant == "cpu" else "")
     labels |= {"org.opencontainers.image.version": tag, "org.onepiece.inputs": inputs}
-    return Image(name, variant, dockerfile, context, parent, base, args, labels, inputs, f"{prefix()}/{name}:{tag}")
+    return Image(name, variant, dockerfile, context, parent, floor, base, args, labels, inputs, f"{prefix()}/{name}:{tag}")
 
 
 def _sha256(path: Path) -> str:
@@ -198,8 +204,10 @@ def registry_known() -> bool:
 
 def unresolved(image: Image) -> list[str]:
     """What is not pinned in an image and those it stands on; an image with any of it must not be published."""
-    found = [] if "@sha256:" in image.base else [f"{image.base}: digest"]
+    found = []
     for link in _line(image):
+        if "@sha256:" not in link.base and (missing := f"{link.base}: digest") not in found:
+            found.append(missing)
         if link.build_args.get("FLASH_ATTN_SHA256", "set") == "":
             found.append(f"flash-attn {link.build_args['FLASH_ATTN']}: sha256")
     return found
@@ -218,7 +226,7 @@ def in_order(images: Sequence[Image]) -> list[Image]:
 
 
 def _line(image: Image) -> list[Image]:
-    return [*(_line(image.parent) if image.parent else []), image]
+    return [*(link for below in (image.parent, image.floor) if below for link in _line(below)), image]
 
 
 def replaced_bases() -> dict[str, str]:
@@ -251,7 +259,8 @@ def bake(
             "tags": [image.reference],
         }
         if image.parent is not None:
-            targets[image.target]["contexts"] = {image.parent.reference: f"target:{image.parent.target}"}
+            stands_on = [link for link in (image.parent, image.floor) if link]
+            targets[image.target]["contexts"] = {link.reference: f"target:{link.target}" for link in stands_on}
     return {"group": {"default": {"targets": list(targets)}}, "target": targets}
 
 

@@ -1,6 +1,7 @@
-"""`nox -s pin`: digests of base images and revisions of models, asked where they are published, written into `images/versions.toml`.
+"""`nox -s pin`: digests of images and revisions of models, asked where they are published, written into `images/versions.toml`.
 
-Nobody else writes them there. What cannot be reached stays as it is and is said; nothing is ever made up.
+Nobody else writes them there. What cannot be reached stays as it is and is said; nothing is ever made up. Files of `compose/` name
+images themselves, for people who have no nox: there, a digest is written behind its tag.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from rich.table import Table
 
 from onepiece.host.app import Parser, add_language
 from onepiece.host.environments import versions
-from onepiece.places import IMAGES
+from onepiece.places import IMAGES, ROOT
 from onepiece.text import tr
 
 _SECONDS = 15.0  # for one answer
@@ -45,6 +46,7 @@ class Pin:
     name: str  # the human tag
     present: str
     resolve: Callable[[], str]
+    files: tuple[Path, ...] = ()  # that name the image by its tag
 
 
 def command(console: Console, arguments: list[str]) -> int:
@@ -71,6 +73,8 @@ def run(console: Console, path: Path, wanted: list[Pin], upgrade: bool) -> int:
                 path.write_text(written(path.read_text(encoding="utf-8"), pin.table, pin.key, value), encoding="utf-8", newline="\n")
             except Unresolved as error:
                 said = f"[yellow]{tr('not reached', '查不到')}: {escape(str(error))}[/]"
+        if value:
+            _write_references(pin.files, pin.name, value)
         left += not value
         table.add_row(escape(pin.name), value or tr("nothing yet", "尚無"), said)
     console.print(table)
@@ -83,9 +87,12 @@ def run(console: Console, path: Path, wanted: list[Pin], upgrade: bool) -> int:
 
 def pins(known: dict[str, Any]) -> list[Pin]:
     """Everything in `versions.toml` that this command writes."""
+    compose = tuple(sorted((ROOT / "compose").rglob("*.yaml")))
+    tables = {"images.bases": known["images"]["bases"]} | {f"{room}.images": known[room]["images"] for room in ("serving", "publishing")}
     found = [
-        Pin(f"images.bases.{name}", "digest", base["tag"], base["digest"], lambda tag=base["tag"]: image_digest(tag))
-        for name, base in known["images"]["bases"].items()
+        Pin(f"{table}.{name}", "digest", entry["tag"], entry["digest"], lambda tag=entry["tag"]: image_digest(tag), compose)
+        for table, entries in tables.items()
+        for name, entry in entries.items()
     ]
     wheel, python = known["images"]["flash_attn"], known["images"]["python"]
     resolve = lambda: wheel_sha256(wheel["index"], "flash-attn", wheel["version"], python)  # noqa: E731
@@ -105,6 +112,20 @@ def written(text: str, table: str, key: str, value: str) -> str:
         msg = f"versions.toml has no {key} in [{table}]"
         raise ValueError(msg)
     return replaced
+
+
+def referenced(text: str, tag: str, digest: str) -> str:
+    """The text with the digest behind every mention of exactly this tag."""
+    pattern = rf"(?<![\w./-]){re.escape(tag)}(?:@sha256:[0-9a-f]{{64}})?(?![\w.@-])"
+    return re.sub(pattern, f"{tag}@{digest}", text)
+
+
+def _write_references(files: tuple[Path, ...], tag: str, digest: str) -> None:
+    for path in files:
+        before = path.read_text(encoding="utf-8")
+        after = referenced(before, tag, digest)
+        if after != before:
+            path.write_text(after, encoding="utf-8", newline="\n")
 
 
 # --- where the values are published -------------------------------------------------------------

@@ -45,11 +45,13 @@ class Plan:
     missing_extras: tuple[str, ...]  # the lab's extras that this system cannot have
     reason: Text
     change: Text  # what would change the choice
+    server: str | None = None  # a directory of images/: the server that the notebooks start, installed beside `environment`
     image: str = ""  # of a container
     image_source: str = ""  # as in `ImageState`
 
 
 IMAGE_PLATFORM = "linux/x86_64"
+_SERVER_ON_CPU = "without Docker, its server is a build for CPUs"
 
 
 def choose(
@@ -71,12 +73,14 @@ def choose(
         lowest_driver: the NVIDIA driver that the locked CUDA needs.
 
     Raises:
-        UserError: what was asked for cannot be had here: "no-container", "engine-refuses", "no-gpu", "gpu-profile-needs-gpu", "no-profile".
+        UserError: what was asked for cannot be had here: "no-container", "engine-refuses", "no-gpu", "gpu-profile-needs-gpu", "no-profile",
+            "server-elsewhere".
     """
     image = image or ImageState()
-    here = _usable_gpu(facts, lowest_driver, container=False)
+    here = (None, _SERVER_ON_CPU) if lab.server else _usable_gpu(facts, lowest_driver, container=False)
     inside = _usable_gpu(facts, lowest_driver, container=True)
     why_not = _why_no_container(facts, image)
+    no_wheels = lab.server is not None and (facts.system, facts.machine) != ("linux", "x86_64")
     if request.backend == "container":
         if why_not:
             raise _refused(lab, facts, why_not)
@@ -84,9 +88,13 @@ def choose(
     if request.backend == "auto" and not why_not:
         if _device_or_none(request, inside) == "cuda":
             return _in_container(lab, request, inside, image, Text("containers reach it", "容器可以使用它"))
+        if no_wheels:
+            return _in_container(lab, request, inside, image, Text("its server runs on Linux only", "它的伺服器只能在 Linux 上執行"))
         if image.ready and _device_or_none(request, here) == "cpu":
             return _in_container(lab, request, inside, image, Text("its image needs no build", "映像檔不需要建置"))
         return _locally(lab, request, here, _why_not_chosen(facts, image, inside), unavailable_extras)
+    if no_wheels:
+        raise UserError("server-elsewhere", platform=f"{facts.system} {facts.machine}", lab=lab.id)
     return _locally(lab, request, here, _no_container(why_not) if why_not and request.backend == "auto" else None, unavailable_extras)
 
 
@@ -112,6 +120,7 @@ def _locally(lab: Lab, request: Request, usable: Usable, no_container: Text | No
         missing_extras=tuple(extra for extra in lab.extras if extra in unavailable_extras),
         reason=_and(_reason(device, *usable, request), no_container),
         change=_change(lab, device, profile, usable[0]),
+        server=f"{lab.server}-cpu" if lab.server else None,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import functools
+import contextlib
 import hashlib
 import shutil
 from collections.abc import Callable
@@ -245,13 +245,17 @@ def bring_image(console: Console, image: images.Image, source: str) -> None:
 
 
 def prepare_environment(console: Console, plan: Plan, fresh: bool, session: str, extras: tuple[str, ...] = ()) -> environments.Environment:
-    """Make the plan's environment, showing what is installed while that takes minutes."""
-    extras = (*plan.extras, *extras)
-    install = functools.partial(environments.ensure, plan.environment, extras, fresh=fresh, session=session, note=console.print)
-    if not console.is_terminal:
-        return install()
-    with console.status(tr("Looking at the environment", "檢查環境")) as status:
-        return install(detail=lambda line: status.update(f"[dim]{escape(line[:100])}[/]"))
+    """Make the plan's environment and its server's, showing what is installed while that takes minutes."""
+    wanted = {plan.environment: (*plan.extras, *extras)} | ({plan.server: ()} if plan.server else {})
+    with console.status(tr("Looking at the environment", "檢查環境")) if console.is_terminal else contextlib.nullcontext() as status:
+
+        def detail(line: str) -> None:
+            if status:
+                status.update(f"[dim]{escape(line[:100])}[/]")
+
+        how = {"fresh": fresh, "session": session, "note": console.print, "detail": detail}
+        made = {name: environments.ensure(name, more, **how) for name, more in wanted.items()}
+    return made[plan.environment]
 
 
 def _save(made: runs.Run, backend: Backend) -> tuple[list[Any], dict[str, Any]]:

@@ -24,6 +24,7 @@ from onepiece.catalog import Lab
 from onepiece.errors import UserError
 from onepiece.events import decode_number, encode_number
 from onepiece.host import gates, sources
+from onepiece.host.environments import lock_hash
 from onepiece.host.plan import Plan
 from onepiece.places import HOME, ROOT, RUNS, SHARED, WORKSPACE
 
@@ -231,6 +232,7 @@ def results_json(run: Run, judged: Iterable[gates.Judged], lock_sha256: str) -> 
         "hardware": run.hardware,
         "image": run.image,
         "environment": {"name": run.plan.environment, "lock_sha256": lock_sha256, "missing_extras": list(run.plan.missing_extras)},
+        "server": {"name": run.plan.server, "lock_sha256": lock_hash(run.plan.server)} if run.plan.server else None,
         "sources_sha256": sources_hash(run.lab),
         "git": git_state(),
     }
