@@ -7,7 +7,8 @@
     server = shared(lab.artifact("server.json"), lambda: vllm(...))     # one start for all notebooks of a run
 
 Standard library only: `nox -s serving` and the labs start the same servers in the same way. The environments are `vllm-cpu` and
-`triton-cpu`, which exist for Linux on x86-64; elsewhere, and on a GPU, the containers of `compose/serving.yaml` are the way.
+`triton-cpu`, which exist for Linux on x86-64. The image of a lab that starts a server has it inside, and says by the variable
+`ONEPIECE_SERVER` which one: "cpu", the same build in /opt/server, or "cuda", the vendor's own, which uses the GPU.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ READY_SECONDS = 300.0
 _STOP_SECONDS = 15.0
 _WATCH_SECONDS = 0.5
 _LOG_LINES = 12
+_IMAGE_SERVER = Path("/opt/server")
+_VLLM_ON_CPU = "--enforce-eager --dtype float32 --block-size 32 --kv-cache-memory-bytes 64M --max-model-len 256".split()
 _SETTINGS = "ONEPIECE_SERVER_SETTINGS"  # what the guard sets for the server, as JSON
 
 
@@ -117,7 +120,7 @@ def vllm(
     options: Sequence[str] = (),
     variables: Mapping[str, str] | None = None,
 ) -> Server:
-    """Start vLLM's OpenAI-compatible server on the CPU and wait until it answers.
+    """Start vLLM's OpenAI-compatible server and wait until it answers.
 
     Args:
         model: a directory in Transformers' format.
@@ -130,25 +133,23 @@ def vllm(
     Raises:
         UserError: "no-server" (its environment is missing), "server-failed" (with the log's last lines).
     """
-    python = environment_python("vllm-cpu")
     port = port or free_port()
-    command = [
-        str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(model), "--served-model-name", served_name,
-        "--host", "127.0.0.1", "--port", str(port), "--enforce-eager", "--dtype", "float32", "--block-size", "32",
-        "--kv-cache-memory-bytes", "64M", "--max-model-len", "256", *options,
-    ]  # fmt: skip
-    # Without this library loaded first, vLLM binds threads of another OpenMP.
-    preload = next((str(path) for path in sorted(python.parent.parent.rglob("libiomp5.so"))), "")
-    settings = {
-        "OMP_NUM_THREADS": "1",
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "VLLM_NO_USAGE_STATS": "1",
-        "DO_NOT_TRACK": "1",
-        "HF_HUB_OFFLINE": "1",
-        "LD_PRELOAD": preload,
-    }
+    settings = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}
+    where = ["--served-model-name", served_name, "--host", "127.0.0.1", "--port", str(port)]
+    if official():
+        command = ["vllm", "serve", str(model), *where, *options]
+    else:
+        python = environment_python("vllm-cpu")
+        command = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(model), *where, *_VLLM_ON_CPU, *options]
+        settings |= _vllm_threads(python)
     url = f"http://127.0.0.1:{port}"
     return start("vllm", command, settings | dict(variables or {}), url, "/health", {"http": port}, directory)
+
+
+def _vllm_threads(python: Path) -> dict[str, str]:
+    # Without this library loaded first, vLLM binds threads of another OpenMP.
+    preload = next((str(path) for path in sorted(python.parent.parent.rglob("libiomp5.so"))), "")
+    return {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "LD_PRELOAD": preload}
 
 
 def triton(
@@ -172,6 +173,24 @@ def triton(
     """
     if not Path(repository).is_dir():  # the server would wait for it, and never be live
         raise UserError("model-missing", path=repository)
+    chosen = {"http": 0, "grpc": 0, "metrics": 0} | dict(ports or {})
+    chosen = {name: port or free_port() for name, port in chosen.items()}
+    program, settings = _official_triton() if official() else _triton_on_cpu(directory)
+    command = [
+        *program, "--model-repository", str(repository), "--exit-on-error", "false",
+        *(f"--{name}-address=127.0.0.1" for name in chosen), *(f"--{name}-port={port}" for name, port in chosen.items()), *options,
+    ]  # fmt: skip
+    url = f"http://127.0.0.1:{chosen['http']}"
+    return start("triton", command, settings | dict(variables or {}), url, "/v2/health/live", chosen, directory)
+
+
+def _official_triton() -> tuple[list[str], dict[str, str]]:
+    """The vendor's server: what is typed, and its variables. Its Python models import what the notebooks can."""
+    return ["tritonserver"], {"HF_HUB_OFFLINE": "1", "PYTHONPATH": sysconfig.get_path("purelib")}
+
+
+def _triton_on_cpu(directory: Path) -> tuple[list[str], dict[str, str]]:
+    """The server inside the nvidia-pytriton wheel, with its backends laid out below `directory` as in the vendor's image."""
     python = environment_python("triton-cpu")
     packages = next((python.parent.parent / "lib").glob("python*/site-packages"))
     source, installed = packages / "pytriton" / "tritonserver", directory / "tritonserver"
@@ -180,14 +199,7 @@ def triton(
         shutil.copytree(source / "caches", installed / "caches")
         stub = source / "python_backend_stubs" / packages.parent.name.removeprefix("python") / "triton_python_backend_stub"
         shutil.copy2(stub, installed / "backends" / "python" / stub.name)
-    chosen = {"http": 0, "grpc": 0, "metrics": 0} | dict(ports or {})
-    chosen = {name: port or free_port() for name, port in chosen.items()}
-    command = [
-        str(source / "bin" / "tritonserver"), "--model-repository", str(repository), "--exit-on-error", "false",
-        "--backend-directory", str(installed / "backends"), "--cache-directory", str(installed / "caches"),
-        *(f"--{name}-address=127.0.0.1" for name in chosen), *(f"--{name}-port={port}" for name, port in chosen.items()),
-        "--allow-gpu-metrics", "false", *options,
-    ]  # fmt: skip
+    backends = ["--backend-directory", str(installed / "backends"), "--cache-directory", str(installed / "caches")]
     settings = {
         "OMP_NUM_THREADS": "1",
         "HF_HUB_OFFLINE": "1",
@@ -196,8 +208,12 @@ def triton(
         # The stub must find the libpython that it was built for, and the server its own libraries.
         "LD_LIBRARY_PATH": os.pathsep.join([str(packages / "nvidia_pytriton.libs"), str(sysconfig.get_config_var("LIBDIR") or "")]),
     }
-    url = f"http://127.0.0.1:{chosen['http']}"
-    return start("triton", command, settings | dict(variables or {}), url, "/v2/health/live", chosen, directory)
+    return [str(source / "bin" / "tritonserver"), *backends, "--allow-gpu-metrics", "false"], settings
+
+
+def official() -> bool:
+    """Whether the servers here are the vendors' own, as in the images for GPUs."""
+    return os.environ.get("ONEPIECE_SERVER") == "cuda"
 
 
 def environment_python(name: str) -> Path:
@@ -206,6 +222,8 @@ def environment_python(name: str) -> Path:
     Raises:
         UserError: "no-server".
     """
+    if os.environ.get("ONEPIECE_SERVER") == "cpu":
+        return _IMAGE_SERVER / "bin" / "python"
     path = ENVIRONMENTS / f"{name}-py{sys.version_info.major}.{sys.version_info.minor}" / "bin" / "python"
     if not path.exists():
         raise UserError("no-server", name=name)

@@ -138,7 +138,7 @@ def bytecode_is_compiled(image: images.Image) -> None:
 
 
 def jupyterlab_starts(image: images.Image) -> None:
-    group = image
+    group = image.floor or image
     while group.parent is not None:
         group = group.parent
     locked = re.search(r"^jupyterlab==(\S+)", (group.context / "extra-jupyter.txt").read_text(encoding="utf-8"), re.M)
@@ -163,7 +163,16 @@ def lm_eval_imports(image: images.Image) -> None:
 
 def the_client_is_beside_the_server(image: images.Image) -> None:
     script = "import tritonclient.http, tritonclient.grpc, importlib.metadata as m; print(m.version('tritonclient'))"
-    assert run(image, "/opt/onepiece/bin/python", "-c", script, options=("--entrypoint", "")) == "2.73.0"
+    assert run(image, "/opt/client/bin/python", "-c", script, options=("--entrypoint", "")) == "2.73.0"
+
+
+def vllm_is_there_in_an_environment_of_its_own(image: images.Image) -> None:
+    assert run(image, "/opt/server/bin/python", "-c", "import vllm; print('ok')").endswith("ok")
+    assert "No module named 'vllm'" in run(image, "python", "-c", "try: import vllm\nexcept ImportError as error: print(error)")
+
+
+def tritonserver_starts(image: images.Image) -> None:
+    assert "--model-repository" in docker("run", "--rm", image.reference, "tritonserver", "--help", check=False).stdout
 
 
 def triton_is_there_for_its_interpreter(image: images.Image) -> None:
@@ -189,12 +198,14 @@ OWN: dict[str, list[Promise]] = {
     "vllm-cpu": EVERY,
     "triton-cpu": EVERY,
     LAB: [triton_is_there_for_its_interpreter],
+    "lab-2.3-vllm-serving": [vllm_is_there_in_an_environment_of_its_own],
+    "lab-2.2-triton-server": [tritonserver_starts],
 }
 
 
 def promises() -> list[tuple[str, Promise]]:
     """Each image with what it promises itself and what it inherits."""
-    parents = {"eval": "train", **dict.fromkeys(LABS, "train")}
+    parents = {"eval": "train", **dict.fromkeys(LABS, "train")}  # of a lab with a server too: train's environment is copied into it
     return [(name, promise) for name in [*GROUPS, *LABS] for promise in [*OWN.get(parents.get(name, ""), []), *OWN.get(name, [])]]
 
 

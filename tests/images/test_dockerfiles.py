@@ -21,6 +21,7 @@ IMAGES = toy_course.ROOT / "images"
 DOCKERFILES = sorted(IMAGES.glob("*/Dockerfile"))
 TEMPLATE = toy_course.ROOT / "shared/onepiece/host/new_lab/Dockerfile.in"
 GROUPS = versions()["images"]["groups"]
+STARTS_A_SERVER = {lab.id for lab in catalog.load().labs if lab.server}
 COMPILERS = {"build-essential", "clang", "cmake", "g++", "gcc", "libc6-dev", "make", "nvcc", "python3-dev"}
 
 
@@ -72,8 +73,9 @@ def test_the_base_is_an_argument_whose_default_is_the_pinned_tag(path: Path) -> 
     lines = instructions(path)
     froms = [line for line in lines if line.startswith("FROM ")]
     default = re.match(r"ARG (BASE_IMAGE|GROUP_IMAGE)(?:=(\S+))?$", lines[0])
-    assert default and froms == [f"FROM ${{{default.group(1)}}}"], "one FROM, of the argument above it"
+    assert default and froms[-1] == f"FROM ${{{default.group(1)}}}", "it stands on the argument above it"
     name = name_of(path)
+    assert froms[:-1] == (["FROM ${FLOOR_IMAGE} AS floor"] if name in STARTS_A_SERVER else []), "nothing else is taken from anywhere"
     if default.group(1) == "BASE_IMAGE":
         bases = GROUPS[name]["base"]
         assert default.group(2) == versions()["images"]["bases"][bases.get("cuda") or bases["cpu"]]["tag"]
@@ -95,7 +97,8 @@ def test_the_user_is_not_root(path: Path) -> None:
 @every_dockerfile
 def test_nothing_of_the_course_and_no_secret_is_copied_in(path: Path) -> None:
     lines = instructions(path)
-    assert not [line for line in lines if line.startswith(("COPY ", "ADD "))]
+    copied = [line for line in lines if line.startswith(("COPY ", "ADD "))]
+    assert copied == (["COPY --from=floor /opt/onepiece /opt/onepiece"] if name_of(path) in STARTS_A_SERVER else [])
     assert not re.search(r"(TOKEN|PASSWORD|SECRET|API_KEY)", path.read_text(encoding="utf-8"))
 
 
@@ -104,7 +107,8 @@ def test_what_serves_has_a_health_check(path: Path) -> None:
     lines = instructions(path)
     serves = any(line.startswith("EXPOSE ") for line in lines)
     assert serves == (name_of(path) in ("vllm", "triton", "vllm-cpu", "triton-cpu"))
-    assert serves == any(line.startswith("HEALTHCHECK ") for line in lines)
+    assert serves == any(line.startswith("HEALTHCHECK ") and line != "HEALTHCHECK NONE" for line in lines)
+    assert ("HEALTHCHECK NONE" in lines) == (name_of(path) in STARTS_A_SERVER), "a lab does not serve, whatever it stands on"
 
 
 @every_dockerfile
@@ -121,7 +125,12 @@ def test_runtime_images_have_no_compiler_but_where_triton_needs_one(path: Path) 
 def test_every_lab_has_an_image_for_the_gpu_and_for_the_cpu(lab: catalog.Lab) -> None:
     for variant in images.VARIANTS:
         image = images.image_for(lab.id, variant)
-        assert image.parent is not None and image.parent.name == (lab.image if variant == "cuda" else "train")
+        group = lab.image if variant == "cuda" else "train"
+        if lab.server is None:
+            assert image.parent is not None and (image.parent.name, image.floor) == (group, None)
+        else:
+            assert image.parent is not None and image.parent.name == (lab.server if variant == "cuda" else f"{lab.server}-cpu")
+            assert image.floor is not None and image.floor.name == group
 
 
 @pytest.mark.parametrize("lab", catalog.load().labs, ids=lambda lab: lab.id)
