@@ -37,7 +37,10 @@ _STOP_SECONDS = 15.0
 _WATCH_SECONDS = 0.5
 _LOG_LINES = 12
 _IMAGE_SERVER = Path("/opt/server")
-_VLLM_ON_CPU = "--enforce-eager --dtype float32 --block-size 32 --kv-cache-memory-bytes 64M --max-model-len 256".split()
+_VLLM_ON_CPU = (
+    *("--enforce-eager", "--dtype", "float32"),
+    *("--block-size", "32", "--kv-cache-memory-bytes", "64M", "--max-model-len", "256"),
+)
 _SETTINGS = "ONEPIECE_SERVER_SETTINGS"  # what the guard sets for the server, as JSON
 
 
