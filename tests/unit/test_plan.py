@@ -194,12 +194,10 @@ def test_a_gpu_profile_that_the_lab_does_not_have_is_refused_with_those_it_has()
 # --- extras -----------------------------------------------------------------------------------------------
 
 
-def test_an_extra_is_added_to_the_environment_that_all_labs_share() -> None:
-    assert choose(LAB, NO_GPU, Request()).extras == ("triton",)
-
-
-def test_a_cuda_environment_has_its_extras_in_its_lock() -> None:
-    assert choose(LAB, MACHINES["an L4"], Request()).extras == ()
+@pytest.mark.parametrize("machine", ["no GPU", "an L4"])
+def test_an_extra_is_added_to_the_environment_of_the_lab(machine: str) -> None:
+    # Where the lock has it already, there is no file of that extra beside it, and nothing is added.
+    assert choose(LAB, MACHINES[machine], Request()).extras == ("triton",)
 
 
 def test_an_extra_that_this_system_cannot_have_is_left_out_and_named() -> None:

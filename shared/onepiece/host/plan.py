@@ -109,14 +109,12 @@ Usable = tuple[Gpu | None, str]  # the GPU to use, or why there is none
 def _locally(lab: Lab, request: Request, usable: Usable, no_container: Text | None, unavailable_extras: tuple[str, ...]) -> Plan:
     device = _device(request, *usable)
     profile = _profile(lab, request, device, *usable)
-    environment = "cpu" if device == "cpu" else lab.image
     return Plan(
         backend="local",
         device=device,
         profile=profile,
-        environment=environment,
-        # The CUDA locks hold everything that their labs need; extras belong to the CPU environment that all labs share.
-        extras=tuple(extra for extra in lab.extras if extra not in unavailable_extras) if environment == "cpu" else (),
+        environment="cpu" if device == "cpu" else lab.image,
+        extras=tuple(extra for extra in lab.extras if extra not in unavailable_extras),
         missing_extras=tuple(extra for extra in lab.extras if extra in unavailable_extras),
         reason=_and(_reason(device, *usable, request), no_container),
         change=_change(lab, device, profile, usable[0]),
