@@ -42,18 +42,18 @@ NO_GPU = Facts(
     memory_gb=8,
     free_disk_gb=50,
     gpus=(),
-    gpu_reason="nvidia-smi is not installed",
+    gpu_reason=Text("nvidia-smi is not installed", "沒有安裝 nvidia-smi"),
     engine=None,
-    engine_reason="docker is not installed",
+    engine_reason=Text("docker is not installed", "沒有安裝 docker"),
 )
 
 
 def with_gpu(name: str = "L4", vram_gb: float = 22.5, compute: str = "8.9", facts: Facts = NO_GPU) -> Facts:
-    return dataclasses.replace(facts, gpus=(*facts.gpus, Gpu(name, vram_gb, "580.95.05", compute)), gpu_reason="")
+    return dataclasses.replace(facts, gpus=(*facts.gpus, Gpu(name, vram_gb, "580.95.05", compute)), gpu_reason=None)
 
 
 def with_engine(facts: Facts, **engine: Any) -> Facts:
-    return dataclasses.replace(facts, engine=Engine("29.0", "1.52", **engine), engine_reason="")
+    return dataclasses.replace(facts, engine=Engine("29.0", "1.52", **engine), engine_reason=None)
 
 
 MACHINES: dict[str, Facts] = {
@@ -296,7 +296,7 @@ def test_an_image_that_does_not_fit_the_disk_is_not_fetched(image: ImageState) -
 
 def test_an_engine_that_lets_nobody_in_is_an_error_of_its_own() -> None:
     said = "permission denied while trying to connect to the Docker daemon socket at unix:///var/run/docker.sock"
-    closed = dataclasses.replace(NO_GPU, engine_reason=said)
+    closed = dataclasses.replace(NO_GPU, engine_reason=Text(said, said))
     assert said in choose(LAB, closed, Request()).reason.en
     with pytest.raises(UserError) as refusal:
         choose(LAB, closed, Request(backend="container"))
@@ -321,7 +321,7 @@ def test_a_gpu_that_containers_do_not_reach_leaves_a_container_that_was_asked_fo
     ("driver", "good"), [("570.133.20", False), ("580.60", False), ("580.65", True), ("580.65.06", True), ("610.1", True)]
 )
 def test_a_driver_below_the_floor_is_found_before_anything_is_fetched(backend: str, driver: str, good: bool) -> None:
-    machine = with_engine(dataclasses.replace(NO_GPU, gpus=(Gpu("L4", 22.5, driver, "8.9"),), gpu_reason=""), gpu="runtime")
+    machine = with_engine(dataclasses.replace(NO_GPU, gpus=(Gpu("L4", 22.5, driver, "8.9"),), gpu_reason=None), gpu="runtime")
     plan = choose(LAB, machine, Request(backend=backend), image=HERE, lowest_driver="580.65")
     assert plan.device == ("cuda" if good else "cpu")
     if not good:

@@ -12,13 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onepiece.host import preflight
+from onepiece.text import Text
 
 # --- nvidia-smi's table ---------------------------------------------------------------------------------
 
 
 def test_rows_of_nvidia_smi_become_gpus_in_gibibytes() -> None:
     gpus, reason = preflight.parse_gpus("NVIDIA L4, 23034, 580.65.06, 8.9\nTesla T4, 15360, 580.65.06, 7.5\n")
-    assert reason == ""
+    assert reason is None
     assert [(gpu.name, round(gpu.vram_gb, 1), gpu.driver, gpu.compute) for gpu in gpus] == [
         ("NVIDIA L4", 22.5, "580.65.06", "8.9"),
         ("Tesla T4", 15.0, "580.65.06", "7.5"),
@@ -31,18 +32,18 @@ def test_rows_of_nvidia_smi_become_gpus_in_gibibytes() -> None:
 def test_a_row_that_is_no_gpu_gives_none_and_is_quoted(row: str) -> None:
     gpus, reason = preflight.parse_gpus(row + "\n")
     assert gpus == ()
-    assert row in reason
+    assert reason and row in reason.en
 
 
 def test_a_gpu_that_cannot_be_read_does_not_hide_another_one() -> None:
     gpus, reason = preflight.parse_gpus("NVIDIA GB10, [N/A], 580.95.05, 12.1\nNVIDIA L4, 23034, 580.65.06, 8.9\n")
     assert [gpu.name for gpu in gpus] == ["NVIDIA L4"]
-    assert reason == ""
+    assert reason is None
 
 
 @pytest.mark.parametrize("out", ["", "\n", "  \n\n"])
 def test_no_rows_are_no_gpu_and_a_reason(out: str) -> None:
-    assert preflight.parse_gpus(out) == ((), "nvidia-smi lists no GPU")
+    assert preflight.parse_gpus(out) == ((), Text("nvidia-smi lists no GPU", "nvidia-smi 沒有列出任何 GPU"))
 
 
 @given(
@@ -85,9 +86,9 @@ SERVER = json.dumps({"Version": "29.0.1", "ApiVersion": "1.52"})
 def test_without_tools_there_are_facts_and_reasons(tools: Tools) -> None:
     facts = preflight.gather()
     assert facts.gpus == ()
-    assert facts.gpu_reason == "nvidia-smi is not installed"
+    assert facts.gpu_reason and facts.gpu_reason.en == "nvidia-smi is not installed"
     assert facts.engine is None
-    assert facts.engine_reason == "docker is not installed"
+    assert facts.engine_reason and facts.engine_reason.en == "docker is not installed"
     assert facts.cores >= 1
     assert facts.free_disk_gb > 0
     assert facts.memory_gb > 0
@@ -118,7 +119,7 @@ def test_a_gpu_and_an_engine_are_found(tools: Tools) -> None:
     docker(tools, INFO | {"Runtimes": {"nvidia": {}, "runc": {}}})
     facts = preflight.gather()
     assert [gpu.name for gpu in facts.gpus] == ["NVIDIA L4"]
-    assert facts.gpu_reason == ""
+    assert facts.gpu_reason is None
     assert facts.engine == preflight.Engine(
         "29.0.1",
         "1.52",
@@ -159,8 +160,8 @@ def test_an_engine_on_another_machine_is_none_that_could_mount_our_files(tools: 
     docker(tools, INFO, host)
     facts = preflight.gather()
     assert facts.engine is None
-    assert host in facts.engine_reason
-    assert "another machine" in facts.engine_reason
+    assert facts.engine_reason and host in facts.engine_reason.en
+    assert facts.engine_reason and "another machine" in facts.engine_reason.en
 
 
 @pytest.mark.parametrize("info", [[], "text", {}, {"Runtimes": None, "ClientInfo": None, "SecurityOptions": None}])
@@ -174,14 +175,14 @@ def test_an_engine_that_says_little_about_itself_is_an_engine(tools: Tools, info
 def test_a_driver_that_fails_says_why_in_its_own_words(tools: Tools) -> None:
     said = "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver."
     tools.make("nvidia-smi", f'echo "{said}"; exit 9')
-    assert preflight.gather().gpu_reason == said
+    assert preflight.gather().gpu_reason == Text(said, said)
 
 
 def test_an_engine_that_is_not_running_says_why_in_its_own_words(tools: Tools) -> None:
     tools.make("docker", "echo null; echo 'Cannot connect to the Docker daemon at unix:///var/run/docker.sock.' >&2; exit 1")
     facts = preflight.gather()
     assert facts.engine is None
-    assert facts.engine_reason.startswith("Cannot connect to the Docker daemon")
+    assert facts.engine_reason and facts.engine_reason.en.startswith("Cannot connect to the Docker daemon")
 
 
 @pytest.mark.parametrize("out", ["null", "", "not json", "{}", "[]", '"text"'])
@@ -199,9 +200,9 @@ def test_tools_that_hang_are_given_up(tools: Tools, monkeypatch: pytest.MonkeyPa
         tools.make(name, f"exec {sleep} 600")
     facts = preflight.gather()
     assert facts.gpus == ()
-    assert "nvidia-smi did not answer" in facts.gpu_reason
+    assert facts.gpu_reason and "nvidia-smi did not answer" in facts.gpu_reason.en
     assert facts.engine is None
-    assert "docker did not answer" in facts.engine_reason
+    assert facts.engine_reason and "docker did not answer" in facts.engine_reason.en
 
 
 def test_a_tool_that_cannot_be_started_is_a_reason(tools: Tools) -> None:
@@ -210,7 +211,7 @@ def test_a_tool_that_cannot_be_started_is_a_reason(tools: Tools) -> None:
     path.chmod(0o755)
     facts = preflight.gather()
     assert facts.gpus == ()
-    assert "nvidia-smi cannot be started" in facts.gpu_reason
+    assert facts.gpu_reason and "nvidia-smi cannot be started" in facts.gpu_reason.en
 
 
 def test_a_tool_that_writes_no_utf8_is_a_reason_or_a_gpu(tools: Tools) -> None:

@@ -54,7 +54,7 @@ def _machine_table(facts: preflight.Facts) -> Table:
     row(facts.memory_gb >= 4, tr("memory", "記憶體"), f"{facts.memory_gb:.0f} GB")
     row(facts.free_disk_gb >= 5, tr("free disk", "可用磁碟"), f"{facts.free_disk_gb:.0f} GB ({HOME})")
     gpus = ", ".join(f"{gpu.name}, {gpu.vram_gb:.0f} GB, driver {gpu.driver}, compute {gpu.compute}" for gpu in facts.gpus)
-    row(bool(facts.gpus), "GPU", gpus or facts.gpu_reason)
+    row(bool(facts.gpus), "GPU", gpus or str(facts.gpu_reason))
     for good, what, found in _engine_rows(facts):
         row(good, what, found)
     row(shutil.which("git") is not None, "git", shutil.which("git") or tr("not installed", "未安裝"))
@@ -83,7 +83,7 @@ def _machine_table(facts: preflight.Facts) -> Table:
 def _engine_rows(facts: preflight.Facts) -> list[tuple[bool, str, str]]:
     engine = facts.engine
     if engine is None:
-        return [(False, "Docker", facts.engine_reason)]
+        return [(False, "Docker", str(facts.engine_reason))]
     security = f", {', '.join(engine.security)}" if engine.security else ""
     disk = "" if engine.free_disk_gb is None else tr(f", {engine.free_disk_gb:.0f} GB free", f"，可用 {engine.free_disk_gb:.0f} GB")
     absent = tr("not installed", "未安裝")

@@ -19,6 +19,7 @@ class Request:
     backend: str = "auto"
 
 
+_NO_REASON = Text("", "")
 _NO_IMAGE = Text("the lab has no image", "這個實驗沒有映像檔")
 
 
@@ -51,7 +52,7 @@ class Plan:
 
 
 IMAGE_PLATFORM = "linux/x86_64"
-_SERVER_ON_CPU = "without Docker, its server is a build for CPUs"
+_SERVER_ON_CPU = Text("without Docker, its server is a build for CPUs", "不用 Docker 時，它的伺服器是給 CPU 用的版本")
 
 
 def choose(
@@ -103,7 +104,7 @@ def variant(facts: Facts, request: Request, lowest_driver: str = "0") -> str:
     return _device_or_none(request, _usable_gpu(facts, lowest_driver, container=True)) or "cuda"
 
 
-Usable = tuple[Gpu | None, str]  # the GPU to use, or why there is none
+Usable = tuple[Gpu | None, Text]  # the GPU to use, or why there is none
 
 
 def _locally(lab: Lab, request: Request, usable: Usable, no_container: Text | None, unavailable_extras: tuple[str, ...]) -> Plan:
@@ -143,7 +144,7 @@ def _why_no_container(facts: Facts, image: ImageState) -> Text | None:
     """Why no container can be started here, or None."""
     engine = facts.engine
     if engine is None:
-        return Text(facts.engine_reason, facts.engine_reason)
+        return facts.engine_reason
     if engine.platform != IMAGE_PLATFORM:
         return Text(
             f"images are for {IMAGE_PLATFORM}, this engine runs {engine.platform}",
@@ -166,7 +167,7 @@ def _no_container(why_not: Text) -> Text:
 def _why_not_chosen(facts: Facts, image: ImageState, inside: Usable) -> Text:
     """Why nobody who leaves the choice to us gets a container, although one can be started."""
     if facts.gpus and inside[0] is None:
-        return _no_container(Text(inside[1], inside[1]))
+        return _no_container(inside[1])
     if image.source == "here":
         return Text("no container: none is needed, --backend container uses one", "不用容器：沒有必要，要用請加 --backend container")
     return Text(
@@ -175,7 +176,7 @@ def _why_not_chosen(facts: Facts, image: ImageState, inside: Usable) -> Text:
 
 
 def _refused(lab: Lab, facts: Facts, why_not: Text) -> UserError:
-    if facts.engine is None and "permission denied" in facts.engine_reason.lower():
+    if facts.engine is None and "permission denied" in why_not.en.lower():
         return UserError("engine-refuses", reason=why_not)
     return UserError("no-container", lab=lab.id, reason=why_not)
 
@@ -183,16 +184,25 @@ def _refused(lab: Lab, facts: Facts, why_not: Text) -> UserError:
 def _usable_gpu(facts: Facts, lowest_driver: str, *, container: bool) -> Usable:
     """The GPU that a lab can use locally or in a container, or why there is none."""
     if not facts.gpus:
-        return None, facts.gpu_reason
+        return None, facts.gpu_reason or _NO_REASON
     gpu = max(facts.gpus, key=lambda candidate: candidate.vram_gb)
     if _version(gpu.driver) < _version(lowest_driver):
-        return None, f"the driver of the {gpu.name} is {gpu.driver}, {lowest_driver} is needed"
+        return None, Text(
+            f"the driver of the {gpu.name} is {gpu.driver}, {lowest_driver} is needed",
+            f"{gpu.name} 的驅動程式是 {gpu.driver}，需要 {lowest_driver}",
+        )
     if container:
         reached = facts.engine is not None and facts.engine.gpu
-        return (gpu, "") if reached else (None, f"Docker does not reach the {gpu.name} without the NVIDIA Container Toolkit")
+        why = Text(
+            f"Docker does not reach the {gpu.name} without the NVIDIA Container Toolkit",
+            f"沒有 NVIDIA Container Toolkit，Docker 用不到 {gpu.name}",
+        )
+        return (gpu, _NO_REASON) if reached else (None, why)
     if facts.system != "linux" or facts.machine != "x86_64":
-        return None, f"the {gpu.name} needs Linux on x86-64 (on Windows: WSL2)"
-    return gpu, ""
+        return None, Text(
+            f"the {gpu.name} needs Linux on x86-64 (on Windows: WSL2)", f"{gpu.name} 需要 x86-64 的 Linux（Windows 上請用 WSL2）"
+        )
+    return gpu, _NO_REASON
 
 
 def _device_or_none(request: Request, usable: Usable) -> str | None:
@@ -200,7 +210,7 @@ def _device_or_none(request: Request, usable: Usable) -> str | None:
     return None if request.device == "cuda" and usable[0] is None else _device(request, *usable)
 
 
-def _device(request: Request, gpu: Gpu | None, why_not: str) -> str:
+def _device(request: Request, gpu: Gpu | None, why_not: Text) -> str:
     if request.device == "cuda" and gpu is None:
         raise UserError("no-gpu", reason=why_not)
     if request.device != "auto":
@@ -208,8 +218,8 @@ def _device(request: Request, gpu: Gpu | None, why_not: str) -> str:
     return "cuda" if gpu is not None and request.profile != "cpu" else "cpu"
 
 
-def _profile(lab: Lab, request: Request, device: str, gpu: Gpu | None, why_not: str) -> str:
-    fits, too_small = _fits(lab, gpu) if device == "cuda" else (False, why_not or "--device cpu")
+def _profile(lab: Lab, request: Request, device: str, gpu: Gpu | None, why_not: Text) -> str:
+    fits, too_small = _fits(lab, gpu) if device == "cuda" else (False, why_not if why_not.en else Text("--device cpu", "--device cpu"))
     if request.profile == "auto":
         return "gpu" if fits else "cpu"
     lab.profile(request.profile)
@@ -218,17 +228,23 @@ def _profile(lab: Lab, request: Request, device: str, gpu: Gpu | None, why_not: 
     return request.profile
 
 
-def _fits(lab: Lab, gpu: Gpu | None) -> tuple[bool, str]:
+def _fits(lab: Lab, gpu: Gpu | None) -> tuple[bool, Text]:
     """Does the lab's gpu profile fit this GPU, and if not, why."""
     profile = lab.profiles.get("gpu")
     if profile is None or gpu is None:
-        return False, "the lab has no gpu profile"
+        return False, Text("the lab has no gpu profile", "這個實驗沒有 gpu profile")
     # A "16 GB" card reports a little less than 16 GiB.
     if profile.vram_gb and gpu.vram_gb < profile.vram_gb * 0.92:
-        return False, f"{gpu.name} has {gpu.vram_gb:.0f} GB, {profile.vram_gb:g} GB are needed"
+        return False, Text(
+            f"{gpu.name} has {gpu.vram_gb:.0f} GB, {profile.vram_gb:g} GB are needed",
+            f"{gpu.name} 有 {gpu.vram_gb:.0f} GB，需要 {profile.vram_gb:g} GB",
+        )
     if profile.min_compute and _version(gpu.compute) < _version(profile.min_compute):
-        return False, f"{gpu.name} has compute capability {gpu.compute}, {profile.min_compute} is needed"
-    return True, ""
+        return False, Text(
+            f"{gpu.name} has compute capability {gpu.compute}, {profile.min_compute} is needed",
+            f"{gpu.name} 的 compute capability 是 {gpu.compute}，需要 {profile.min_compute}",
+        )
+    return True, _NO_REASON
 
 
 def _version(text: str) -> tuple[int, ...]:
@@ -239,12 +255,12 @@ def _and(first: Text, second: Text | None) -> Text:
     return first if second is None else Text(f"{first.en}; {second.en}", f"{first.zh_tw}；{second.zh_tw}")
 
 
-def _reason(device: str, gpu: Gpu | None, why_not: str, request: Request) -> Text:
+def _reason(device: str, gpu: Gpu | None, why_not: Text, request: Request) -> Text:
     if device == "cuda" and gpu is not None:
         return Text(f"{gpu.name} found", f"找到 {gpu.name}")
     if request.device == "cpu" or request.profile == "cpu":
         return Text("you asked for it", "依你的指定")
-    return Text(f"no usable GPU: {why_not}", f"沒有可用的 GPU：{why_not}")
+    return Text(f"no usable GPU: {why_not.en}", f"沒有可用的 GPU：{why_not.zh_tw}")
 
 
 def _change(lab: Lab, device: str, profile: str, gpu: Gpu | None) -> Text:
@@ -255,5 +271,5 @@ def _change(lab: Lab, device: str, profile: str, gpu: Gpu | None) -> Text:
     if profile == "cpu" and "gpu" in lab.profiles:
         fits, why = _fits(lab, gpu)
         if not fits:
-            return Text(f"not the gpu profile: {why}", f"未採用 gpu profile：{why}")
+            return Text(f"not the gpu profile: {why.en}", f"未採用 gpu profile：{why.zh_tw}")
     return Text("--device cpu runs it small", "--device cpu 會以小規模執行")

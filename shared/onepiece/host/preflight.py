@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from onepiece.places import HOME
+from onepiece.text import Text
 
 _PROBE_SECONDS = 10.0  # a hanging driver or engine must not hang the course
 
@@ -56,9 +57,9 @@ class Facts:
     memory_gb: float
     free_disk_gb: float
     gpus: tuple[Gpu, ...]
-    gpu_reason: str  # why there is no GPU; empty if there is one
+    gpu_reason: Text | None  # why there is no GPU; None if there is one
     engine: Engine | None
-    engine_reason: str  # why there is no engine; empty if there is one
+    engine_reason: Text | None  # why there is no engine; None if there is one
 
 
 def gather() -> Facts:
@@ -105,57 +106,59 @@ _DOCKER = (
     ["docker", "context", "inspect", "--format", "{{.Endpoints.docker.Host}}"],
 )
 
-Answer = tuple[str, str]  # standard output of a tool, and why there is none
+Answer = tuple[str, Text | None]  # standard output of a tool, and why there is none
 
 
 @contextlib.contextmanager
 def asking(*commands: list[str]) -> Iterator[list[Answer]]:
     """The answers of several tools that are asked at once. However this ends, none of them goes on."""
     deadline = time.monotonic() + _PROBE_SECONDS
-    asked: list[subprocess.Popen[str] | str] = []
+    asked: list[subprocess.Popen[str] | Text] = []
     try:
         for command in commands:
             asked.append(_ask(command))
         yield [
-            (("", tool) if isinstance(tool, str) else _answer(command[0], tool, deadline))
+            (("", tool) if isinstance(tool, Text) else _answer(command[0], tool, deadline))
             for command, tool in zip(commands, asked, strict=True)
         ]
     finally:
         for tool in asked:
-            if not isinstance(tool, str) and tool.poll() is None:
+            if not isinstance(tool, Text) and tool.poll() is None:
                 tool.kill()
                 tool.communicate()
 
 
-def _ask(command: list[str]) -> subprocess.Popen[str] | str:
+def _ask(command: list[str]) -> subprocess.Popen[str] | Text:
     """The tool at work, or why it is not."""
     if shutil.which(command[0]) is None:
-        return f"{command[0]} is not installed"
+        return Text(f"{command[0]} is not installed", f"沒有安裝 {command[0]}")
     try:
         return subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8", errors="replace"
         )
     except OSError as error:
-        return f"{command[0]} cannot be started: {error.strerror}"
+        return Text(f"{command[0]} cannot be started: {error.strerror}", f"無法啟動 {command[0]}：{error.strerror}")
 
 
 def _answer(name: str, tool: subprocess.Popen[str], deadline: float) -> Answer:
     try:
         out, said = tool.communicate(timeout=max(deadline - time.monotonic(), 0.1))
     except subprocess.TimeoutExpired:
-        return "", f"{name} did not answer within {_PROBE_SECONDS:.0f} s"
+        return "", Text(f"{name} did not answer within {_PROBE_SECONDS:.0f} s", f"{name} 在 {_PROBE_SECONDS:.0f} 秒內沒有回應")
     if tool.returncode != 0:
         lines = (said or out).strip().splitlines()
-        return "", lines[-1] if lines else f"{name} ended with {tool.returncode}"
-    return out, ""
+        if lines:
+            return "", Text(lines[-1], lines[-1])  # the tool's own words
+        return "", Text(f"{name} ended with {tool.returncode}", f"{name} 以 {tool.returncode} 結束")
+    return out, None
 
 
-def _gpus(answer: Answer) -> tuple[tuple[Gpu, ...], str]:
+def _gpus(answer: Answer) -> tuple[tuple[Gpu, ...], Text | None]:
     out, reason = answer
     return ((), reason) if reason else parse_gpus(out)
 
 
-def parse_gpus(out: str) -> tuple[tuple[Gpu, ...], str]:
+def parse_gpus(out: str) -> tuple[tuple[Gpu, ...], Text | None]:
     """The rows of `nvidia-smi --query-gpu=name,memory.total,driver_version,compute_cap`, and why there are none."""
     found, unreadable = [], ""
     for line in out.strip().splitlines():
@@ -166,11 +169,13 @@ def parse_gpus(out: str) -> tuple[tuple[Gpu, ...], str]:
         except ValueError:  # "[N/A]", or a message instead of a row
             unreadable = line.strip()
     if found:
-        return tuple(found), ""
-    return (), f"nvidia-smi said: {unreadable}" if unreadable else "nvidia-smi lists no GPU"
+        return tuple(found), None
+    if unreadable:
+        return (), Text(f"nvidia-smi said: {unreadable}", f"nvidia-smi 的回應是：{unreadable}")
+    return (), Text("nvidia-smi lists no GPU", "nvidia-smi 沒有列出任何 GPU")
 
 
-def parse_engine(version: Answer, info: Answer, context: Answer) -> tuple[Engine | None, str]:
+def parse_engine(version: Answer, info: Answer, context: Answer) -> tuple[Engine | None, Text | None]:
     """The engine from what `docker version`, `docker info` and `docker context inspect` answered, and why there is none."""
     if version[1]:
         return None, version[1]
@@ -178,10 +183,13 @@ def parse_engine(version: Answer, info: Answer, context: Answer) -> tuple[Engine
         server = json.loads(version[0])
         found, api = server["Version"], server["ApiVersion"]
     except (ValueError, KeyError, TypeError):
-        return None, "docker answers, but no engine does"
+        return None, Text("docker answers, but no engine does", "docker 有回應，但沒有引擎回應")
     host = context[0].strip()
     if host and not host.startswith(("unix://", "npipe://")):
-        return None, f"the engine at {host} is on another machine, which does not see the course's files"
+        return None, Text(
+            f"the engine at {host} is on another machine, which does not see the course's files",
+            f"{host} 的引擎在另一台機器上，看不到課程的檔案",
+        )
     try:
         said = json.loads(info[0])
         said = said if isinstance(said, dict) else {}
@@ -199,7 +207,7 @@ def parse_engine(version: Answer, info: Answer, context: Answer) -> tuple[Engine
         gpu=_gpu_form(said),
         security=tuple(options),
         free_disk_gb=_free_gb(Path(said.get("DockerRootDir") or "")),
-    ), ""
+    ), None
 
 
 def _free_gb(directory: Path) -> float | None:
