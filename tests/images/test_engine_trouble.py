@@ -66,9 +66,11 @@ class PrivateEngine:
         program = shutil.which("dockerd", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin") or ""
         where = [f"--data-root={self.directory}/data", f"--exec-root={self.directory}/run", f"--pidfile={self.directory}/pid"]
         (self.directory / "pid").unlink(missing_ok=True)
+        # A network of its own: an engine without a bridge removes docker0, which is the other engine's.
+        alone = ["unshare", "--net", program, "--bridge=none", "--iptables=false", "--ip6tables=false"]
         with (self.directory / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                [program, *where, f"--host={self.host}", "--bridge=none", "--iptables=false", "--ip6tables=false"],
+                [*alone, *where, f"--host={self.host}"],
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
