@@ -321,7 +321,8 @@ def test_building_again_takes_everything_from_the_cache(built: dict[str, images.
 
 
 def test_all_images_for_the_cpu_take_little_more_than_the_largest(built: dict[str, images.Image]) -> None:
-    wanted = [built["train"], *(built[lab] for lab in LABS)]
+    # Labs that start a server hold two environments, and so two copies of PyTorch: that is their price.
+    wanted = [built["train"], *(built[lab] for lab in LABS if built[lab].floor is None)]
     sizes = {image.name: images.size(image.reference) for image in wanted}
     layers: dict[str, int] = {}
     for image in wanted:

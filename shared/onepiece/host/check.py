@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 from typing import Any
@@ -65,8 +66,8 @@ def check(console: Console, lab: Lab, options: argparse.Namespace) -> list[dict[
         if not mine.is_dir():
             raise UserError("no-workspace", lab=lab.id)
         code.insert(0, mine)
-    # Checks run small and on the CPU, whatever else this machine has.
-    plan: Plan = plan_for(lab, argparse.Namespace(profile="cpu", device="cpu", backend="local"))
+    # Checks run small, on the CPU and without a server, whatever else this machine has.
+    plan: Plan = plan_for(dataclasses.replace(lab, server=None), argparse.Namespace(profile="cpu", device="cpu", backend="local"))
     environment = prepare_environment(console, plan, options.fresh, "check")
     variables = runs.kernel_environment(lab.directory, [], current_language(), offline=True)
     variables["PYTHONDONTWRITEBYTECODE"] = "1"
