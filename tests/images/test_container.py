@@ -670,3 +670,24 @@ def test_a_real_lab_measures_the_same_in_its_image(lab_id: str, course: Course, 
 
 def key(record: dict[str, Any]) -> tuple[Any, ...]:
     return record["metric"], record["seed"], record["variant"], record["notebook"]
+
+
+SERVERS = [lab_id for lab_id in ("lab-2.2-triton-server", "lab-2.3-vllm-serving") if CHOSEN == "all" or lab_id in CHOSEN.split(",")]
+
+
+@pytest.mark.slow_lab
+@pytest.mark.parametrize("lab_id", SERVERS)
+def test_a_lab_that_starts_a_server_passes_in_its_image_without_a_network(lab_id: str, course: Course, home: Path) -> None:
+    real = Course(Checkout(ROOT, home), course.settings)
+    done = subprocess.run(
+        real.checkout.host_command("run", lab_id, "--backend", "container"),
+        cwd=ROOT,
+        env=real.checkout.host_environ | real.settings,
+        capture_output=True,
+        text=True,
+        timeout=1200,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (run,) = (home / "runs" / lab_id).iterdir()
+    results = results_of(run)
+    assert (results["status"], results["backend"], results["server"]) == ("passed", "container", None), "the server is the image's"

@@ -55,15 +55,20 @@ def test_without_its_registry_an_image_is_not_published_and_says_so_when_pulled(
     assert error.value.code == "image-push-failed"
 
 
-def publish(address: str, name: str, tag: str, content: str) -> str:
-    """Put a small image of one blob into a registry; returns its digest. Source: OCI distribution specification, "Push"."""
-    blob = content.encode()
-    digest = f"sha256:{hashlib.sha256(blob).hexdigest()}"
+def send(address: str, name: str, content: bytes) -> tuple[str, int]:
+    """Put a blob into a registry; returns its digest and size. Source: OCI distribution specification, "Push"."""
+    digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
     started = urllib.request.urlopen(urllib.request.Request(f"http://{address}/v2/{name}/blobs/uploads/", method="POST"))
     upload = f"{started.headers['Location']}&digest={digest}"
-    urllib.request.urlopen(urllib.request.Request(upload, blob, {"Content-Type": "application/octet-stream"}, method="PUT")).close()
+    urllib.request.urlopen(urllib.request.Request(upload, content, {"Content-Type": "application/octet-stream"}, method="PUT")).close()
+    return digest, len(content)
+
+
+def publish(address: str, name: str, tag: str, content: str) -> str:
+    """Put a small image of one blob into a registry; returns its digest."""
+    digest, size = send(address, name, content.encode())
     kind = "application/vnd.oci.image.manifest.v1+json"
-    config = {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": digest, "size": len(blob)}
+    config = {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": digest, "size": size}
     manifest = json.dumps({"schemaVersion": 2, "mediaType": kind, "config": config, "layers": []}).encode()
     address = f"http://{address}/v2/{name}/manifests/{tag}"
     urllib.request.urlopen(urllib.request.Request(address, manifest, {"Content-Type": kind}, method="PUT")).close()
@@ -76,7 +81,7 @@ def test_pin_writes_what_the_registry_has_into_the_versions_and_behind_the_tags_
         first = publish(address, "some/gateway", "1.28", "{}")
         tag = f"{address}/some/gateway:1.28"
         versions.write_text(f'[serving.images.gateway]\ntag = "{tag}"\ndigest = ""\n', encoding="utf-8")
-        compose.write_text(f"a: ${{IMAGE:-{tag}}}\nb: {tag}-alpine\nc: other/{tag}\n", encoding="utf-8")
+        compose.write_text(f"a: ${{IMAGE:-{tag}}}\nb: {tag}-alpine\nc: other/{tag}\nd: my-{tag}\n", encoding="utf-8")
 
         def run(*, upgrade: bool = False) -> tuple[int, str, str]:
             present = tomllib.loads(versions.read_text(encoding="utf-8"))["serving"]["images"]["gateway"]["digest"]
@@ -86,7 +91,9 @@ def test_pin_writes_what_the_registry_has_into_the_versions_and_behind_the_tags_
 
         done = run()
         assert done[0] == 0 and f'digest = "{first}"' in done[1]
-        assert done[2] == f"a: ${{IMAGE:-{tag}@{first}}}\nb: {tag}-alpine\nc: other/{tag}\n", "another tag and another name stay"
+        assert done[2] == f"a: ${{IMAGE:-{tag}@{first}}}\nb: {tag}-alpine\nc: other/{tag}\nd: my-{tag}\n", (
+            "another tag and another name stay"
+        )
 
         second = publish(address, "some/gateway", "1.28", '{"moved": true}')
         assert second != first and run() == done, "what is pinned stays, although the tag moved"
