@@ -130,7 +130,7 @@ def test_every_image_of_others_is_named_as_the_versions_file_has_it_pinned() -> 
     for path in sorted(COMPOSE.rglob("*.yaml")):
         text = path.read_text(encoding="utf-8")
         for entry in entries:
-            found = re.findall(rf"(?<![\w./-]){re.escape(entry['tag'])}[\w.@:-]*", text)
+            found = re.findall(rf"(?<![\w./])(?<!\w-){re.escape(entry['tag'])}[\w.@:-]*", text)
             assert set(found) <= {pinned(entry)}, path
             named |= {entry["tag"]} if found else set()
     assert named == {entry["tag"] for entry in entries}

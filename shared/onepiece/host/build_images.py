@@ -14,7 +14,7 @@ from rich.table import Table
 
 from onepiece import catalog
 from onepiece.errors import UserError
-from onepiece.host import images
+from onepiece.host import images, publishing
 from onepiece.host.app import Parser, add_language
 from onepiece.host.environments import versions
 from onepiece.places import IMAGES
@@ -24,6 +24,9 @@ from onepiece.text import tr
 def command(console: Console, arguments: list[str]) -> int:
     """Build, print or check images; exit 1 if `--check` finds one that is nowhere yet."""
     options = _parser().parse_args(arguments)
+    if options.matrix:
+        print(json.dumps(publishing.matrix(both_variants(options.images))))
+        return 0
     variant = "cpu" if options.cpu else "cuda"
     wanted = [images.image_for(name, variant) for name in _names(options.images, variant)]
     if options.print:
@@ -32,7 +35,7 @@ def command(console: Console, arguments: list[str]) -> int:
     if options.check:
         return _check(console, wanted)
     if options.push:
-        _refuse_push(wanted)
+        publishing.refuse(wanted)
     _check_disk(wanted)
     built = _build(console, wanted, options.push)
     console.print(
@@ -52,6 +55,11 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--push", action="store_true", help=tr("publish them", "建置後發布"))
     made.add_argument("--print", action="store_true", help=tr("print the bake description and build nothing", "只印出 bake 描述，不建置"))
     made.add_argument(
+        "--matrix",
+        action="store_true",
+        help=tr("print what the publishing workflow builds, both variants", "印出發布流程要建置的內容（兩種變體）"),
+    )
+    made.add_argument(
         "--check", action="store_true", help=tr("say which exist, here and in the registry", "列出本機與 registry 已有的映像檔")
     )
     add_language(made)
@@ -67,17 +75,16 @@ def _names(given: list[str], variant: str) -> list[str]:
     return [*(name for name in groups if _has_variant(name, variant)), *labs]
 
 
+def both_variants(given: list[str]) -> list[images.Image]:
+    """The images of these labs and groups, or of all, for GPUs and for CPUs: each where it is made for it."""
+    groups = images.groups()
+    pairs = [(name, variant) for variant in images.VARIANTS for name in _names(given, variant)]
+    return [images.image_for(name, variant) for name, variant in pairs if name not in groups or _has_variant(name, variant)]
+
+
 def _has_variant(group: str, variant: str) -> bool:
     settings = versions()["images"]["groups"][group]
     return variant in settings.get("base", {}) or (variant == "cuda" and "parent" in settings)
-
-
-def _refuse_push(wanted: list[images.Image]) -> None:
-    if not images.registry_known():
-        raise UserError("no-registry")
-    missing = sorted({what for image in wanted for what in images.unresolved(image)})
-    if missing:
-        raise UserError("unresolved-pin", what="; ".join(missing))
 
 
 def _check_disk(wanted: list[images.Image]) -> None:

@@ -116,7 +116,7 @@ def written(text: str, table: str, key: str, value: str) -> str:
 
 def referenced(text: str, tag: str, digest: str) -> str:
     """The text with the digest behind every mention of exactly this tag."""
-    pattern = rf"(?<![\w./-]){re.escape(tag)}(?:@sha256:[0-9a-f]{{64}})?(?![\w.@-])"
+    pattern = rf"(?<![\w./])(?<!\w-){re.escape(tag)}(?:@sha256:[0-9a-f]{{64}})?(?![\w.@-])"
     return re.sub(pattern, f"{tag}@{digest}", text)
 
 
