@@ -19,7 +19,7 @@ from onepiece.host import container, engine, local, runs, sandbox
 from onepiece.host.plan import Plan
 from onepiece.host.preflight import Engine
 from onepiece.host.sandbox import Bind
-from onepiece.places import HOME, LABS, RUNS, SHARED, WORKSPACE
+from onepiece.places import HOME, IMAGES, LABS, RUNS, SHARED, WORKSPACE
 from onepiece.text import Text
 
 LAB = Lab(
@@ -69,6 +69,7 @@ def test_a_whole_run_sees_its_lab_and_shared_and_writes_into_its_directory_alone
     assert sandbox.binds(run(), CACHE) == [
         Bind(LABS / "lab-9.1-toy", "/course/labs/lab-9.1-toy"),
         Bind(SHARED, "/course/shared"),
+        Bind(IMAGES / "versions.toml", "/course/images/versions.toml"),
         Bind(DIRECTORY, INSIDE, read_only=False),
     ]
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from onepiece.host.preflight import Engine
 from onepiece.host.runs import Run, lesson_variables
-from onepiece.places import HOME, LABS, RUNS, SHARED, WORKSPACE
+from onepiece.places import HOME, IMAGES, LABS, RUNS, SHARED, WORKSPACE
 
 COURSE = PurePosixPath("/course")  # where a container finds the course
 PYTHON = "/opt/onepiece/bin/python"
@@ -42,7 +42,7 @@ class Bind:
 
 def place(path: Path) -> str:
     """Where a container finds a path of this machine."""
-    for room, name in ((LABS, "labs"), (SHARED, "shared"), (RUNS, "runs"), (WORKSPACE, "workspace")):
+    for room, name in ((LABS, "labs"), (IMAGES, "images"), (SHARED, "shared"), (RUNS, "runs"), (WORKSPACE, "workspace")):
         if path.is_relative_to(room):
             return str(COURSE.joinpath(name, *path.relative_to(room).parts))
     return str(COURSE / "model")  # the one directory from elsewhere: --model
@@ -50,7 +50,7 @@ def place(path: Path) -> str:
 
 def binds(run: Run, cache: Path) -> list[Bind]:
     """What the container of a run sees of this machine; `cache` holds the hub's models."""
-    ours = [run.lab.directory, SHARED]
+    ours = [run.lab.directory, SHARED, IMAGES / "versions.toml"]  # lessons name versions too
     if run.options.mine:
         ours.append(WORKSPACE / run.lab.id)
     if len(run.options.notebooks) < len(run.lab.notebooks):
