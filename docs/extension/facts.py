@@ -14,11 +14,11 @@ LEVELS = {
 }
 PATHS = {
     "engineer": {"en": "engineer", "zh-TW": "工程師"},
-    "researcher": {"en": "researcher", "zh-TW": "研究者"},
+    "researcher": {"en": "researcher", "zh-TW": "研究人員"},
     "manager": {"en": "technical manager", "zh-TW": "技術主管"},
 }
 LABELS = {
-    "level": {"en": "level", "zh-TW": "難度"},
+    "level": {"en": "level", "zh-TW": "程度"},
     "cpu": {"en": "on a CPU", "zh-TW": "用 CPU"},
     "gpu": {"en": "on a GPU", "zh-TW": "用 GPU"},
     "requires": {"en": "do first", "zh-TW": "先修"},

@@ -13,9 +13,9 @@ from .published import Published
 
 _DECADES = 4.0  # what is further from its bound than this is drawn at the edge
 WORDS = {
-    "holds": {"en": "keeps the bound", "zh-TW": "在門檻之內"},
-    "bound": {"en": "bound", "zh-TW": "門檻"},
-    "misses": {"en": "misses it", "zh-TW": "超出門檻"},
+    "holds": {"en": "keeps the bound", "zh-TW": "在界限之內"},
+    "bound": {"en": "bound", "zh-TW": "界限"},
+    "misses": {"en": "misses it", "zh-TW": "超出界限"},
     "seeds": {"en": "measured, one dot per seed", "zh-TW": "量測值，每個種子一點"},
     "measured": {"en": "measured", "zh-TW": "量測值"},
     "control": {"en": "control", "zh-TW": "對照組"},

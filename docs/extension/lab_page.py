@@ -27,10 +27,10 @@ WORDS = {
     "take": {"en": "Take it with you", "zh-TW": "帶著走"},
     "objective": {"en": "objective", "zh-TW": "目標"},
     "measured": {"en": "measured", "zh-TW": "量測值"},
-    "bound": {"en": "bound", "zh-TW": "門檻"},
+    "bound": {"en": "bound", "zh-TW": "界限"},
     "held": {"en": "held", "zh-TW": "通過"},
     "not held": {"en": "not held", "zh-TW": "沒通過"},
-    "not judged": {"en": "not judged: {reason}", "zh-TW": "未評定：{reason}"},
+    "not judged": {"en": "not judged: {reason}", "zh-TW": "未判定：{reason}"},
     "control": {"en": "control (must miss)", "zh-TW": "對照組（必須不過）"},
     "missed": {"en": "missed", "zh-TW": "沒過"},
     "not missed": {"en": "did not miss", "zh-TW": "過了"},
@@ -47,7 +47,7 @@ RAN = {
 }
 PLOT = {
     "en": "How far each measured value, and each control, is from its bound.",
-    "zh-TW": "每個量測值與對照組離門檻多遠。",
+    "zh-TW": "每個量測值與對照組離界限多遠。",
 }
 TAKE = {
     "en": "[{lab}.zip]({lab}.zip) holds your own copy of this lab: the notebooks in English, the modules with their exercises open, "

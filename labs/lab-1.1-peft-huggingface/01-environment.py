@@ -23,7 +23,7 @@
 # | 你需要 | 兩個 CPU 核心跑二十秒左右，1 GB 記憶體 |
 # | 你應該看到 | 訓練一個參數要 16 位元組，凍結的只要 4；在 Llama-2-7B 上，LoRA 大約每 1,600 個參數只訓練一個 |
 #
-# 這個實驗走的是函式庫的路：五本筆記本，每一本都是全新的行程，讀取前一本寫下的檔案。LoRA 內部怎麼運作，
+# 這個實驗走的是現成函式庫的路線：五本筆記本，每一本都是全新的行程，讀取前一本寫下的檔案。LoRA 內部怎麼運作，
 # 由 `lab-1.1.1-lora` 照著論文寫出來。
 
 # %%
@@ -261,9 +261,9 @@ lab.say(
 - Activations hardly care who is trained, because frozen layers must pass gradients on to the adapters below them. By the estimate they are {full_activations:.0%} of all that
   full fine-tuning holds here, and {lora_activations:.0%} with LoRA.""",
     f"""- 訓練一個參數要 **{per_trained:g} 位元組**{"" if guess is None else f"（你猜 {guess:g}）"}：自己 4、梯度 4、AdamW 的兩個平均共 8。凍結的參數只要 {per_frozen:g}。
-- 最後一欄加上了中間值、扣掉了權重。量到的峰值除以估計：全參數微調是 {full_peak / full_estimate:.2f}，LoRA 是 {lora_peak / lora_estimate:.2f}。
-  全參數微調在產生梯度的同時，會一個一個釋放中間值，兩者從不同時完整存在；LoRA 要產生的梯度很少，adapter 自己又有一些中間值。
-- 中間值幾乎不管誰在訓練，因為凍結的層也得把梯度往下傳給下面的 adapter。照估計，全參數微調在這裡持有的記憶體有 {full_activations:.0%} 是中間值，
+- 最後一欄加上了激勵值（activation）、扣掉了權重。量到的峰值除以估計：全參數微調是 {full_peak / full_estimate:.2f}，LoRA 是 {lora_peak / lora_estimate:.2f}。
+  全參數微調在產生梯度的同時，會一個一個釋放激勵值，兩者從不同時完整存在；LoRA 要產生的梯度很少，adapter 自己又有一些激勵值。
+- 激勵值幾乎不管誰在訓練，因為凍結的層也得把梯度往下傳給下面的 adapter。照估計，全參數微調在這裡持有的記憶體有 {full_activations:.0%} 是激勵值，
   用 LoRA 時是 {lora_activations:.0%}。""",
 )
 
@@ -275,7 +275,7 @@ lab.say(
 # %% [markdown] lang="zh-TW"
 # ## 換成七十億個參數
 #
-# 在 `meta` 裝置上，模型只有形狀、沒有數值，所以 Llama 2 不佔記憶體，一秒就好。`peft` 照樣能用。
+# 在 `meta` 裝置上，模型只有形狀、沒有數值，所以 Llama 2 不占記憶體，一秒就好。`peft` 照樣能用。
 
 # %%
 from peft import get_peft_model
@@ -369,7 +369,7 @@ _ = lab.artifact("environment.json").write_text(json.dumps({"versions": versions
 # %% [markdown] lang="zh-TW"
 # ## 玩具規模的限制
 #
-# - 在 `tiny` 模型上，rank 8 的 LoRA 佔了不小的比例，因為它的矩陣很小：A 和 B 隨邊長成長，矩陣卻隨面積成長。
+# - 在 `tiny` 模型上，rank 8 的 LoRA 占了不小的比例，因為它的矩陣很小：A 和 B 隨邊長成長，矩陣卻隨面積成長。
 #   省多少取決於規模，只有 7B 的計數看得出來。
 # - 參數量與品質無關。品質由第 4 本筆記本來量。
 #

@@ -271,7 +271,7 @@ lab.table([tr("batch", "批次"), tr("loss (nats per token)", "損失（nats／t
 lab.say(
     f"""{len(chosen)} examples hold {real:,} tokens. Padded they take {sizes["padded"]:,} ({real / sizes["padded"]:.0%} real), packed {sizes["packed"]:,} ({real / sizes["packed"]:.0%} real). The losses of both agree to {abs(losses["packed"] - losses["padded"]):.0e}.
 With positions that run on across a row, every example reads those before it, and the loss moves by {abs(losses["no boundaries"] - losses["padded"]):.2g}.""",
-    f"""{len(chosen)} 個例子共 {real:,} 個 token。補齊後佔 {sizes["padded"]:,}（{real / sizes["padded"]:.0%} 是真的），打包後佔 {sizes["packed"]:,}（{real / sizes["packed"]:.0%} 是真的）。兩者的損失只差 {abs(losses["packed"] - losses["padded"]):.0e}。
+    f"""{len(chosen)} 個例子共 {real:,} 個 token。補齊後占 {sizes["padded"]:,}（{real / sizes["padded"]:.0%} 是真的），打包後占 {sizes["packed"]:,}（{real / sizes["packed"]:.0%} 是真的）。兩者的損失只差 {abs(losses["packed"] - losses["padded"]):.0e}。
 如果位置在整列裡一路編下去，每個例子都會讀到前面的例子，損失就變了 {abs(losses["no boundaries"] - losses["padded"]):.2g}。""",
 )
 

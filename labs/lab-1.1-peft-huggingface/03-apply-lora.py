@@ -96,7 +96,7 @@ lab.record("trainable_share", count.share)
 lab.say(
     f"""`peft` trains {count.trainable:,} parameters in {len(names)} matrices; the formula gives {formula:,}, the short cut {square:,}. That is {count.share:.2%} of the model: on Llama-2-7B the same rank
 on all linear layers was a fraction of a percent (notebook 1). The smaller the model, the larger the share.""",
-    f"""`peft` 在 {len(names)} 個矩陣裡訓練 {count.trainable:,} 個參數；公式算出 {formula:,}，偷懶的算法是 {square:,}。佔整個模型的 {count.share:.2%}：在 Llama-2-7B 上，
+    f"""`peft` 在 {len(names)} 個矩陣裡訓練 {count.trainable:,} 個參數；公式算出 {formula:,}，偷懶的算法是 {square:,}。占整個模型的 {count.share:.2%}：在 Llama-2-7B 上，
 同樣的 rank 放進所有線性層，連百分之一都不到（第 1 本筆記本）。模型愈小，比例愈大。""",
 )
 
@@ -200,7 +200,7 @@ del model, adapted  # a large base would stay on the device
 # %% [markdown] lang="zh-TW"
 # ## 用 `Trainer` 做同樣的訓練
 #
-# 剛才用的訓練迴圈很短，可以從頭讀到尾（`onepiece/training.py`）。`transformers.Trainer` 就不行了：它包含檢查點、分散式訓練和各種 callback。
+# 剛才用的訓練迴圈很短，可以從頭讀到尾（`onepiece/training.py`）。`transformers.Trainer` 就不行了：它包含 checkpoint、分散式訓練和各種 callback。
 # 給它同樣的 adapter、同樣順序的例子、同樣的學習率排程，結果會一致嗎？對照組是我們自己的迴圈，但資料換個順序。
 
 # %%
@@ -301,7 +301,7 @@ lab.say(
 # %% [markdown] lang="zh-TW"
 # ## 用指令資料訓練一小段
 #
-# 同樣的做法，資料換成第 2 本的紀錄，用對話範本。正確的答法可能有很多種，所以我們量保留答案的困惑度：模型在幾個機率相等的 token 之間猶豫。
+# 同樣的做法，換成第 2 本筆記本的指令資料，用對話範本。正確的答法可能有很多種，所以我們量保留答案的困惑度：模型在幾個機率相等的 token 之間猶豫。
 # 對照組是訓練前的同一個模型。
 
 # %%
@@ -335,7 +335,7 @@ axes.legend()
 lab.figure(
     "instruction-curves",
     figure,
-    Text(en="Loss on the instruction data: training (mean of five steps) and held-out records.", zh_tw="指令資料的損失：訓練（五步平均）與保留的紀錄。"),
+    Text(en="Loss on the instruction data: training (mean of five steps) and held-out records.", zh_tw="指令資料的損失：訓練（五步平均）與保留資料。"),
 )
 
 # %%
@@ -343,7 +343,7 @@ guess = lab.predict("instruction_perplexity_ratio")
 lab.say(
     f"""On {len(held_out):,} held-out records the perplexity goes from {math.exp(untrained_loss):.2f} to **{math.exp(trained_loss):.2f}** in {settings.instruction_steps} steps, {math.exp(trained_loss - untrained_loss):.2f} of what it was{"" if guess is None else f" (you guessed {guess:.2f})"}.
 The training loss of the last five steps is {sum(history.losses[-5:]) / 5:.3f}, the held-out loss {trained_loss:.3f}: how far they are apart tells how much was learned by heart.""",
-    f"""在 {len(held_out):,} 筆保留的紀錄上，困惑度在 {settings.instruction_steps} 步之內從 {math.exp(untrained_loss):.2f} 變成 **{math.exp(trained_loss):.2f}**，是原來的 {math.exp(trained_loss - untrained_loss):.2f} 倍{"" if guess is None else f"（你猜 {guess:.2f}）"}。
+    f"""在 {len(held_out):,} 筆保留資料上，困惑度在 {settings.instruction_steps} 步之內從 {math.exp(untrained_loss):.2f} 變成 **{math.exp(trained_loss):.2f}**，是原來的 {math.exp(trained_loss - untrained_loss):.2f} 倍{"" if guess is None else f"（你猜 {guess:.2f}）"}。
 最後五步的訓練損失是 {sum(history.losses[-5:]) / 5:.3f}，保留集的損失是 {trained_loss:.3f}：兩者差多少，就看得出死背了多少。""",
 )
 summary = {name: asdict(history) for name, history in histories.items()}

@@ -128,7 +128,7 @@ guess = lab.predict("merged_difference")
 lab.say(
     f"""The library's merge changes a logit by at most **{differences["merge_and_unload"]:.1e}** of the largest one{"" if guess is None else f" (you guessed {guess:.0e})"}, ours by {differences["by hand, alpha / r"]:.1e}: rounding. A scale of 1 instead of {settings.alpha / settings.rank:g} changes {differences["by hand, scale 1"]:.2f}, and that
 model answers {right["by hand, scale 1"]:.0%} right. A wrong merge can hide behind a good score: compare logits.""",
-    f"""函式庫的合併讓 logit 最多變動最大值的 **{differences["merge_and_unload"]:.1e}**{"" if guess is None else f"（你猜 {guess:.0e}）"}，我們的是 {differences["by hand, alpha / r"]:.1e}：只是捨入。縮放用 1 而不是 {settings.alpha / settings.rank:g}，變動就有 {differences["by hand, scale 1"]:.2f}，
+    f"""函式庫的合併，logit 的變動最多是最大 logit 的 **{differences["merge_and_unload"]:.1e}** 倍{"" if guess is None else f"（你猜 {guess:.0e}）"}，我們的是 {differences["by hand, alpha / r"]:.1e} 倍：只是捨入。縮放用 1 而不是 {settings.alpha / settings.rank:g}，變動就有 {differences["by hand, scale 1"]:.2f} 倍，
 而那個模型答對 {right["by hand, scale 1"]:.0%}。合併錯了，分數不一定看得出來：要比 logits。""",
 )
 
@@ -153,7 +153,7 @@ lab.record("reloaded_difference", relative_difference(fresh, logits_of(merged)))
 lab.record("reloaded_difference", relative_difference(logits_of(base), logits_of(merged)), variant="base")
 lab.say(
     f"""The fresh process differs from the merged model in this one by {relative_difference(fresh, logits_of(merged)):g} of the largest logit, and from the adapter by {relative_difference(fresh, wanted):.1e}.""",
-    f"""全新的行程與這裡的合併模型相差最大 logit 的 {relative_difference(fresh, logits_of(merged)):g}，與 adapter 相差 {relative_difference(fresh, wanted):.1e}。""",
+    f"""全新的行程與這裡的合併模型，差異是最大 logit 的 {relative_difference(fresh, logits_of(merged)):g} 倍；與 adapter 的差異是 {relative_difference(fresh, wanted):.1e} 倍。""",
 )
 
 # %% [markdown] lang="en"
@@ -162,7 +162,7 @@ lab.say(
 # An adapter's file is a short header and the numbers of A and B. The merged model is as big as the base, once per task.
 
 # %% [markdown] lang="zh-TW"
-# ## 有多重
+# ## 占多少空間
 #
 # adapter 的檔案是一段短短的標頭，加上 A 和 B 的數字。合併後的模型和基礎模型一樣大，而且每個任務各要一份。
 

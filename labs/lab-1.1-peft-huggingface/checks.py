@@ -60,7 +60,7 @@ def check_training_bytes() -> None:
     )  # fmt: skip
     expect(
         parts(training_bytes(1000, 10, frozen_bytes=0.5)), [540, 40, 80], atol=CLOSE,
-        what=Text("a frozen parameter of half a byte (4 bits)", "凍結的參數只佔半個位元組（4 位元）"),
+        what=Text("a frozen parameter of half a byte (4 bits)", "凍結的參數只占半個位元組（4 位元）"),
     )  # fmt: skip
 
 

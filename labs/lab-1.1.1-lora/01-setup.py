@@ -141,7 +141,7 @@ lab.figure(
     figure,
     Text(
         en="What one training step of a 7B Llama holds besides activations: computed from shapes.",
-        zh_tw="7B Llama 訓練一步除了中間值之外要存放的東西：由形狀計算而來。",
+        zh_tw="7B Llama 訓練一步除了激勵值之外要存放的東西：由形狀計算而來。",
     ),
 )
 
@@ -151,9 +151,9 @@ lab.say(
     f"""Full fine-tuning of {all_of_it / 1e9:.2f} billion weights holds **{total["full fine-tuning"]:.0f} GiB** before the first activation, {full_bill[1:].sum() / full_bill[0]:.0f} times the weights on top of them.
 With a frozen base, gradients and moments shrink to {lora_bill[1:].sum() * 1024:.0f} MiB, and what is left is the base itself: {total["LoRA, bfloat16 base"]:.1f} GiB, or {total["LoRA, 4-bit base"]:.1f} GiB if it is stored in 4 bits.
 (Activations come on top, for LoRA as well.)""",
-    f"""全參數微調 {all_of_it / 1e8:.1f} 億個權重，在還沒有任何中間值之前就要 **{total["full fine-tuning"]:.0f} GiB**，也就是在權重之外再加上 {full_bill[1:].sum() / full_bill[0]:.0f} 倍的權重。
+    f"""全參數微調 {all_of_it / 1e8:.1f} 億個權重，在還沒有任何激勵值（activation）之前就要 **{total["full fine-tuning"]:.0f} GiB**，也就是在權重之外再加上 {full_bill[1:].sum() / full_bill[0]:.0f} 倍的權重。
 把基礎模型凍結之後，梯度與動量縮到 {lora_bill[1:].sum() * 1024:.0f} MiB，剩下的就是基礎模型本身：{total["LoRA, bfloat16 base"]:.1f} GiB；改用 4 位元存放則是 {total["LoRA, 4-bit base"]:.1f} GiB。
-（中間值要另外算，LoRA 也一樣要。）""",
+（激勵值要另外算，LoRA 也一樣要。）""",
 )
 
 # %% [markdown] lang="en"
@@ -165,7 +165,7 @@ With a frozen base, gradients and moments shrink to {lora_bill[1:].sum() * 1024:
 # %% [markdown] lang="zh-TW"
 # ## 想法
 #
-# 微調把權重 $W_0$ 變成 $W_0 + \Delta W$。如果這個改變只需要很少的方向，$\Delta W$ 的秩就很低，而秩為 $r$ 的矩陣就是兩個細長矩陣的乘積。
+# 微調把權重 $W_0$ 變成 $W_0 + \Delta W$。如果這個改變只需要很少的方向，$\Delta W$ 的秩（rank）就很低，而秩為 $r$ 的矩陣就是兩個細長矩陣的乘積。
 # 所以：凍結 $W_0$，只訓練那兩個細長的矩陣。
 
 # %% [markdown]
@@ -430,7 +430,7 @@ lab.say(
 # ## 玩具規模的限制
 #
 # - 這裡的比例是玩具的比例；能帶走的只有公式，以及在 `meta` 上數出來的數字。
-# - 帳單只算權重、梯度與動量。中間值取決於批次大小、長度，以及哪些要重算；LoRA 也需要其中的大部分，因為梯度要穿過每一個凍結的層，才到得了 adapter。
+# - 帳單只算權重、梯度與動量。激勵值取決於批次大小、長度，以及哪些要重算；LoRA 也需要其中的大部分，因為梯度要穿過每一個凍結的層，才到得了 adapter。
 # - 與 `peft` 相等，是在沒有 dropout 的線性層上證明的。`peft` 能做的更多：embedding、卷積、dropout、bias。
 #
 # **練習。** 練習 1 到 5（`lora.py`：縮放、參數量、初始值、這一層、放進模型）和練習 7（`lora_files.py`：檔案格式）屬於這一本。用 `nox -s check -- lab-1.1.1-lora` 檢查。

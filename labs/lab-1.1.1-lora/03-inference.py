@@ -263,7 +263,7 @@ lab.say(
 - LoRA forgets less than full fine-tuning on {len(less)} of {len(adapters)} tasks here (one seed, {settings.forget_items} items per family and language). {"Few trained numbers are no protection by themselves; LoRA also had the larger learning rate." if len(less) < len(adapters) else "Do not take that for a law: it depends on rates and steps."}
 - The difference that always holds: LoRA's forgetting is a switch. With the adapter off, everything is back, as the hashes above prove; after full fine-tuning it is gone.""",
     f"""- 基礎模型平均 {averages["base"]:.0%}。{"；".join(f"{name} 掉了 {value:.0%}（掉最多的是 `{worst[name]}`）" for name, value in lost.items())}。
-- 在這裡的 {len(adapters)} 個任務中，LoRA 比全參數微調忘得少的有 {len(less)} 個（一個種子，每類、每種語言 {settings.forget_items} 題）。{"訓練的數字少，本身並不是保護；而且 LoRA 的學習率比較大。" if len(less) < len(adapters) else "別把它當成定律：這取決於學習率與步數。"}
+- 在這裡的 {len(adapters)} 個任務中，LoRA 比全參數微調忘得少的有 {len(less)} 個（一個種子，每類、每種語言 {settings.forget_items} 題）。{"光是訓練的數字少，並不能防止遺忘；而且 LoRA 的學習率比較大。" if len(less) < len(adapters) else "別把它當成定律：這取決於學習率與步數。"}
 - 永遠成立的差別是：LoRA 的遺忘是一個開關。關掉 adapter，一切都回來，上面的雜湊值就是證明；全參數微調之後，失去的就是失去了。""",
 )
 
@@ -353,7 +353,7 @@ lab.say(
 - Bit by bit, the base is what it was: {changed} of {len(hashed)} tensors changed.
 - Each further task costs {max(size.values()) / 1e3:,.0f} KB instead of another {whole / 1e3:,.0f} KB (and a smaller share of a larger model, see notebook 1). The price: while it is on, an adapter also unlearns.""",
     f"""- 在自己的任務上，adapter 至少答對 {home:.1%}；換到別的任務，最多答對 {away:.1%}{"" if guess is None else f"（你猜 {guess:.0%}）"}。
-- 切換一次要 {one_switch * 1e6:.0f} µs，是重新載入基礎模型的 {times["load the base"].median / one_switch:,.0f} 分之一；而且檔案還在快取裡，基礎模型又這麼小。
+- 切換一次要 {one_switch * 1e6:.0f} µs，是重新載入基礎模型的 {times["load the base"].median / one_switch:,.0f} 分之一；而且這還是檔案已在快取裡、基礎模型又這麼小的情況。
 - 基礎模型逐位元不變：{len(hashed)} 個張量中有 {changed} 個改變。
 - 每多一個任務，多的是 {max(size.values()) / 1e3:,.0f} KB，而不是再一份 {whole / 1e3:,.0f} KB（模型越大，比例越小，見第 1 本筆記本）。代價是：adapter 開著的時候，也會讓模型忘掉一些事。""",
 )

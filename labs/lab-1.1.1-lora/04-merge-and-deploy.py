@@ -18,7 +18,7 @@
 # |---|---|
 # | 你會做出 | 合併、還原、4 位元基礎模型的合併、匯出，以及一個真正的 HTTP 伺服器，逐 token 比對它的答案 |
 # | 你需要 | 兩個 CPU 核心跑半分鐘，2 GB 記憶體；第 2 本筆記本的 adapter |
-# | 你應該看到 | 與 adapter 分不出來的合併模型；分得出來的錯誤縮放；合併 4 位元基礎模型的三種做法，其中一種是精確的；與本機相等的伺服器答案 |
+# | 你應該看到 | 和 adapter 看不出差別的合併模型；看得出差別的錯誤縮放；合併 4 位元基礎模型的三種做法，其中一種是精確的；伺服器的答案和本機相同 |
 
 # %%
 import json
@@ -127,7 +127,7 @@ lab.say(
     f"""The merged model differs by {worst:.1e}{"" if guess is None else f" (you guessed {guess:.1e})"}, which is {worst / torch.finfo(settings.dtype).eps:.0f} times the rounding unit of {settings.dtype}; the wrong scale differs by {min(wrong.values()):.2g} at least. The merged model has {extra["relabel"][0]} parameters more than the base, the adapted one {extra["relabel"][1]:,}.
 With the wrong scale accuracy falls to {", ".join(f"{values[2]:.0%} ({name})" for name, values in right.items())}. {"An error in the logits does not always show in the answers: compare logits, not only answers." if max(values[2] for values in right.values()) > 0.5 else "Still, compare logits and not only answers: smaller mistakes do not show in them."}""",
     f"""合併後的模型差了 {worst:.1e}{"" if guess is None else f"（你猜 {guess:.1e}）"}，是 {settings.dtype} 捨入單位的 {worst / torch.finfo(settings.dtype).eps:.0f} 倍；錯誤的縮放至少差 {min(wrong.values()):.2g}。合併後的模型比基礎模型多 {extra["relabel"][0]} 個參數，帶著 adapter 的則多 {extra["relabel"][1]:,} 個。
-縮放錯誤時，準確率掉到 {"、".join(f"{values[2]:.0%}（{name}）" for name, values in right.items())}。{"logits 的錯誤不一定看得出來：要比 logits，不能只比答案。" if max(values[2] for values in right.values()) > 0.5 else "即使如此，還是要比 logits，不能只比答案：比較小的錯誤在答案裡看不出來。"}""",
+縮放錯誤時，準確率掉到 {"、".join(f"{values[2]:.0%}（{name}）" for name, values in right.items())}。{"logits 的錯誤不一定會反映在答案裡：要比 logits，不能只比答案。" if max(values[2] for values in right.values()) > 0.5 else "即使如此，還是要比 logits，不能只比答案：比較小的錯誤在答案裡看不出來。"}""",
 )
 
 # %% [markdown] lang="en"
@@ -181,7 +181,7 @@ lab.say(
 # %% [markdown] lang="zh-TW"
 # ## 合併 4 位元的基礎模型
 #
-# 第 2 本筆記本在四位元的基礎模型上訓練了一個 adapter。要把它不帶 adapter 地交出去，有三種做法：
+# 第 2 本筆記本在四位元的基礎模型上訓練了一個 adapter。要交出這個模型、又不附 adapter，有三種做法：
 #
 # 1. 把 4 位元權重還原成稠密的，再把更新量加到*它們*身上：就是訓練過的那個模型，只是回到 32 位元；
 # 2. 把更新量加到*原本*的權重上：但 adapter 學習時，旁邊是另一組權重，帶著捨入誤差；

@@ -351,7 +351,7 @@ def check_exercise_7() -> None:
 def check_exercise_8() -> None:
     want = broken_levels(None)
     expect(
-        nf4_levels(), want, atol=SINGLE, what=Text("the 16 levels", "16 個階"),
+        nf4_levels(), want, atol=SINGLE, what=Text("the 16 levels", "16 個位準"),
         mistakes={wrong.LEVELS[name]: broken_levels(name) for name in LEVEL_MISTAKES},
     )  # fmt: skip
     blocks = torch.randn(5, 64, generator=torch.Generator().manual_seed(8))

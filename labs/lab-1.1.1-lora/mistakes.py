@@ -168,7 +168,7 @@ SIGNED_MAXIMUM = Text(
 ONE_SCALE = Text("one scale for all blocks: each block has its own", "所有區塊共用一個縮放係數：每個區塊要有自己的")
 FLOORED = Text(
     "each weight goes to the level below it, not to the nearest: the borders lie half way between the levels",
-    "每個權重都取了下面那一階，不是最近的那一階：界線在兩階的正中間",
+    "每個權重都取了下面那個位準，不是最近的位準：界線在相鄰兩個位準的正中間",
 )
 NOT_DIVIDED = Text("the weights are not divided by their scale before the comparison", "比較之前，權重沒有除以縮放係數")
 ZERO_BLOCK = Text("a block of zeros is divided by its scale, which is 0", "全是零的區塊被除以縮放係數，也就是除以 0")

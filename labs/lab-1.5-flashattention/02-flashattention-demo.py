@@ -110,7 +110,7 @@ lab.table(["m", *(f"exp({s:.0f} - m)" for s in scores), "p1", "p2", "p3"], rows)
 # The factors $e^{m_1-m}$ and $e^{m_2-m}$ are the **rescale**. In a loop, part 1 is everything so far and part 2 is the next block:
 
 # %% [markdown] lang="zh-TW"
-# 係數 $e^{m_1-m}$ 和 $e^{m_2-m}$ 就是 **rescale**。在迴圈裡，第 1 部分是到目前為止的一切，第 2 部分是下一個區塊：
+# 係數 $e^{m_1-m}$ 和 $e^{m_2-m}$ 就是**重新縮放**（rescale）。在迴圈裡，第 1 部分是到目前為止的一切，第 2 部分是下一個區塊：
 
 # %%
 lab.source(online_softmax_merge)
@@ -404,7 +404,7 @@ lab.say(
 # %% [markdown] lang="zh-TW"
 # ## 什麼會壞掉
 #
-# 沒有任何東西會失敗的測試，證明不了什麼。`broken_variants.py` 裡的注意力各有剛好一個錯誤。拿其中三個跑同樣的隨機形狀；
+# 什麼都能通過的測試，證明不了什麼。`broken_variants.py` 裡的注意力各有剛好一個錯誤。拿其中三個跑同樣的隨機形狀；
 # 梯度則用忘記 $D$ 的那個：
 #
 # - `no_rescale`：舊的總和沒有換算到新的最大值；

@@ -126,7 +126,7 @@ def check_blind_queries() -> None:
         "Multiply every term of a sum of exp(s - old) by exp(old - new), and it is a sum of exp(s - new). The factor "
         "is one number per row, so it can stand before the sum; total and output need the same one.",
         "把 exp(s - 舊) 總和裡的每一項都乘上 exp(舊 - 新)，就變成 exp(s - 新) 的總和。"
-        "這個因子每列只有一個，可以提到總和外面；total 和 output 要乘的是同一個。",
+        "這個係數每列只有一個，可以提到總和外面；total 和 output 要乘的是同一個。",
     ),
 )
 def check_exercise_2() -> None:
@@ -231,13 +231,13 @@ def check_tiled_forward(*inputs: Tensor) -> None:
 
 @exercise(
     4,
-    title=Text("Tiles that causality does not need", "因果遮罩用不到的區塊"),
+    title=Text("Tiles that causality does not need", "因果遮罩用不到的 tile"),
     minutes=15,
     level="core",
     hint=Text(
         "A tile is needed if its most fortunate pair is visible: last query, first key. It needs a mask if its least "
         "fortunate pair is hidden: first query, last key. The last of a block is stop - 1.",
-        "區塊裡最有利的一對看得到，這個區塊就要算：最後一個 query 配第一個 key。"
+        "tile 裡最有利的一對看得到，這個 tile 就要算：最後一個 query 配第一個 key。"
         "最不利的一對看不到，就要加遮罩：第一個 query 配最後一個 key。區塊的最後一個是 stop - 1。",
     ),
 )
@@ -302,7 +302,7 @@ def cut(length: int, size: int) -> list[slice]:
         "sum_k P_ik dP_ik, with dP_ik = dO_i . V_k, is dO_i . (sum_k P_ik V_k), and what is that sum? For a tile: "
         "dV = P^T dO, dP = dO V^T, dS = P * (dP - D), and since S = scale * Q K^T, both Q and K get scale * dS.",
         "sum_k P_ik dP_ik 中 dP_ik = dO_i · V_k，所以等於 dO_i · (sum_k P_ik V_k)，而這個總和是什麼？"
-        "每個區塊：dV = P^T dO、dP = dO V^T、dS = P * (dP - D)；"
+        "每個 tile：dV = P^T dO、dP = dO V^T、dS = P * (dP - D)；"
         "因為 S = scale * Q K^T，傳給 Q 和 K 的都是 scale * dS。",
     ),
 )
@@ -478,7 +478,7 @@ if importlib.util.find_spec("triton") is not None:  # it exists for Linux only; 
             "for first in range(start, stop, BLOCK_KEYS): load two tiles with load_rows, scores = matmul(query_tile, "
             "tl.trans(key_tile)) * scale_log2, mask them if MASKED, then exercise 2 with tl.maximum, tl.max, tl.exp2 "
             "and tl.sum. Convert the weights to value_tile.dtype before the product.",
-            "for first in range(start, stop, BLOCK_KEYS)：用 load_rows 載入兩個區塊，"
+            "for first in range(start, stop, BLOCK_KEYS)：用 load_rows 載入兩個 tile，"
             "scores = matmul(query_tile, tl.trans(key_tile)) * scale_log2，MASKED 時加遮罩，"
             "接著用 tl.maximum、tl.max、tl.exp2、tl.sum 重做練習 2。做乘積之前，權重要先轉成 value_tile.dtype。",
         ),

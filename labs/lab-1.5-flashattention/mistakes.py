@@ -62,7 +62,7 @@ NO_RESCALE = Text(
 )
 RESCALE_INVERTED = Text(
     "the correction is upside down: it is exp(old maximum - new maximum), which is never above 1",
-    "修正因子上下顛倒：應該是 exp(舊最大值 - 新最大值)，絕不會大於 1",
+    "修正係數上下顛倒：應該是 exp(舊最大值 - 新最大值)，絕不會大於 1",
 )
 SUM_BEFORE_MAXIMUM = Text(
     "sum before maximum: the weights of this block are taken relative to the old maximum; update the maximum first",
@@ -74,7 +74,7 @@ SUM_AND_OLD_MAXIMUM = Text(
 )
 BLOCK_RESCALED = Text(
     "the correction also multiplies what this block adds, and that is relative to the new maximum already",
-    "修正因子連這個區塊新加的部分也乘到了，那部分本來就是相對於新的最大值",
+    "修正係數連這個區塊新加的部分也乘到了，那部分本來就是相對於新的最大值",
 )
 PAST_LOST = Text("what came before this block is lost", "這個區塊之前累積的內容不見了")
 BLOCK_IGNORED = Text("this block is not taken into account", "沒有把這個區塊算進去")
@@ -101,7 +101,7 @@ LAST_BLOCK_ONLY = Text(
 
 ALL_TILES = Text(
     "every tile is visited: the ones entirely above the diagonal must be skipped",
-    "每個區塊都去算了：完全在對角線上方的要跳過",
+    "每個 tile 都去算了：完全在對角線上方的要跳過",
 )
 FIRST_ROW_DECIDES = Text(
     "this asks the first query of the block; its last query, stop - 1, sees most",
@@ -113,11 +113,11 @@ STOP_IS_A_ROW = Text(
 )
 WHOLE_BLOCK_ONLY = Text(
     "this skips tiles that are partly visible: one visible pair is enough",
-    "這樣會跳過只看得到一部分的區塊：只要有一對看得到就要算",
+    "這樣會跳過只看得到一部分的 tile：只要有一對看得到就要算",
 )
 ALWAYS_MASK = Text(
     "every tile is masked: below the diagonal nothing is hidden",
-    "每個區塊都加了遮罩：對角線下方其實沒有東西要遮",
+    "每個 tile 都加了遮罩：對角線下方其實沒有東西要遮",
 )
 STOP_IS_A_COLUMN = Text(
     "off by one: the last key of the block is stop - 1",
@@ -171,7 +171,7 @@ KEYS_ONCE = Text(
 )
 KEYS_PER_QUERY_HEAD = Text(
     "K and V are read once per key/value head, not once per query head: a tile holds the whole group",
-    "K 和 V 是每個 key/value head 讀一次，不是每個 query head：一個區塊裡放了整個群組",
+    "K 和 V 是每個 key/value head 讀一次，不是每個 query head：一個 tile 裡放了整個群組",
 )
 RAGGED_BLOCK_FULL = Text(
     "the last block is counted as a full one: it ends with the sequence",
@@ -179,7 +179,7 @@ RAGGED_BLOCK_FULL = Text(
 )
 CAUSAL_NOT_SKIPPED = Text(
     "causal tiles above the diagonal are counted, but never loaded",
-    "因果遮罩下，對角線上方的區塊被算進去了，但其實從來沒有載入",
+    "因果遮罩下，對角線上方的 tile 被算進去了，但其實從來沒有載入",
 )
 CAUSAL_NOT_WHOLE = Text(
     "counted up to the last visible key: a key block is loaded whole",

@@ -108,7 +108,7 @@ _error(
     "no-environment",
     (
         "There is no lock for an environment named {name} (images/{name}/lock.txt).",
-        "沒有名為 {name} 的環境的鎖定檔（images/{name}/lock.txt）。",
+        "環境 {name} 沒有鎖定檔（images/{name}/lock.txt）。",
     ),
     ("Use --device cpu; an author makes locks with: nox -s lock", "請改用 --device cpu；作者以 nox -s lock 產生鎖定檔。"),
 )
@@ -175,7 +175,7 @@ _error(
     ("The environment {name} could not be installed: {reason}", "環境 {name} 安裝失敗：{reason}"),
     (
         "The full log is {log}. Check the network and the free disk, then run the same command again.",
-        "完整紀錄在 {log}。請檢查網路與磁碟空間，再執行一次同樣的指令。",
+        "完整日誌在 {log}。請檢查網路與磁碟空間，再執行一次同樣的指令。",
     ),
 )
 _error(
@@ -244,7 +244,7 @@ _error(
 _error(
     "model-missing",
     ("--model {path}: there is no model directory (no config.json).", "--model {path}：找不到模型目錄（缺少 config.json）。"),
-    ("Give the directory of a model saved with save_pretrained().", "請給以 save_pretrained() 存下的模型目錄。"),
+    ("Give the directory of a model saved with save_pretrained().", "請指定用 save_pretrained() 存下的模型目錄。"),
 )
 _error(
     "usage",
@@ -280,7 +280,7 @@ _error(
     ),
     (
         "Give revision= the full commit hash (40 hex digits) that the model's page shows under Files > History.",
-        "請用 revision= 給完整的 commit 雜湊（40 個十六進位數字），見模型頁面的 Files > History。",
+        "請用 revision= 指定完整的 commit 雜湊值（40 個十六進位數字），見模型頁面的 Files > History。",
     ),
 )
 _error(
@@ -297,7 +297,7 @@ _error(
 _error(
     "no-quantized",
     ("{quantized} weights do not work on {device} here: {reason}.", "這裡無法在 {device} 上使用 {quantized} 權重：{reason}。"),
-    ("Load the model without quantized=, or on an NVIDIA GPU.", "請不要加 quantized= 來載入模型，或改用 NVIDIA GPU。"),
+    ("Load the model without quantized=, or on an NVIDIA GPU.", "載入模型時請不要加 quantized=，或改用 NVIDIA GPU。"),
 )
 _error(
     "bad-record",
@@ -309,12 +309,12 @@ _error(
 )
 _error(
     "unknown-checkpoint",
-    ("There is no checkpoint named {name}.", "沒有名為 {name} 的模型檢查點。"),
+    ("There is no checkpoint named {name}.", "沒有名為 {name} 的 checkpoint。"),
     ("Choose one of: {choices}", "請從這些選一個：{choices}"),
 )
 _error(
     "bad-checkpoint",
-    ("The checkpoint {name} is not what was shipped: {reason}.", "模型檢查點 {name} 與發布時不同：{reason}。"),
+    ("The checkpoint {name} is not what was shipped: {reason}.", "checkpoint {name} 與隨課程附上的不同：{reason}。"),
     (
         "Restore it with: git checkout -- shared/checkpoints   (or train it again: nox -s pretrain -- {name} --ship)",
         "請還原：git checkout -- shared/checkpoints （或重新訓練：nox -s pretrain -- {name} --ship）",
@@ -374,7 +374,7 @@ _error(
 )
 _error(
     "progress-busy",
-    ("{path} is being written by another process all the time.", "{path} 一直被另一個行程寫入中。"),
+    ("{path} is being written by another process all the time.", "另一個行程一直在寫入 {path}。"),
     ("Wait until it ends, then run the same command again.", "請等它結束，再執行一次同樣的指令。"),
 )
 _error(
@@ -393,7 +393,7 @@ _error(
     ("{path} cannot be imported: {reason}. Nothing was added.", "無法匯入 {path}：{reason}。沒有併入任何紀錄。"),
     (
         "Give a file that was made by: nox -s progress -- --export json FILE   (or another progress.sqlite)",
-        "請給以 nox -s progress -- --export json 檔案 產生的檔案（或另一個 progress.sqlite）。",
+        "請指定由 nox -s progress -- --export json 檔案 產生的檔案（或另一個 progress.sqlite）。",
     ),
 )
 _error(
@@ -422,12 +422,12 @@ _error(
     ("The image {image} could not be built: {reason}", "映像檔 {image} 建置失敗：{reason}"),
     (
         "The full log is {log}. Check the network and the free disk, then type: nox -s images -- {image}",
-        "完整紀錄在 {log}。請檢查網路與磁碟空間，再輸入：nox -s images -- {image}",
+        "完整日誌在 {log}。請檢查網路與磁碟空間，再輸入：nox -s images -- {image}",
     ),
 )
 _error(
     "image-pull-failed",
-    ("The image {image} could not be pulled: {reason}", "無法拉取映像檔 {image}：{reason}"),
+    ("The image {image} could not be pulled: {reason}", "無法下載映像檔 {image}：{reason}"),
     (
         "Check the network and the login (docker login), or build it here: nox -s images -- {name}",
         "請檢查網路與登入狀態（docker login），或在本機建置：nox -s images -- {name}",
@@ -469,7 +469,7 @@ _error(
 )
 _error(
     "no-port",
-    ("Port {port} of this machine and those after it are taken.", "這台機器的連接埠 {port} 與其後的都已被占用。"),
+    ("Port {port} of this machine and those after it are taken.", "這台機器從 {port} 起的連接埠都已被占用。"),
     ("Choose another one: --port 9000", "請改用其他連接埠：--port 9000"),
 )
 _error(
@@ -506,7 +506,7 @@ _error(
 )
 _error(
     "container-without-gpu",
-    ("The container got no GPU: {reason}.", "容器取得不到 GPU：{reason}。"),
+    ("The container got no GPU: {reason}.", "容器拿不到 GPU：{reason}。"),
     (
         "Set up the NVIDIA Container Toolkit (nvidia-ctk), or use the GPU without a container: --backend local",
         "請設定 NVIDIA Container Toolkit（nvidia-ctk），或不用容器直接使用 GPU：--backend local",
@@ -527,7 +527,7 @@ _error(
 )
 _error(
     "image-gone",
-    ("The image {image} is not here (any more).", "這裡沒有（或已移除）映像檔 {image}。"),
+    ("The image {image} is not here (any more).", "這裡沒有映像檔 {image}（或已被移除）。"),
     ("Run the same command again: it is brought or built anew.", "請再執行一次同樣的指令，會重新取得或建置。"),
 )
 _error(

@@ -57,6 +57,18 @@ def emit(event: dict[str, Any]) -> None:
         pass
 
 
+def _servers(processes: list[psutil.Process]) -> set[psutil.Process]:
+    """The guards of `onepiece.servers` among these, and what they guard: later notebooks use them too."""
+    found: set[psutil.Process] = set()
+    for process in processes:
+        try:
+            if "onepiece.servers" in process.cmdline():
+                found |= {process, *process.children(recursive=True)}
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
 class NotebookRun:
     """One notebook in one fresh kernel, in a thread with its own event loop."""
 
@@ -88,7 +100,7 @@ class NotebookRun:
         self._thread.join(_STOP_SECONDS)
 
     def clean_up(self) -> None:
-        """Kill what the kernel left running, and the kernel itself if it did not end."""
+        """Kill what the kernel left running, and the kernel itself if it did not end; not the servers, which end with the run."""
         if self.kernel_pid is not None and os.name != "nt":
             try:
                 os.killpg(self.kernel_pid, signal.SIGKILL)  # it was started as the leader of a group of its own
@@ -120,7 +132,7 @@ class NotebookRun:
                     emit({**json.loads(line), "notebook": self.name})
         resident = 0
         processes = self._processes()
-        self._seen.update(processes)
+        self._seen = (self._seen | set(processes)) - _servers(processes)  # also one that looked like its parent when it was new
         for process in processes:
             try:
                 resident += process.memory_info().rss

@@ -191,7 +191,7 @@ def _explain(console: Console, question: Question, answer: Answer, right: bool, 
 
 def _explain_choices(console: Console, question: Question, answer: Answer, shown: Sequence[int]) -> None:
     """What was chosen and what is right, with the letters that were shown."""
-    overlooked = tr(" (this one too)", "（這也是）") if question.kind == "multiple" else tr(" (this one)", "（正確答案）")
+    overlooked = tr(" (this one too)", "（這個也對）") if question.kind == "multiple" else tr(" (this one)", "（正確答案）")
     for place, index in enumerate(shown):
         choice, chosen = question.choices[index], index in answer  # type: ignore[operator]
         if chosen or choice.correct:

@@ -16,7 +16,7 @@ from onepiece.text import tr
 def command(console: Console, arguments: list[str]) -> int:
     """Remove what is ours and nothing else, and say what it was."""
     parser = Parser(
-        prog="nox -s clean --", description=tr("Remove what killed runs left in Docker.", "移除中斷的執行在 Docker 留下的東西。")
+        prog="nox -s clean --", description=tr("Remove what killed runs left in Docker.", "清除執行被強制結束後，留在 Docker 裡的東西。")
     )
     parser.add_argument("--images", action="store_true", help=tr("also the course's images", "連同本課程的映像檔"))
     add_language(parser)

@@ -43,7 +43,7 @@ def parser() -> Parser:
     made = Parser(prog="nox -s docs --", description=tr("Build the site in both languages.", "建置兩種語言的網站。"))
     made.add_argument("--serve", action="store_true", help=tr("serve it on this machine until Ctrl-C", "在這台機器上提供網站，直到 Ctrl-C"))
     made.add_argument("--open", action="store_true", help=tr("serve it and open the browser", "提供網站並開啟瀏覽器"))
-    made.add_argument("--port", type=int, default=0, help=tr("instead of a free one", "指定連接埠；預設用一個空的"))
+    made.add_argument("--port", type=int, default=0, help=tr("instead of a free one", "指定連接埠；預設自動選一個可用的"))
     made.add_argument("--clean", action="store_true", help=tr("build every page anew", "重新建置每一頁"))
     made.add_argument(
         "--strict",

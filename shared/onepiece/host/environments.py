@@ -264,7 +264,7 @@ def _alone(directory: Path, note: Callable[[str], None]) -> Iterator[None]:
     try:
         lock.acquire(timeout=0.2)
     except Timeout:
-        note(tr(f"Another run is installing {directory.name}; waiting for it", f"另一個執行正在安裝 {directory.name}，等待中"))
+        note(tr(f"Another run is installing {directory.name}; waiting for it", f"另一次執行正在安裝 {directory.name}，等待中"))
         lock.acquire(timeout=_WAIT_SECONDS)
     try:
         yield

@@ -137,8 +137,8 @@ _ALL: tuple[tuple[str, Text, Text, Callable[[State, list[Event]], list[str]]], .
     ),
     (
         "module",
-        Text("A module from end to end", "完成一整個模組"),
-        Text("every lab of a complete module passed, with every exercise", "某個完整模組的實驗全部通過，練習也全部完成"),
+        Text("A module from end to end", "完成一整個單元"),
+        Text("every lab of a complete module passed, with every exercise", "某個完整單元的實驗全部通過，練習也全部完成"),
         _module,
     ),
 )

@@ -126,7 +126,7 @@ def state(material: Material, events: Iterable[Event]) -> State:
         modules.append(
             ModuleState(
                 id=module,
-                title=material.syllabus.modules.get(module, Text(f"Module {module}", f"模組 {module}")),
+                title=material.syllabus.modules.get(module, Text(f"Module {module}", f"單元 {module}")),
                 labs=tuple(found for found in labs.values() if found.lab.module == module),
                 upcoming=tuple(lab_id for lab_id in upcoming if _module_of(lab_id) == module),
                 chapters=chapters,

@@ -41,7 +41,7 @@ def show_modules(console: Console, found: State) -> None:
     """One bar per module, and the sum; 80 columns are enough."""
     console.print(f"[bold]{tr('Progress', '學習進度')}[/]\n")
     table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column(tr("module", "模組"), no_wrap=True)
+    table.add_column(tr("module", "單元"), no_wrap=True)
     table.add_column(tr("labs passed", "通過的實驗"), no_wrap=True)
     for column in (tr("run", "執行過"), tr("exercises", "練習"), tr("quizzes", "測驗"), tr("minutes", "分鐘")):
         table.add_column(column, justify="right", no_wrap=True)

@@ -65,7 +65,7 @@ def add_options(made: argparse.ArgumentParser) -> None:
         "--profile",
         choices=("auto", "cpu", "gpu"),
         default="auto",
-        help=tr("how big: cpu is small and offline, gpu is a real model", "profile：cpu 小而離線，gpu 用真實模型"),
+        help=tr("how big: cpu is small and offline, gpu is a real model", "規模：cpu 小而且可離線，gpu 用真實的模型"),
     )
     made.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help=tr("on what it runs", "在什麼裝置上執行"))
     made.add_argument("--backend", choices=("auto", "local", "container"), default="auto", help=tr("where it runs", "在哪裡執行"))

@@ -202,13 +202,13 @@ def verdict(console: Console, run: Run, judged: Sequence[Judged], results: dict[
             console.print(failing_cell(name, notebook["error"]))
             path = kept_file(run.directory / "notebooks" / f"{name}.ipynb")
             # Soft wrap, here and below: a path in two pieces cannot be copied.
-            console.print(escape(tr(f"The notebook with its outputs so far: {path}", f"保留到目前輸出的筆記本：{path}")), soft_wrap=True)
+            console.print(escape(tr(f"The notebook with its outputs so far: {path}", f"筆記本（含目前的輸出）：{path}")), soft_wrap=True)
     reached = [item for item in judged if item.reason != "not run"]
     if reached:
         console.print(gates_table(reached))
     if len(reached) < len(judged):
         missing = len(judged) - len(reached)
-        console.print(tr(f"{missing} gates were not reached in this run.", f"這次執行沒有到達另外 {missing} 道關卡。"))
+        console.print(tr(f"{missing} gates were not reached in this run.", f"這次執行另有 {missing} 道關卡沒跑到。"))
     if results["predictions"]:
         console.print(predictions_table(results))
     budget = results["budget"]
