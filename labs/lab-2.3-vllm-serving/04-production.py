@@ -1,0 +1,457 @@
+# %% [markdown] lang="en"
+# # 4. Everything that goes wrong
+#
+# **Question.** Strangers without a key, prompts that are too long, clients that leave, more load than fits, a deployment, a crash: what does the server do each time, and what may a client believe?
+#
+# | | |
+# |---|---|
+# | You build | a rule for what counts as an answer; retries that do not make it worse; a ledger that survives a killed server; an estimate of capacity from two measurements |
+# | You need | three quarters of a minute on two CPU cores, 2 GB of memory |
+# | You should see | every refusal counted on both sides; work that stops when nobody listens; a killed server that costs nobody a wrong answer; an end without loss |
+
+# %% [markdown] lang="zh-TW"
+# # 4. 所有會出錯的事
+#
+# **問題。** 沒有金鑰的陌生人、太長的提示、中途離開的用戶端、超過容量的負載、一次部署、一次當機：伺服器每一次會怎麼做？用戶端又可以相信什麼？
+#
+# | | |
+# |---|---|
+# | 你會做出 | 判斷「什麼才算回答」的規則；不會雪上加霜的重試；伺服器被砍掉也不怕的帳本；用兩次量測估計容量 |
+# | 你需要 | 兩個 CPU 核心跑四十幾秒，2 GB 記憶體 |
+# | 你應該看到 | 兩邊都算得清楚的拒絕；沒人在聽就停下來的工作；沒有讓任何人拿到錯誤答案的當機；沒有損失的結束 |
+
+# %%
+import asyncio
+import json
+import math
+import statistics
+import time
+from collections import Counter
+
+import httpx2
+
+from capacity import StepModel
+from lab_servers import NAME, start_production, terminate
+from load import closed_loop, mean_at_once, open_loop, percentile, poisson_arrivals, run
+from onepiece import lab, servers
+from onepiece.figures import COLORS, subplots
+from onepiece.text import Text, tr
+from retrying import complete_all, retry_delay, succeeded
+from server_metrics import changes, read_idle, read_with, total, until_running
+from streaming_client import COMPLETIONS, connect, stream
+
+settings = lab.settings
+adapter, key = lab.artifact("adapter"), lab.artifact("api-key").read_text(encoding="utf-8")
+place = lab.artifact("production.json")
+server = servers.shared(place, lambda: start_production(settings, place.parent, adapter=adapter, key=key))
+expected = json.loads(lab.artifact("expected.json").read_text(encoding="utf-8"))
+prompts = expected["prompts"]
+greedy = {"model": NAME, "temperature": 0, "return_token_ids": True}
+
+
+def story(number, tokens):
+    """A request of exactly so many tokens: the end-of-sequence token does not end it."""
+    return greedy | {"prompt": prompts[number % len(prompts)], "max_tokens": tokens, "ignore_eos": True}
+
+
+def with_client(work, **options):
+    """Run `work(client)` with a client that has the key."""
+
+    async def connected():
+        async with connect(server.url, **({"key": key} | options)) as client:
+            return await work(client)
+
+    return run(connected())
+
+# %% [markdown] lang="en"
+# ## Who may ask?
+#
+# The server was started with a key (in `VLLM_API_KEY`, not on its command line, which every user of the machine can read). A request carries it as `Authorization: Bearer ...`. Which paths does the key guard, and which not?
+
+# %% [markdown] lang="zh-TW"
+# ## 誰可以問？
+#
+# 伺服器啟動時設了金鑰（放在 `VLLM_API_KEY`，不放在命令列，因為機器上的每個使用者都讀得到命令列）。請求用 `Authorization: Bearer ...` 帶著它。金鑰擋住哪些路徑？哪些沒有擋？
+
+# %%
+small = story(0, 2)
+paths = {
+    "/v1/models": None,
+    "/v1/completions": small,
+    "/v1/chat/completions": {"model": NAME, "messages": [{"role": "user", "content": "27 + 15"}], "max_tokens": 2},
+    "/health": None,
+    "/metrics": None,
+    "/tokenize": {"model": NAME, "prompt": "27 + 15"},
+    "/invocations": small,
+}
+asking = {"no key": {}, "wrong key": {"Authorization": "Bearer wrong"}, "right key": {"Authorization": f"Bearer {key}"}}
+
+
+def status_of(path, headers):
+    body = paths[path]
+    method = "GET" if body is None else "POST"
+    return httpx2.request(method, server.url + path, json=body, headers=headers, trust_env=False, timeout=60.0).status_code
+
+
+statuses = {path: {name: status_of(path, headers) for name, headers in asking.items()} for path in paths}
+guarded = [path for path in paths if path.startswith("/v1/")]
+let_in = sum(statuses[path][name] != 401 for path in guarded for name in ("no key", "wrong key"))
+lab.record("strangers_let_in", let_in)
+lab.record("strangers_let_in", sum(statuses[path]["right key"] != 401 for path in guarded), variant="right_key")
+unguarded = [path for path in paths if statuses[path]["no key"] == 200]
+lab.record("paths_open", len(unguarded))
+lab.table([tr("path", "路徑"), *asking], [(path, *statuses[path].values()) for path in paths])
+lab.say(
+    f"Open without a key: {', '.join(f'`{path}`' for path in unguarded)}. Health and metrics are open by design, for load balancers and Prometheus. {'But `/invocations` *generates text* for anybody: the key guards only paths that begin with `/v1` and a few others.' if '/invocations' in unguarded else ''} So the key is not a fence around the server. Put a gateway in front that lets through only the paths you offer (`compose/serving.yaml` of this course has one), and let nobody else reach the port.",
+    f"不用金鑰就開放的：{'、'.join(f'`{path}`' for path in unguarded)}。健康檢查與監控本來就是開放的，給負載平衡器和 Prometheus 用。{'但是 `/invocations` 會替任何人*生成文字*：金鑰只擋 `/v1` 開頭的路徑和少數幾個。' if '/invocations' in unguarded else ''}所以金鑰不是圍住整個伺服器的籬笆。請在前面放一個閘道，只放行你要提供的路徑（本課程的 `compose/serving.yaml` 就有一個），並且別讓其他人連得到這個連接埠。",
+)
+
+# %% [markdown] lang="en"
+# ## How much may one ask?
+
+# %% [markdown] lang="zh-TW"
+# ## 一次可以問多少？
+
+# %%
+longest = next(entry["max_model_len"] for entry in with_client(lambda client: client.get("/v1/models")).json()["data"] if entry["id"] == NAME)
+word = prompts[0][1]
+requests = {
+    tr("a prompt longer than the model's context", "提示比模型的脈絡還長"): greedy | {"prompt": [word] * (longest + 50), "max_tokens": 1},
+    tr("max_tokens longer than the context", "max_tokens 比脈絡還長"): greedy | {"prompt": prompts[0], "max_tokens": longest + 50},
+    tr("a temperature below zero", "溫度小於零"): greedy | {"prompt": prompts[0], "max_tokens": 1, "temperature": -1},
+    tr("both fit, but not together", "分開都放得下，加起來放不下"): greedy | {"prompt": [word] * (longest - 4), "max_tokens": 50, "ignore_eos": True},
+    tr("everything fits", "全部放得下"): greedy | {"prompt": prompts[0], "max_tokens": 4, "ignore_eos": True},
+}
+
+
+async def one_by_one(client):
+    return [await stream(client, body) for body in requests.values()]
+
+
+replies = with_client(one_by_one)
+lab.record("wrong_requests_refused", sum(reply.status == 400 for reply in replies[:3]))
+lab.record("wrong_requests_refused", sum(reply.status == 400 for reply in replies[4:]), variant="right_requests")
+lab.table(
+    [tr("request", "請求"), tr("status", "狀態"), "token", "finish_reason", tr("the server says", "伺服器說")],
+    [(name, reply.status, len(reply.token_ids), reply.finish_reason, json.loads(reply.error)["error"]["message"][:90] if reply.error else "") for name, reply in zip(requests, replies, strict=True)],
+)
+lab.say(
+    f"The fourth one is not refused: it got {len(replies[3].token_ids)} tokens of 50, with finish_reason `{replies[3].finish_reason}`. Whoever needs all of an answer must look at that field.",
+    f"第四個沒有被拒絕：要 50 個 token，拿到 {len(replies[3].token_ids)} 個，finish_reason 是 `{replies[3].finish_reason}`。需要完整回答的人，一定要看這個欄位。",
+)
+
+# %% [markdown] lang="en"
+# ## Work for nobody
+#
+# A user closes the page in the middle of an answer. Does the server go on computing? Its own counter of generated tokens tells.
+
+# %% [markdown] lang="zh-TW"
+# ## 沒有人要的工作
+#
+# 使用者在回答到一半時關掉網頁。伺服器會繼續算下去嗎？看它自己的生成 token 計數器就知道。
+
+# %%
+async def leaves_after_first_event(client):
+    async with client.stream("POST", COMPLETIONS, json=story(0, settings.long_tokens) | {"stream": True}) as answer:
+        await anext(answer.aiter_raw())
+
+
+def computed_share(work):
+    """Tokens that the server generated, as a share of those that the client asked for."""
+    before = read_idle(server.url)
+    with_client(work)
+    time.sleep(0.5)  # a request that goes on would be seen
+    return total(changes(before, read_idle(server.url)), "vllm:generation_tokens_total") / settings.long_tokens
+
+
+left = computed_share(leaves_after_first_event)
+stayed = computed_share(lambda client: stream(client, story(0, settings.long_tokens)))
+lab.record("computed_for_nobody", left)
+lab.record("computed_for_nobody", stayed, variant="stayed")
+lab.say(
+    f"Of {settings.long_tokens} tokens the server computed {left:.0%} for the client that left, and {stayed:.0%} for the one that stayed. Closing the connection is the way to cancel; a proxy that keeps it open keeps the server busy.",
+    f"要求 {settings.long_tokens} 個 token：用戶端離開的，伺服器算了 {left:.0%}；留下來的，算了 {stayed:.0%}。要取消就關閉連線；如果中間有代理伺服器把連線留著，伺服器就會一直忙下去。",
+)
+
+# %% [markdown] lang="en"
+# ## Predict
+#
+# This server runs at most so many requests at once (`--max-num-seqs`) and holds at most so many in all (`--max-num-queued-reqs`); without the second limit vLLM's queue has no end, and everybody in it waits. Now a burst comes, larger than both together. Of those that are refused, which share gets an HTTP status that says so (0 to 1)? Write `refused_by_status = ...` into `predictions.toml`.
+
+# %% [markdown] lang="zh-TW"
+# ## 先猜猜看
+#
+# 這個伺服器同時執行的請求有上限（`--max-num-seqs`），總共容納的也有上限（`--max-num-queued-reqs`）；少了第二個限制，vLLM 的佇列就沒有盡頭，裡面的人都得等。現在來了一波比兩者加起來還多的請求。被拒絕的之中，有多少比例會拿到說明此事的 HTTP 狀態碼（0 到 1）？把 `refused_by_status = ...` 寫進 `predictions.toml`。
+
+# %%
+async def burst(client):
+    seen = []
+
+    async def look():
+        while True:
+            samples = await read_with(client)
+            seen.append((total(samples, "vllm:num_requests_running"), total(samples, "vllm:num_requests_waiting")))
+            await asyncio.sleep(0.02)
+
+    looking = asyncio.create_task(look())
+    replies = await asyncio.gather(*(stream(client, story(number, settings.long_tokens // 4)) for number in range(settings.burst)))
+    looking.cancel()
+    return replies, seen
+
+
+before = read_idle(server.url)
+replies, seen = with_client(burst)
+rejections = total(changes(before, read_idle(server.url)), "vllm:admission_rejections_total")
+refused = [reply for reply in replies if reply.status == 503]
+by_status = [reply for reply in replies if reply.http_status == 503]
+lab.record("refusals_unaccounted", abs(len(refused) - rejections))
+exceptions = [reply for reply in replies if reply.http_status == 0]
+lab.record("refusals_unaccounted", abs(len(exceptions) - rejections), variant="exceptions_only")
+lab.record("refused", len(refused))
+lab.record("refused_by_status", len(by_status) / max(1, len(refused)))
+lab.table(
+    [tr("a burst of requests", "一波請求"), tr("number", "數量")],
+    [
+        (tr("sent", "送出"), len(replies)),
+        (tr("most running, says the server", "最多執行中（伺服器說）"), max(running for running, _ in seen)),
+        (tr("most waiting, says the server", "最多等待中（伺服器說）"), max(waiting for _, waiting in seen)),
+        (tr("answered completely", "完整回答"), sum(succeeded(reply) for reply in replies)),
+        (tr("refused, says the server's counter", "被拒絕（伺服器的計數器說）"), rejections),
+        (tr("refused, with HTTP status 503", "被拒絕，HTTP 狀態 503"), len(by_status)),
+        (tr("refused inside the stream, after HTTP status 200", "在串流裡被拒絕，HTTP 狀態是 200"), len(refused) - len(by_status)),
+    ],
+)
+inside = len(refused) - len(by_status)
+lab.say(
+    f"The server says `{json.loads(refused[0].error)['error']['message'] if refused else 'nothing'}`. vLLM checks twice: before it sends the HTTP status, and again when the request joins the engine. In between others may have come, and then the refusal is an event inside a stream that began with status 200. {f'{inside} times it was so in this run.' if inside else 'In this run no request fell between the two; on a busy machine most of them may.'} And no exception was raised for any of them: a client that only catches broken connections ({len(exceptions)} here) takes every refusal for an answer.",
+    f"伺服器說：`{json.loads(refused[0].error)['error']['message'] if refused else '（無）'}`。vLLM 檢查兩次：送出 HTTP 狀態碼之前，以及請求加入引擎的時候。這之間可能又有別人進來，那麼拒絕就成了串流裡的一個事件，而這個串流是以狀態 200 開始的。{f'這次執行中發生了 {inside} 次。' if inside else '這次執行中沒有請求落在兩者之間；在忙碌的機器上，可能大部分都會。'}而且沒有任何一個會引發例外：只攔截斷線（這裡有 {len(exceptions)} 個）的用戶端，會把每一個拒絕都當成回答。",
+)
+
+# %% [markdown] lang="en"
+# A refusal is not a failure: it is the server's way to keep its promises to those whom it let in. The client's part is to come back later, and not all clients at the same moment:
+
+# %% [markdown] lang="zh-TW"
+# 拒絕不是失敗：這是伺服器對已經放進來的請求守信的方式。用戶端該做的是晚一點再來，而且不要所有用戶端同時再來：
+
+# %%
+lab.source(retry_delay)
+
+# %%
+ledger = with_client(lambda client: complete_all(lambda number: stream(client, story(number, settings.long_tokens // 4)), count=settings.burst, attempts=12, seed=0))
+read_idle(server.url)
+unanswered = sum(not entry.complete for entry in ledger)
+lab.record("unanswered", unanswered)
+lab.record("unanswered", sum(not succeeded(entry.replies[0]) for entry in ledger), variant="no_retry")
+attempts = Counter(len(entry.replies) for entry in ledger)
+lab.table([tr("attempts", "嘗試次數"), tr("requests", "請求數")], sorted(attempts.items()))
+
+# %% [markdown] lang="en"
+# ## How much fits?
+#
+# Two measurements, one client and four, give a line: what a step costs once, and what each sequence adds. From it follows what the server can do at its limit, and how many requests are under way at a given rate:
+
+# %% [markdown] lang="zh-TW"
+# ## 裝得下多少？
+#
+# 兩次量測（一個用戶端和四個）就能畫出一條線：一步的固定成本，以及每個序列另外加上的成本。由此可以推算伺服器的極限，以及在某個到達速率下有多少請求在進行中：
+
+# %%
+lab.source(StepModel.at_once)
+
+# %%
+def seconds_per_token(concurrency):
+    """How long a client waits for a token while so many are served."""
+    replies = with_client(lambda client: closed_loop(lambda number, when: stream(client, story(number, settings.load_tokens), intended=when), count=2 * concurrency, concurrency=concurrency))
+    return statistics.mean(reply.seconds for reply in replies) / settings.load_tokens
+
+
+few, many, full = 1, max(2, settings.most_running // 2), settings.most_running
+measured = {concurrency: [] for concurrency in (few, many, full)}
+for _ in lab.progress(range(settings.repeats)):
+    for concurrency, values in measured.items():
+        values.append(seconds_per_token(concurrency))
+pace = {concurrency: statistics.median(values) for concurrency, values in measured.items()}
+model = StepModel.from_measurements(few, pace[few], many, pace[many])
+at_limit, saturated, one_at_a_time = model.tokens_per_second(full), full / pace[full], few / pace[few]
+capacity_error = abs(math.log2(at_limit / saturated))
+lab.record("capacity_error", capacity_error)
+lab.record("capacity_error", abs(math.log2(one_at_a_time / saturated)), variant="one_at_a_time")
+
+rate = 0.5 * model.highest_rate(settings.load_tokens, full)
+arrivals = poisson_arrivals(rate, max(8, int(rate * settings.load_seconds)), seed=1)
+loaded = with_client(lambda client: open_loop(lambda number, when: stream(client, story(number, settings.load_tokens), intended=when), arrivals))
+read_idle(server.url)
+answered = [reply for reply in loaded if succeeded(reply)]
+lab.record("latency_ratio", statistics.mean(reply.seconds for reply in answered) / model.seconds(rate, settings.load_tokens))
+lab.table(
+    [tr("quantity", "項目"), tr("estimate", "估計"), tr("measured", "量測")],
+    [
+        (tr(f"tokens per second at {full} sequences", f"{full} 個序列時的每秒 token"), f"{at_limit:.0f}", f"{saturated:.0f}"),
+        (tr(f"latency at {rate:.1f} requests/s (mean)", f"每秒 {rate:.1f} 個請求時的延遲（平均）"), f"{model.seconds(rate, settings.load_tokens) * 1e3:.0f} ms", f"{statistics.mean(reply.seconds for reply in answered) * 1e3:.0f} ms"),
+        (tr("the slowest twentieth begins at (p95)", "最慢的二十分之一從這裡開始（p95）"), "", f"{percentile([reply.seconds for reply in answered], 95) * 1e3:.0f} ms"),
+        (tr("under way at that rate", "該速率下進行中的請求"), f"{model.at_once(rate, settings.load_tokens):.1f}", f"{mean_at_once(answered):.1f}"),
+        (tr("refused", "被拒絕"), 0, len(loaded) - len(answered)),
+    ],
+)
+
+# %%
+figure, axes = subplots(figsize=(7.2, 3.6))
+shares = [0.02 * step for step in range(1, 50)]
+highest = model.highest_rate(settings.load_tokens, full)
+axes.plot([share * highest for share in shares], [model.seconds(share * highest, settings.load_tokens) * 1e3 for share in shares], marker="", label="estimate")
+axes.plot([rate], [statistics.mean(reply.seconds for reply in answered) * 1e3], "s", color=COLORS["orange"], label="measured, mean")
+axes.plot([rate], [percentile([reply.seconds for reply in answered], 95) * 1e3], "^", color=COLORS["green"], label="measured, p95")
+axes.set(xlabel="requests per second", ylabel=f"latency of {settings.load_tokens} tokens (ms)", ylim=(0, None))
+axes.legend()
+lab.figure(
+    "capacity",
+    figure,
+    Text(
+        en="Latency over load, as estimated from two measurements, and one load test with Poisson arrivals.",
+        zh_tw="由兩次量測估計的延遲隨負載變化，以及一次 Poisson 到達的壓力測試。",
+    ),
+)
+
+# %% [markdown] lang="en"
+# The estimate is the mean of a smooth world; arrivals come in clusters, so measured latencies scatter above it. Plan for half of the highest rate, and measure.
+#
+# ## A server is killed
+#
+# Now the worst: in the middle of its work the server dies (SIGKILL: a crash, a lost machine). All its places are taken, in the batch and in the queue. The streams break off, with status 200 and correct tokens so far: *a stream that broke off looks like a short answer*. What may a client tell its user?
+
+# %% [markdown] lang="zh-TW"
+# 這個估計是平順世界裡的平均值；真實的到達會成群，所以量到的延遲散布在它上方。請以最高速率的一半來規劃，而且要實際量測。
+#
+# ## 伺服器被砍掉了
+#
+# 現在是最壞的情況：伺服器工作到一半死了（SIGKILL：當機、機器不見了）。批次和佇列裡的位置都滿了。串流斷了，狀態是 200，到目前為止的 token 也都正確：*斷掉的串流，看起來就像一個短回答*。用戶端可以怎麼告訴使用者？
+
+# %%
+lab.source(succeeded)
+
+# %% [markdown] lang="en"
+# First an undisturbed run, whose answers are the reference. Then the same requests, and the kill. A new server takes the place of the old one, on the same port; the clients wait for it and repeat what was not answered.
+
+# %% [markdown] lang="zh-TW"
+# 先不受干擾地跑一次，它的回答就是參考答案。然後送出同樣的請求，再把伺服器砍掉。新的伺服器在同一個連接埠接替舊的；用戶端等它起來，再重送沒有得到回答的請求。
+
+# %%
+clients = settings.most_running + settings.most_waiting
+undisturbed = with_client(lambda client: closed_loop(lambda number, _: stream(client, story(number, settings.long_tokens)), count=clients, concurrency=clients))
+assert all(succeeded(reply) for reply in undisturbed)
+wanted = [reply.token_ids for reply in undisturbed]
+halfway = statistics.median(reply.seconds for reply in undisturbed) / 2
+
+
+async def killed_meanwhile(client):
+    back = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def crash_and_restart():
+        global server
+        server.kill()
+        server = start_production(settings, place.parent, adapter=adapter, key=key, port=server.ports["http"])
+        server.save(place)
+        loop.call_soon_threadsafe(back.set)
+
+    async def crash():
+        await asyncio.sleep(halfway)
+        await asyncio.to_thread(crash_and_restart)
+
+    crashing = asyncio.create_task(crash())
+    ledger = await complete_all(lambda number: stream(client, story(number, settings.long_tokens)), count=clients, attempts=4, seed=0, until=back)
+    await crashing
+    return ledger
+
+
+ledger = with_client(killed_meanwhile)
+first = [entry.replies[0] for entry in ledger]
+wrong = sum(entry.complete and entry.last.token_ids != tokens for entry, tokens in zip(ledger, wanted, strict=True))
+naive_wrong = sum(reply.http_status == 200 and reply.token_ids != tokens for reply, tokens in zip(first, wanted, strict=True))
+lost = sum(not entry.complete for entry in ledger)
+lab.record("wrong_answers_believed", wrong)
+lab.record("wrong_answers_believed", naive_wrong, variant="status_200_is_success")
+lab.record("unanswered_after_crash", lost)
+lab.record("unanswered_after_crash", sum(not succeeded(reply) for reply in first), variant="no_retry")
+lab.table(
+    [tr("request", "請求"), tr("first attempt", "第一次嘗試"), "HTTP", "token", "finish_reason", tr("last attempt", "最後一次"), tr("equals the reference", "與參考答案相同")],
+    [
+        (number, tr("complete", "完整") if succeeded(entry.replies[0]) else tr("broken off", "中斷"), entry.replies[0].http_status, len(entry.replies[0].token_ids), entry.replies[0].finish_reason, tr("complete", "完整") if entry.complete else tr("failed", "失敗"), entry.last.token_ids == tokens)
+        for number, (entry, tokens) in enumerate(zip(ledger, wanted, strict=True))
+    ],
+)
+
+# %% [markdown] lang="en"
+# ## An end without loss
+#
+# Last, a planned end: a new version is to be deployed. This server was started with `--shutdown-timeout`, so that after SIGTERM it finishes what its engine has begun. The control is the first server, which had none (end of notebook 3). And what happens to a request that arrives *during* the drain?
+
+# %% [markdown] lang="zh-TW"
+# ## 沒有損失的結束
+#
+# 最後是計畫中的結束：要部署新版本了。這個伺服器啟動時設了 `--shutdown-timeout`，所以收到 SIGTERM 之後，會把引擎已經開始的做完。對照組是沒有設的第一個伺服器（第 3 本筆記本的結尾）。那麼在排空（drain）*期間*到達的請求呢？
+
+# %%
+async def drained(client):
+    async def end():
+        await until_running(client, 4)
+        terminate(server)
+        await asyncio.sleep(0.1)
+        async with connect(server.url, key=key, timeout=2.0) as late:
+            return await stream(late, story(0, 2))
+
+    *replies, late = await asyncio.gather(*(stream(client, story(number, settings.long_tokens)) for number in range(4)), end())
+    return replies, late
+
+
+replies, late = with_client(drained)
+server.stop()  # whatever is left of it
+lost_in_drain = sum(not succeeded(reply) for reply in replies)
+lab.record("lost_in_drain", lost_in_drain)
+lab.table(
+    [tr("request", "請求"), "HTTP", "token", "finish_reason", tr("complete", "完整"), tr("error", "錯誤")],
+    [(name, reply.http_status, len(reply.token_ids), reply.finish_reason, succeeded(reply), reply.error.split(":")[0]) for name, reply in [*((tr("running", "執行中"), reply) for reply in replies), (tr("arrived during the drain", "排空期間到達"), late)]],
+)
+lab.say(
+    f"{lost_in_drain} of {len(replies)} running answers were lost. The late request {'was answered' if succeeded(late) else 'was not answered'} ({'status ' + str(late.http_status) if late.http_status else 'no connection'}{', then ' + ('silence until its own timeout' if 'Timeout' in late.error else 'an empty stream') if late.http_status == 200 and not succeeded(late) else ''}). {'So the order of a deployment is: take the server out of the load balancer, wait until no new request comes, and only then send SIGTERM.' if not succeeded(late) else ''}",
+    f"{len(replies)} 個執行中的回答，遺失了 {lost_in_drain} 個。晚到的請求{'得到了回答' if succeeded(late) else '沒有得到回答'}（{'狀態 ' + str(late.http_status) if late.http_status else '連不上'}{'，接著' + ('一片沉默，直到它自己逾時' if 'Timeout' in late.error else '是一個空的串流') if late.http_status == 200 and not succeeded(late) else ''}）。{'所以部署的順序是：先把伺服器從負載平衡器移除，等到不再有新請求，才送 SIGTERM。' if not succeeded(late) else ''}",
+)
+
+# %% [markdown] lang="en"
+# ## What the numbers said
+
+# %% [markdown] lang="zh-TW"
+# ## 這些數字說了什麼
+
+# %%
+guess = lab.predict("refused_by_status")
+lab.say(
+    f"""- A wrong key was let in {let_in} times on the guarded paths; {len(unguarded)} of {len(paths)} paths ask for none.
+- Of {len(refused)} refusals {len(by_status)} had the HTTP status 503{"" if guess is None else f" (you guessed a share of {guess:g})"}; the other {inside} came inside a stream with status 200. With retries {unanswered} of {settings.burst} stayed unanswered.
+- At its limit the server made {saturated:.0f} tokens per second, the estimate said {at_limit:.0f}, and one client at a time would have said {one_at_a_time:.0f}.
+- The crash broke {sum(not succeeded(reply) for reply in first)} of {clients} streams. {wrong} wrong answers were believed; a client that trusts status 200 would have believed {naive_wrong}. After the restart {lost} are unanswered.
+- The planned end lost {lost_in_drain}.""",
+    f"""- 受保護的路徑上，錯的金鑰被放行 {let_in} 次；{len(paths)} 個路徑中有 {len(unguarded)} 個不要求金鑰。
+- {len(refused)} 個拒絕中，{len(by_status)} 個的 HTTP 狀態是 503{"" if guess is None else f"（你猜的比例是 {guess:g}）"}；其餘 {inside} 個出現在狀態 200 的串流裡。重試之後，{settings.burst} 個中剩 {unanswered} 個沒有回答。
+- 在極限時，伺服器每秒產生 {saturated:.0f} 個 token，估計是 {at_limit:.0f}；一次只看一個用戶端的話，會估成 {one_at_a_time:.0f}。
+- 當機打斷了 {clients} 個串流中的 {sum(not succeeded(reply) for reply in first)} 個。相信了 {wrong} 個錯誤答案；相信狀態 200 的用戶端會相信 {naive_wrong} 個。重新啟動之後，還有 {lost} 個沒有回答。
+- 計畫中的結束遺失了 {lost_in_drain} 個。""",
+)
+
+# %% [markdown] lang="en"
+# ## Limits of the toy scale
+#
+# - Repeating a request is safe here because it only reads. A request that triggers a payment needs a key of its own by which the receiver knows it again.
+# - One server: while it starts anew, everybody waits. Two behind a gateway turn the wait into a slower answer; a large model takes minutes to load, so count on it.
+# - The estimate knows nothing of long prompts, whose prefill takes steps of its own, and nothing of a full KV cache, which makes vLLM preempt requests (`vllm:num_preemptions_total`). Both matter on a GPU before compute does.
+#
+# **Exercises.** 6 and 7 (`retrying.py`: what is an answer, when to come back) and 8 (`capacity.py`: Little's law) belong here: `nox -s check -- lab-2.3-vllm-serving`.
+
+# %% [markdown] lang="zh-TW"
+# ## 玩具規模的限制
+#
+# - 在這裡重送請求是安全的，因為它只是讀取。會觸發付款的請求，需要自己的識別碼，讓接收端認得出來。
+# - 只有一個伺服器：它重新啟動時，大家都得等。閘道後面放兩個，等待就變成慢一點的回答；大模型載入要好幾分鐘，請把它算進去。
+# - 這個估計不懂長提示（prefill 要花自己的步數），也不懂 KV 快取滿了會怎樣（vLLM 會搶占請求，見 `vllm:num_preemptions_total`）。在 GPU 上，這兩者都比計算更早成為問題。
+#
+# **練習。** 練習 6 和 7（`retrying.py`：什麼才算回答、什麼時候再來）、8（`capacity.py`：Little 定律）屬於這一本：`nox -s check -- lab-2.3-vllm-serving`。

@@ -1,0 +1,355 @@
+"""Diagnosing checks of the exercises: is it right, and if not, which mistake gives exactly this? None of them needs a server.
+
+Every wanted value, and what each mistake would give, is computed here, never by the functions under test.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+import time
+from collections.abc import Callable, Sequence
+
+import mistakes as wrong
+from capacity import StepModel
+from load import open_loop, percentile, run
+from onepiece.checks import exercise, expect
+from onepiece.text import Text
+from prefix_cache import predicted_hits
+from retrying import BASE_SECONDS, LONGEST_SECONDS, retry_delay, succeeded
+from server_metrics import parse
+from streaming_client import EventParser, Reply
+
+CLOSE = 1e-9  # absolute
+ON_TIME = 0.12  # seconds: what a busy machine may be late, and less than what a mistake changes
+
+
+@exercise(
+    1,
+    title=Text("Events from bytes", "把位元組變成事件"),
+    minutes=20,
+    level="core",
+    hint=Text(
+        'Add the piece to self.buffer, replace CR LF by LF, split at an empty line (b"\\n\\n"): the last part is not complete and becomes '
+        "the new buffer. Then decode each complete event and join what follows `data:` in its lines.",
+        '把這一段加到 self.buffer，把 CR LF 換成 LF，在空行（b"\\n\\n"）切開：最後一部分還不完整，成為新的 buffer。'
+        "接著解碼每個完整的事件，把各行 `data:` 後面的部分接起來。",
+    ),
+)
+def check_exercise_1() -> None:
+    whole = EventParser().feed(b'data: {"a": 1}\n\ndata:b\n\n: still here\n\ndata: x\ndata: y\n\ndata: [DONE]\n\n')
+    want = ['{"a": 1}', "b", "x\ny", "[DONE]"]
+    expect(
+        whole, want, what=Text("the events of one piece", "一段裡的事件"),
+        mistakes={
+            wrong.FIRST_ONLY: want[:1],
+            wrong.PREFIX_KEPT: ['data: {"a": 1}', "data:b", "data: x\ndata: y", "data: [DONE]"],
+            wrong.SPACE_KEPT: [' {"a": 1}', "b", " x\n y", " [DONE]"],
+            wrong.LINE_BY_LINE: ['{"a": 1}', "b", "x", "y", "[DONE]"],
+            wrong.COMMENT_COUNTED: ['{"a": 1}', "b", "", "x\ny", "[DONE]"],
+        },
+    )  # fmt: skip
+    expect(
+        EventParser().feed(b"data: 1\r\n\r\ndata: 2\r\n\r\n"), ["1", "2"], what=Text("lines that end with CR LF", "以 CR LF 結尾的行"),
+        mistakes={wrong.CRLF_MISSED: []},
+    )  # fmt: skip
+    expect(
+        one_byte_at_a_time("data: 貓\r\n\r\ndata: b\n\n"), ["貓", "b"], what=Text("the same, byte by byte", "同樣的東西，一次一個位元組"),
+        mistakes={wrong.CUT_LOST: [], wrong.DECODED_TOO_EARLY: ["UnicodeDecodeError"], wrong.CRLF_MISSED: ["b"]},
+    )  # fmt: skip
+
+
+def one_byte_at_a_time(text: str) -> list[str]:
+    """The events of a parser that is fed slowly; the name of the error, if it stumbles over half a character."""
+    parser, events = EventParser(), []
+    try:
+        for byte in text.encode():
+            events += parser.feed(bytes([byte]))
+    except UnicodeDecodeError:
+        return ["UnicodeDecodeError"]
+    return events
+
+
+@exercise(
+    2,
+    title=Text("The format of Prometheus", "Prometheus 的格式"),
+    minutes=15,
+    level="core",
+    hint=Text(
+        'line.rpartition(" ") gives the series and its value; series.partition("{") gives name and labels; '
+        "LABEL.findall(labels) gives pairs, to be sorted and made a tuple.",
+        'line.rpartition(" ") 給出序列和它的值；series.partition("{") 給出名稱和標籤；LABEL.findall(labels) 給出一對對的標籤，'
+        "排序後做成 tuple。",
+    ),
+)
+def check_exercise_2() -> None:
+    text = '# TYPE a counter\nup 1.0\na_total{path="/v1",code="200"} 3\na_bucket{le="+Inf"} 1e+06\n\nb{text="x y, {z}"} +Inf\n'
+    want = {
+        ("up", ()): 1.0,
+        ("a_total", (("code", "200"), ("path", "/v1"))): 3.0,
+        ("a_bucket", (("le", "+Inf"),)): 1e6,
+        ("b", (("text", "x y, {z}"),)): math.inf,
+    }
+    expect(
+        parse(text), want, what=Text("the samples of a page", "一頁的樣本"),
+        mistakes={
+            wrong.LABELS_IN_NAME: {
+                ("up", ()): 1.0, ('a_total{path="/v1",code="200"}', ()): 3.0, ('a_bucket{le="+Inf"}', ()): 1e6,
+                ('b{text="x y, {z}"}', ()): math.inf,
+            },
+            wrong.NO_LABELS: {(name, ()): value for (name, _), value in want.items()},
+            wrong.UNSORTED_LABELS: {
+                (name, tuple(reversed(labels))): value for (name, labels), value in want.items()
+            },
+        },
+    )  # fmt: skip
+
+
+@exercise(
+    3,
+    title=Text("Percentiles that were measured", "真的量到過的百分位數"),
+    minutes=10,
+    level="core",
+    hint=Text(
+        "Sort; the k-th smallest with k = ceil(percent * count / 100) covers at least `percent` percent; its index is k - 1.",
+        "先排序；第 k 小（k = ceil(percent * 個數 / 100)）至少涵蓋 `percent` %；它的索引是 k - 1。",
+    ),
+)
+def check_exercise_3() -> None:
+    values = [50.0, 10.0, 40.0, 20.0, 30.0]
+    asked = (20, 50, 90, 100)
+    expect(
+        [percentile(values, percent) for percent in asked], [10.0, 30.0, 50.0, 50.0],
+        what=Text("p20, p50, p90, p100 of 50, 10, 40, 20, 30", "50、10、40、20、30 的 p20、p50、p90、p100"),
+        mistakes={
+            wrong.NOT_SORTED: [50.0, 40.0, 30.0, 30.0],
+            wrong.ONE_TOO_HIGH: [20.0, 40.0, 50.0, 50.0],
+            wrong.ONE_TOO_LOW: [10.0, 20.0, 40.0, 50.0],
+            wrong.INTERPOLATED: [18.0, 30.0, 46.0, 50.0],
+        },
+    )  # fmt: skip
+    expect(
+        percentile(range(1, 101), 55), 55, what=Text("p55 of 1 to 100", "1 到 100 的 p55"), mistakes={wrong.ROUNDING: 56},
+    )  # fmt: skip
+    expect(raises(lambda: percentile([], 50)), "ValueError", what=Text("what no values raise", "沒有值時引發的例外"))
+
+
+def raises(function: Callable[[], object]) -> str | None:
+    """The name of the error; an exercise that is still open stays open."""
+    try:
+        function()
+    except NotImplementedError:
+        raise
+    except Exception as error:
+        return type(error).__name__
+    return None
+
+
+@exercise(
+    4,
+    title=Text("The open loop", "開迴路"),
+    minutes=20,
+    level="core",
+    hint=Text(
+        "Write `async def one(number, arrival)`: sleep until began + arrival, then `return await ask(number, began + arrival)`. "
+        "asyncio.gather over all of them starts them together and keeps their order.",
+        "寫一個 `async def one(number, arrival)`：睡到 began + arrival，再 `return await ask(number, began + arrival)`。"
+        "asyncio.gather 會一起啟動它們，並保持順序。",
+    ),
+)
+def check_exercise_4() -> None:
+    arrivals = [0.0, 0.2, 0.4, 0.6]
+    sent: dict[int, float] = {}
+
+    async def slow(number: int, _: float) -> int:
+        sent[number] = time.perf_counter() - began
+        await asyncio.sleep(0.9 - 0.3 * number)  # later ones end earlier
+        return number
+
+    began = time.perf_counter()
+    order = run(open_loop(slow, arrivals))
+    expect(
+        [sent.get(number, math.inf) for number in range(4)], arrivals, atol=ON_TIME,
+        what=Text("when four requests were sent (s)", "四個請求送出的時間（秒）"),
+        mistakes={wrong.CLOSED: [0.0, 0.9, 1.5, 1.8], wrong.AT_ONCE: [0.0] * 4, wrong.GAPS: [0.0, 0.2, 0.6, 1.2]},
+    )  # fmt: skip
+    expect(
+        order, [0, 1, 2, 3], what=Text("the order of the replies", "回覆的順序"), mistakes={wrong.FINISHING_ORDER: [3, 2, 1, 0]},
+    )  # fmt: skip
+
+    async def busy(number: int, intended: float) -> float:
+        if number == 0:
+            time.sleep(0.5)  # the client itself stands still, with all of its requests
+        return intended - began
+
+    began = time.perf_counter()
+    expect(
+        run(open_loop(busy, arrivals[:2])), arrivals[:2], atol=ON_TIME,
+        what=Text("when two requests should have been sent, if the client is held up", "用戶端被耽擱時，兩個請求應該送出的時間"),
+        mistakes={wrong.ACTUAL_TIME: [0.0, 0.5]},
+    )  # fmt: skip
+
+
+@exercise(
+    5,
+    title=Text("What the prefix cache must find", "前綴快取一定會找到什麼"),
+    minutes=20,
+    level="core",
+    hint=Text(
+        "Represent a block by (model, tuple(prompt[:end])) with end = block_size, 2 * block_size, ... up to len(prompt). Count from the "
+        "first block on while it is in `kept`, at most (len(prompt) - 1) // block_size; then add the prompt's blocks to `kept`.",
+        "用 (model, tuple(prompt[:end])) 代表一個區塊，end 是 block_size、2 * block_size……直到 len(prompt)。從第一個區塊開始數，"
+        "只要還在 `kept` 裡就繼續，最多 (len(prompt) - 1) // block_size 個；之後才把這個提示的區塊加進 `kept`。",
+    ),
+)
+def check_exercise_5() -> None:
+    long = list(range(10, 24))  # 14 tokens: three full blocks of 4, and two more
+    prompts = [long, long[:11], long[:8], [*long[:5], 99, *long[6:]], [99, *long[1:]], long, long]
+    adapters = ["base"] * 5 + ["relabel", "base"]
+    expect(
+        predicted_hits(prompts, 4, adapters=adapters), broken_hits(prompts, 4, adapters, None),
+        what=Text("the hits of seven prompts, blocks of 4 tokens", "七個提示的命中，區塊大小 4"),
+        mistakes={wrong.HITS[name]: broken_hits(prompts, 4, adapters, name) for name in wrong.HITS},
+    )  # fmt: skip
+    expect(predicted_hits(prompts[:2], 4), [0, 8], what=Text("the hits without adapters", "沒有 adapter 時的命中"))
+
+
+def broken_hits(prompts: Sequence[Sequence[int]], size: int, adapters: Sequence[str], mistake: str | None) -> list[int]:
+    """The hits with exactly one mistake, or with none: by comparing each prompt with all earlier ones."""
+    hits = []
+    for number, prompt in enumerate(prompts):
+        earlier = [other for other in range(number) if mistake == "adapters" or adapters[other] == adapters[number]]
+        earlier = earlier[-1:] if mistake == "latest" else earlier + ([number] if mistake == "itself" else [])
+        most = len(prompt) // size if mistake == "last_token" else (len(prompt) - 1) // size
+        if mistake == "no_chain":
+            known = {block for other in earlier for block in cut(prompts[other], size)}
+            found = sum(block in known for block in cut(prompt, size)[:most]) * size
+        else:
+            shared = max((in_common(prompt, prompts[other]) for other in earlier), default=0)
+            found = shared if mistake == "tokens" else min(shared // size, most) * (1 if mistake == "blocks" else size)
+        hits.append(found)
+    return hits
+
+
+def cut(prompt: Sequence[int], size: int) -> list[tuple[int, ...]]:
+    """The full blocks of a prompt, each by itself."""
+    return [tuple(prompt[begin : begin + size]) for begin in range(0, len(prompt) - size + 1, size)]
+
+
+def in_common(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens both begin with."""
+    same = [a == b for a, b in zip(one, other, strict=False)]
+    return same.index(False) if False in same else len(same)
+
+
+def a_reply(status: int, done: bool, finish_reason: str | None) -> Reply:
+    """A reply of one token."""
+    event = {"choices": [{"text": "a", "finish_reason": finish_reason}]}
+    return Reply(0.0, 0.0, 1.0, status, 200 if status == 503 else status, (event,), (0.5,), done)
+
+
+@exercise(
+    6,
+    title=Text("What is an answer?", "什麼才算回答？"),
+    minutes=10,
+    level="core",
+    hint=Text(
+        "Three conditions: reply.status is 200, reply.done, and reply.finish_reason is `stop` or `length`.",
+        "三個條件：reply.status 是 200、reply.done 成立、reply.finish_reason 是 `stop` 或 `length`。",
+    ),
+)
+def check_exercise_6() -> None:
+    cases = [
+        (200, True, "stop"), (200, True, "length"), (200, True, "abort"), (200, True, None),
+        (200, False, None), (200, False, "length"), (503, True, None), (0, False, None),
+    ]  # fmt: skip
+    want = [True, True, False, False, False, False, False, False]
+    rules = {
+        "status": [status == 200 for status, _, _ in cases],
+        "done": [status == 200 and done for status, done, _ in cases],
+        "finish": [status == 200 and done and reason is not None for status, done, reason in cases],
+        "stop_only": [status == 200 and done and reason == "stop" for status, done, reason in cases],
+        "no_done": [status == 200 and reason in ("stop", "length") for status, _, reason in cases],
+    }
+    expect(
+        [succeeded(a_reply(*case)) for case in cases], want, what=Text("which of eight replies are answers", "八個回覆中，哪些是回答"),
+        mistakes={wrong.SUCCESS[name]: values for name, values in rules.items()},
+    )  # fmt: skip
+
+
+@exercise(
+    7,
+    title=Text("When to come back", "什麼時候再來"),
+    minutes=15,
+    level="core",
+    hint=Text(
+        "None if the status is neither 200 nor in TEMPORARY; otherwise "
+        "generator.uniform(0, min(LONGEST_SECONDS, BASE_SECONDS * 2**attempt)).",
+        "狀態不是 200、也不在 TEMPORARY 裡，就回傳 None；否則是 generator.uniform(0, min(LONGEST_SECONDS, BASE_SECONDS * 2**attempt))。",
+    ),
+)
+def check_exercise_7() -> None:
+    attempts = (0, 1, 3, 10)
+    draws = [random.Random(attempt).random() for attempt in attempts]
+
+    def waits(longest: Callable[[int], float]) -> list[float]:
+        return [longest(attempt) * draw for attempt, draw in zip(attempts, draws, strict=True)]
+
+    def right(attempt: int) -> float:
+        return min(LONGEST_SECONDS, BASE_SECONDS * 2**attempt)
+
+    got = [retry_delay(attempt, 503, random.Random(attempt)) for attempt in attempts]
+    expect(
+        got, waits(right), atol=CLOSE,
+        what=Text("the waits after attempts 0, 1, 3 and 10 (s)", "第 0、1、3、10 次之後的等待（秒）"),
+        mistakes={
+            wrong.DELAY["no_jitter"]: [right(attempt) for attempt in attempts],
+            wrong.DELAY["no_cap"]: waits(lambda attempt: BASE_SECONDS * 2**attempt),
+            wrong.DELAY["early"]: waits(lambda attempt: right(attempt + 1)),
+            wrong.DELAY["linear"]: waits(lambda attempt: min(LONGEST_SECONDS, BASE_SECONDS * (attempt + 1))),
+            wrong.DELAY["not_from_zero"]: [right(attempt) * (1 + draw) / 2 for attempt, draw in zip(attempts, draws, strict=True)],
+        },
+    )  # fmt: skip
+    statuses = (0, 200, 400, 401, 404, 429, 503)
+    want = [True, True, False, False, False, True, True]
+    expect(
+        [retry_delay(0, status, random.Random(0)) is not None for status in statuses], want,
+        what=Text("whether to come back after 0, 200, 400, 401, 404, 429, 503", "遇到 0、200、400、401、404、429、503 時要不要再來"),
+        mistakes={
+            wrong.RETRIES_ALL: [True] * 7,
+            wrong.BROKEN_IS_FINAL: [True, False, *want[2:]],
+            wrong.CONNECTION_IS_FINAL: [False, *want[1:]],
+        },
+    )  # fmt: skip
+
+
+@exercise(
+    8,
+    title=Text("Little's law", "Little 定律"),
+    minutes=20,
+    level="core",
+    hint=Text(
+        "L = rate * W and W = tokens * (fixed + per_sequence * L). Put the second into the first and solve for L: with "
+        "busy = rate * tokens * per_sequence it is rate * tokens * fixed / (1 - busy), and infinite from busy = 1 on.",
+        "L = rate * W，而 W = tokens * (fixed + per_sequence * L)。把後者代入前者，解出 L：令 busy = rate * tokens * per_sequence，"
+        "就是 rate * tokens * fixed / (1 - busy)；busy 到 1 之後是無限大。",
+    ),
+)
+def check_exercise_8() -> None:
+    fixed, each, rate, tokens = 0.003, 0.0005, 20.0, 48.0
+    model, busy = StepModel(fixed, each), rate * tokens * each
+    expect(
+        model.at_once(rate, tokens), rate * tokens * fixed / (1 - busy), atol=CLOSE,
+        what=Text("requests under way at 20 per second, 48 tokens each", "每秒 20 個、每個 48 個 token 時，進行中的請求"),
+        mistakes={
+            wrong.ALONE: rate * tokens * (fixed + each),
+            wrong.NOT_SOLVED: rate * tokens * fixed,
+            wrong.PER_TOKEN: rate * fixed / (1 - rate * each),
+        },
+    )  # fmt: skip
+    too_much = 100.0 * tokens * each
+    expect(
+        model.at_once(100.0, tokens), math.inf, what=Text("the same at 100 per second", "每秒 100 個的時候"),
+        mistakes={wrong.NEGATIVE: 100.0 * tokens * fixed / (1 - too_much)},
+    )  # fmt: skip
