@@ -81,10 +81,10 @@ lab.table(
 # %%
 server, ready_seconds = starting.result()
 lab.record("ready_seconds", ready_seconds)
-options = [word for word in server.command if word.startswith("--") or word.replace(".", "").isalnum()][-14:]
+options = " ".join(server.command[server.command.index("--enable-lora") - 2 :])
 lab.say(
-    f"The server answers at `{server.url}` after {ready_seconds:.0f} s. The last of its options: `{' '.join(options)}`.",
-    f"伺服器花了 {ready_seconds:.0f} 秒，現在在 `{server.url}` 回應。它最後的幾個選項：`{' '.join(options)}`。",
+    f"The server answers at `{server.url}` after {ready_seconds:.0f} s. The last of its options: `{options}`.",
+    f"伺服器花了 {ready_seconds:.0f} 秒，現在在 `{server.url}` 回應。它最後的幾個選項：`{options}`。",
 )
 
 # %% [markdown] lang="en"

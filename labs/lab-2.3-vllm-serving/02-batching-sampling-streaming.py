@@ -117,8 +117,16 @@ async def at_whole_body(client):
     return finished(changes(before, await read_with(client)))
 
 
-streamed, whole = with_client(at_first_event), with_client(at_whole_body)
-read_idle(server.url)
+def at_best(client_of_a_kind):
+    """A busy machine may hold up any client: the best of several tries."""
+    tries = []
+    for _ in range(settings.repeats):
+        tries.append(with_client(client_of_a_kind))
+        read_idle(server.url)
+    return min(tries)
+
+
+streamed, whole = at_best(at_first_event), at_best(at_whole_body)
 lab.record("finished_at_first_event", streamed)
 lab.record("finished_at_first_event", whole, variant="whole_body")
 lab.say(
@@ -305,6 +313,9 @@ overlapping = total_variation(draw(1.0, apart=1), wanted["probabilities"])
 lab.record("sampling_distance", distance)
 lab.record("sampling_distance", other, variant="other_temperature")
 
+by_torch = torch.multinomial(wanted["probabilities"], settings.samples, replacement=True, generator=torch.Generator().manual_seed(0))
+noise = total_variation(Counter(by_torch.tolist()), wanted["probabilities"])  # what so many draws cannot do better
+
 allowed = nucleus(wanted["probabilities"], settings.top_p)
 
 
@@ -319,6 +330,7 @@ lab.table(
     [tr(f"{settings.samples:,} draws of one token", f"同一個 token 抽 {settings.samples:,} 次"), tr("total variation from the softmax at temperature 1", "與溫度 1 的 softmax 的總變異距離"), tr(f"draws outside the top-p set ({len(allowed)} tokens)", f"抽到 top-p 集合（{len(allowed)} 個 token）以外")],
     [
         (tr("temperature 1", "溫度 1"), distance, not_cut_off),
+        (tr("drawn by torch from that softmax itself", "由 torch 直接從該 softmax 抽"), noise, outside(Counter(by_torch.tolist()))),
         (tr("temperature 1, overlapping seeds", "溫度 1，種子重疊"), overlapping, ""),
         (tr(f"temperature {settings.other_temperature:g}", f"溫度 {settings.other_temperature:g}"), other, ""),
         (f"top_p = {settings.top_p:g}", "", cut_off),
@@ -366,7 +378,7 @@ lab.say(
 
 # %%
 def with_stall(loop):
-    """The replies of a load during which the server stands still once."""
+    """The beginning and the replies of a load during which the server stands still once."""
 
     async def stall():
         await asyncio.sleep(0.4)
@@ -374,8 +386,9 @@ def with_stall(loop):
             await asyncio.sleep(settings.stall_seconds)
 
     async def work(client):
+        began = time.perf_counter()
         replies, _ = await asyncio.gather(loop(lambda number, when: stream(client, story(number, 4), intended=when)), stall())
-        return replies
+        return began, replies
 
     return with_client(work)
 
@@ -386,18 +399,17 @@ loops = {
     "open": with_stall(lambda ask: open_loop(ask, arrivals)),
 }
 read_idle(server.url)
-slow = {name: sum(reply.seconds > settings.stall_seconds / 2 for reply in replies) / len(replies) for name, replies in loops.items()}
+slow = {name: sum(reply.seconds > settings.stall_seconds / 2 for reply in replies) / len(replies) for name, (_, replies) in loops.items()}
 lab.record("stalled_requests_seen", slow["open"])
 lab.record("stalled_requests_seen", slow["closed"], variant="closed_loop")
 lab.table(
     [tr("load", "負載"), *(f"p{percent}" for percent in (50, 90, 95, 99)), tr("slower than half the stall", "比停頓的一半還慢")],
-    [(name, *(f"{percentile([reply.seconds for reply in replies], percent) * 1e3:.0f} ms" for percent in (50, 90, 95, 99)), f"{slow[name]:.0%}") for name, replies in loops.items()],
+    [(name, *(f"{percentile([reply.seconds for reply in replies], percent) * 1e3:.0f} ms" for percent in (50, 90, 95, 99)), f"{slow[name]:.0%}") for name, (_, replies) in loops.items()],
 )
 
 # %%
 figure, axes = subplots(figsize=(7.2, 3.4))
-for (name, replies), colour, mark in zip(loops.items(), ("orange", "blue"), ("s", "o"), strict=True):
-    start = min(reply.intended for reply in replies)
+for (name, (start, replies)), colour, mark in zip(loops.items(), ("orange", "blue"), ("s", "o"), strict=True):
     axes.plot([reply.intended - start for reply in replies], [reply.seconds for reply in replies], mark, linestyle="", color=COLORS[colour], label=f"{name} loop", alpha=0.8)
 axes.axvspan(0.4, 0.4 + settings.stall_seconds, color="black", alpha=0.08, linewidth=0)
 axes.set(xlabel="when the request should have been sent (s)", ylabel="latency (s)")
@@ -426,12 +438,12 @@ guess = lab.predict("steps_per_token")
 lab.say(
     f"""- {settings.clients} clients together need {overlap["together"][1]:.2f} engine steps per token{"" if guess is None else f" (you guessed {guess:g})"}, one by one {overlap["one_by_one"][1]:.2f}.
 - Throughput grows {gain:.1f} times from {alone} to {crowd} clients.
-- {settings.samples:,} draws lie {distance:.3f} from the model's softmax, those of another temperature {other:.3f}, and {overlapping:.3f} where seeds overlap.
-- The same stall touches {slow["closed"]:.0%} of the requests in a closed loop and {slow["open"]:.0%} in an open one (on average {mean_at_once(loops["open"]):.1f} were under way there).""",
+- {settings.samples:,} draws lie {distance:.3f} from the model's softmax (as many draws of torch from the softmax itself: {noise:.3f}), those of another temperature {other:.3f}, and {overlapping:.3f} where seeds overlap.
+- The same stall touches {slow["closed"]:.0%} of the requests in a closed loop and {slow["open"]:.0%} in an open one (on average {mean_at_once(loops["open"][1]):.1f} were under way there).""",
     f"""- {settings.clients} 個用戶端一起來，每個 token 要 {overlap["together"][1]:.2f} 步{"" if guess is None else f"（你猜 {guess:g}）"}，一個接一個則要 {overlap["one_by_one"][1]:.2f} 步。
 - 從 {alone} 個到 {crowd} 個用戶端，吞吐量變成 {gain:.1f} 倍。
-- {settings.samples:,} 次抽樣與模型的 softmax 相距 {distance:.3f}，換一個溫度是 {other:.3f}，種子重疊則是 {overlapping:.3f}。
-- 同樣的停頓，在閉迴路只影響 {slow["closed"]:.0%} 的請求，在開迴路影響 {slow["open"]:.0%}（那裡平均有 {mean_at_once(loops["open"]):.1f} 個請求在進行中）。""",
+- {settings.samples:,} 次抽樣與模型的 softmax 相距 {distance:.3f}（torch 直接從 softmax 抽同樣多次：{noise:.3f}），換一個溫度是 {other:.3f}，種子重疊則是 {overlapping:.3f}。
+- 同樣的停頓，在閉迴路只影響 {slow["closed"]:.0%} 的請求，在開迴路影響 {slow["open"]:.0%}（那裡平均有 {mean_at_once(loops["open"][1]):.1f} 個請求在進行中）。""",
 )
 
 # %% [markdown] lang="en"

@@ -48,8 +48,8 @@ from onepiece.tiny_tokenizer import prompt_text
 from prefix_cache import predicted_hits, shared_tokens
 from reference import greedy_tokens
 from retrying import succeeded
-from server_metrics import changes, label, read_idle, total, until_running
-from streaming_client import connect, stream
+from server_metrics import changes, label, read_idle, total
+from streaming_client import begin, connect, stream
 
 settings = lab.settings
 torch.set_num_threads(settings.threads)
@@ -180,7 +180,7 @@ lab.table(
 # %%
 finding = one_slot > 0
 lab.say(
-    f"""Asked alone, both are right. Mixed, {one_slot} of {len(questions)} answers of the *base* are wrong{": they are the adapter's. No error, no warning; the customers of the base get another model whenever a customer of the adapter is there too. It is a known mistake of vLLM's CPU code ([#48421](https://github.com/vllm-project/vllm/pull/48421)): a request without adapter has the adapter number -1, and Python takes -1 for the last one. With one adapter slot (`--max-loras 1`, the default) that is the adapter. The second server below gets one slot more than it has adapters, so that the last one stays empty, and the same test again" if finding else ": this build keeps them apart (its CPU code does not, see [#48421](https://github.com/vllm-project/vllm/pull/48421))"}. A test of each model alone does not find such a thing.""",
+    f"""Asked alone, both are right. Mixed, {one_slot} of {len(questions)} answers of the *base* are wrong{": they are the adapter's. No error, no warning; the customers of the base get another model whenever a customer of the adapter is there too. It is a known mistake of vLLM's CPU code ([#48421](https://github.com/vllm-project/vllm/pull/48421)): a request without adapter has the adapter number -1, and Python takes -1 for the last one. With one adapter slot (`--max-loras 1`, the default) that is the adapter. The second server below gets one slot more than it has adapters, so that the last one stays empty, and takes the same test" if finding else ": this build keeps them apart (its CPU code does not, see [#48421](https://github.com/vllm-project/vllm/pull/48421))"}. A test of each model alone does not find such a thing.""",
     f"""各自發問，兩者都對。混在一起，*基礎模型*的 {len(questions)} 個回答中有 {one_slot} 個是錯的{"：那其實是 adapter 的回答。沒有錯誤訊息，也沒有警告；只要剛好有人在用 adapter，使用基礎模型的客戶就會拿到另一個模型。這是 vLLM 的 CPU 程式碼的已知錯誤（[#48421](https://github.com/vllm-project/vllm/pull/48421)）：沒有 adapter 的請求，adapter 編號是 -1，而 Python 把 -1 當成最後一個。只有一個 adapter 位置時（`--max-loras 1`，預設值），最後一個就是那個 adapter。下面的第二個伺服器，位置會比 adapter 多一個，讓最後一個空著，然後再做一次同樣的測試" if finding else "：這個版本有把它們分開（它的 CPU 程式碼則沒有，見 [#48421](https://github.com/vllm-project/vllm/pull/48421)）"}。只分別測試每個模型，是發現不了這種事的。""",
 )
 
@@ -331,25 +331,23 @@ plain_tokens_per_step = total(grown, "vllm:generation_tokens_total") / total(gro
 
 async def asked_to_end():
     async with connect(server.url, timeout=2.0) as client:
-
-        async def end():
-            await until_running(client, 4)
-            terminate(server)
-
-        *replies, _ = await asyncio.gather(*(stream(client, alone) for _ in range(4)), end())
-    return replies
+        answers = [await begin(client, alone) for _ in range(4)]  # all four have begun
+        terminate(server)
+        return await asyncio.gather(*answers)
 
 
 cut_off = run(asked_to_end())
 lost = sum(not succeeded(reply) for reply in cut_off)
 lab.record("lost_in_drain", lost, variant="no_timeout")
 lab.table(
-    [tr("HTTP status", "HTTP 狀態"), "token", "finish_reason", "[DONE]", tr("error", "錯誤")],
-    [(reply.http_status, len(reply.token_ids), reply.finish_reason, reply.done, reply.error.split(":")[0]) for reply in cut_off],
+    [tr("HTTP status", "HTTP 狀態"), "token", "finish_reason", "[DONE]", tr("problem", "問題")],
+    [(reply.http_status, len(reply.token_ids), reply.finish_reason, reply.done, reply.problem[:90]) for reply in cut_off],
 )
+told = sum(reply.http_status == 200 != reply.status for reply in cut_off)
+silent = sum("Timeout" in reply.error for reply in cut_off)
 lab.say(
-    f"{lost} of {len(cut_off)} answers are cut off, with status 200 and no word about it. By default vLLM ends its engine at once (`--shutdown-timeout 0`) and then waits for the connections to close, while the clients wait for tokens that nobody computes any more. What ended it were the clients' timeouts. Notebook 4 does better.",
-    f"{len(cut_off)} 個回答中有 {lost} 個被截斷，狀態是 200，而且沒有任何說明。vLLM 預設會立刻結束引擎（`--shutdown-timeout 0`），然後等連線關閉；用戶端則在等沒有人會再算的 token。最後是用戶端的逾時結束了這一切。第 4 本筆記本會做得更好。",
+    f"{lost} of {len(cut_off)} answers are cut off, all with HTTP status 200. By default vLLM ends its engine at once (`--shutdown-timeout 0`) and then waits for the connections to close. {told} clients were told so by an event inside the stream; {silent} waited for tokens that nobody computes any more, until their own timeout ended it. A client needs both: eyes for such an event, and a timeout. Notebook 4 spares its clients that.",
+    f"{len(cut_off)} 個回答中有 {lost} 個被截斷，HTTP 狀態全都是 200。vLLM 預設會立刻結束引擎（`--shutdown-timeout 0`），然後等連線關閉。{told} 個用戶端從串流裡的事件得知此事；{silent} 個在等沒有人會再算的 token，直到自己逾時才結束。用戶端兩者都需要：看得懂這種事件，也要有逾時。第 4 本筆記本會讓用戶端不必受這種罪。",
 )
 
 # %% [markdown] lang="en"

@@ -37,8 +37,8 @@ from onepiece import lab, servers
 from onepiece.figures import COLORS, subplots
 from onepiece.text import Text, tr
 from retrying import complete_all, retry_delay, succeeded
-from server_metrics import changes, read_idle, read_with, total, until_running
-from streaming_client import COMPLETIONS, connect, stream
+from server_metrics import changes, read_idle, read_with, total
+from streaming_client import COMPLETIONS, begin, connect, stream
 
 settings = lab.settings
 adapter, key = lab.artifact("adapter"), lab.artifact("api-key").read_text(encoding="utf-8")
@@ -133,7 +133,7 @@ lab.record("wrong_requests_refused", sum(reply.status == 400 for reply in replie
 lab.record("wrong_requests_refused", sum(reply.status == 400 for reply in replies[4:]), variant="right_requests")
 lab.table(
     [tr("request", "請求"), tr("status", "狀態"), "token", "finish_reason", tr("the server says", "伺服器說")],
-    [(name, reply.status, len(reply.token_ids), reply.finish_reason, json.loads(reply.error)["error"]["message"][:90] if reply.error else "") for name, reply in zip(requests, replies, strict=True)],
+    [(name, reply.status, len(reply.token_ids), reply.finish_reason, reply.problem[:90]) for name, reply in zip(requests, replies, strict=True)],
 )
 lab.say(
     f"The fourth one is not refused: it got {len(replies[3].token_ids)} tokens of 50, with finish_reason `{replies[3].finish_reason}`. Whoever needs all of an answer must look at that field.",
@@ -157,11 +157,13 @@ async def leaves_after_first_event(client):
 
 
 def computed_share(work):
-    """Tokens that the server generated, as a share of those that the client asked for."""
+    """Tokens that the server generated, as a share of those that the clients asked for."""
     before = read_idle(server.url)
-    with_client(work)
-    time.sleep(0.5)  # a request that goes on would be seen
-    return total(changes(before, read_idle(server.url)), "vllm:generation_tokens_total") / settings.long_tokens
+    for _ in range(settings.repeats):
+        with_client(work)
+        time.sleep(0.3)  # a request that goes on would be seen
+    generated = total(changes(before, read_idle(server.url)), "vllm:generation_tokens_total")
+    return generated / (settings.repeats * settings.long_tokens)
 
 
 left = computed_share(leaves_after_first_event)
@@ -169,8 +171,8 @@ stayed = computed_share(lambda client: stream(client, story(0, settings.long_tok
 lab.record("computed_for_nobody", left)
 lab.record("computed_for_nobody", stayed, variant="stayed")
 lab.say(
-    f"Of {settings.long_tokens} tokens the server computed {left:.0%} for the client that left, and {stayed:.0%} for the one that stayed. Closing the connection is the way to cancel; a proxy that keeps it open keeps the server busy.",
-    f"要求 {settings.long_tokens} 個 token：用戶端離開的，伺服器算了 {left:.0%}；留下來的，算了 {stayed:.0%}。要取消就關閉連線；如果中間有代理伺服器把連線留著，伺服器就會一直忙下去。",
+    f"{settings.repeats} clients asked for {settings.long_tokens} tokens each. For those that left the server computed {left:.0%} of them, for those that stayed {stayed:.0%}. Closing the connection is the way to cancel; a proxy that keeps it open keeps the server busy.",
+    f"{settings.repeats} 個用戶端，每個要求 {settings.long_tokens} 個 token：離開的，伺服器算了其中的 {left:.0%}；留下來的，算了 {stayed:.0%}。要取消就關閉連線；如果中間有代理伺服器把連線留著，伺服器就會一直忙下去。",
 )
 
 # %% [markdown] lang="en"
@@ -223,8 +225,8 @@ lab.table(
 )
 inside = len(refused) - len(by_status)
 lab.say(
-    f"The server says `{json.loads(refused[0].error)['error']['message'] if refused else 'nothing'}`. vLLM checks twice: before it sends the HTTP status, and again when the request joins the engine. In between others may have come, and then the refusal is an event inside a stream that began with status 200. {f'{inside} times it was so in this run.' if inside else 'In this run no request fell between the two; on a busy machine most of them may.'} And no exception was raised for any of them: a client that only catches broken connections ({len(exceptions)} here) takes every refusal for an answer.",
-    f"伺服器說：`{json.loads(refused[0].error)['error']['message'] if refused else '（無）'}`。vLLM 檢查兩次：送出 HTTP 狀態碼之前，以及請求加入引擎的時候。這之間可能又有別人進來，那麼拒絕就成了串流裡的一個事件，而這個串流是以狀態 200 開始的。{f'這次執行中發生了 {inside} 次。' if inside else '這次執行中沒有請求落在兩者之間；在忙碌的機器上，可能大部分都會。'}而且沒有任何一個會引發例外：只攔截斷線（這裡有 {len(exceptions)} 個）的用戶端，會把每一個拒絕都當成回答。",
+    f"The server says `{refused[0].problem if refused else 'nothing'}`. vLLM checks twice: before it sends the HTTP status, and again when the request joins the engine. In between others may have come, and then the refusal is an event inside a stream that began with status 200. {f'{inside} times it was so in this run.' if inside else 'In this run no request fell between the two; on a busy machine most of them may.'} And no exception was raised for any of them: a client that only catches broken connections ({len(exceptions)} here) takes every refusal for an answer.",
+    f"伺服器說：`{refused[0].problem if refused else '（無）'}`。vLLM 檢查兩次：送出 HTTP 狀態碼之前，以及請求加入引擎的時候。這之間可能又有別人進來，那麼拒絕就成了串流裡的一個事件，而這個串流是以狀態 200 開始的。{f'這次執行中發生了 {inside} 次。' if inside else '這次執行中沒有請求落在兩者之間；在忙碌的機器上，可能大部分都會。'}而且沒有任何一個會引發例外：只攔截斷線（這裡有 {len(exceptions)} 個）的用戶端，會把每一個拒絕都當成回答。",
 )
 
 # %% [markdown] lang="en"
@@ -261,16 +263,16 @@ lab.source(StepModel.at_once)
 # %%
 def seconds_per_token(concurrency):
     """How long a client waits for a token while so many are served."""
-    replies = with_client(lambda client: closed_loop(lambda number, when: stream(client, story(number, settings.load_tokens), intended=when), count=2 * concurrency, concurrency=concurrency))
+    replies = with_client(lambda client: closed_loop(lambda number, when: stream(client, story(number, settings.load_tokens), intended=when), count=concurrency, concurrency=concurrency))
     return statistics.mean(reply.seconds for reply in replies) / settings.load_tokens
 
 
 few, many, full = 1, max(2, settings.most_running // 2), settings.most_running
 measured = {concurrency: [] for concurrency in (few, many, full)}
-for _ in lab.progress(range(settings.repeats)):
+for _ in lab.progress(range(settings.load_repeats)):
     for concurrency, values in measured.items():
         values.append(seconds_per_token(concurrency))
-pace = {concurrency: statistics.median(values) for concurrency, values in measured.items()}
+pace = {concurrency: min(values) for concurrency, values in measured.items()}  # the quickest: what else runs here only adds
 model = StepModel.from_measurements(few, pace[few], many, pace[many])
 at_limit, saturated, one_at_a_time = model.tokens_per_second(full), full / pace[full], few / pace[few]
 capacity_error = abs(math.log2(at_limit / saturated))
@@ -340,7 +342,6 @@ clients = settings.most_running + settings.most_waiting
 undisturbed = with_client(lambda client: closed_loop(lambda number, _: stream(client, story(number, settings.long_tokens)), count=clients, concurrency=clients))
 assert all(succeeded(reply) for reply in undisturbed)
 wanted = [reply.token_ids for reply in undisturbed]
-halfway = statistics.median(reply.seconds for reply in undisturbed) / 2
 
 
 async def killed_meanwhile(client):
@@ -355,7 +356,7 @@ async def killed_meanwhile(client):
         loop.call_soon_threadsafe(back.set)
 
     async def crash():
-        await asyncio.sleep(halfway)
+        await asyncio.sleep(settings.crash_seconds)  # long before so many tokens can be computed
         await asyncio.to_thread(crash_and_restart)
 
     crashing = asyncio.create_task(crash())
@@ -393,28 +394,27 @@ lab.table(
 
 # %%
 async def drained(client):
-    async def end():
-        await until_running(client, 4)
-        terminate(server)
-        await asyncio.sleep(0.1)
-        async with connect(server.url, key=key, timeout=2.0) as late:
-            return await stream(late, story(0, 2))
-
-    *replies, late = await asyncio.gather(*(stream(client, story(number, settings.long_tokens)) for number in range(4)), end())
-    return replies, late
+    answers = [await begin(client, story(number, settings.long_tokens)) for number in range(4)]  # all four have begun
+    running = sum(not answer.done() for answer in answers)
+    terminate(server)
+    await asyncio.sleep(0.1)
+    async with connect(server.url, key=key, timeout=2.0) as newcomer:
+        late = await stream(newcomer, story(0, 2))
+    return running, await asyncio.gather(*answers), late
 
 
-replies, late = with_client(drained)
+running, replies, late = with_client(drained)
+assert running > 0
 server.stop()  # whatever is left of it
 lost_in_drain = sum(not succeeded(reply) for reply in replies)
 lab.record("lost_in_drain", lost_in_drain)
 lab.table(
-    [tr("request", "請求"), "HTTP", "token", "finish_reason", tr("complete", "完整"), tr("error", "錯誤")],
-    [(name, reply.http_status, len(reply.token_ids), reply.finish_reason, succeeded(reply), reply.error.split(":")[0]) for name, reply in [*((tr("running", "執行中"), reply) for reply in replies), (tr("arrived during the drain", "排空期間到達"), late)]],
+    [tr("request", "請求"), "HTTP", "token", "finish_reason", tr("complete", "完整"), tr("problem", "問題")],
+    [(name, reply.http_status, len(reply.token_ids), reply.finish_reason, succeeded(reply), reply.problem[:60]) for name, reply in [*((tr("running", "執行中"), reply) for reply in replies), (tr("arrived during the drain", "排空期間到達"), late)]],
 )
 lab.say(
-    f"{lost_in_drain} of {len(replies)} running answers were lost. The late request {'was answered' if succeeded(late) else 'was not answered'} ({'status ' + str(late.http_status) if late.http_status else 'no connection'}{', then ' + ('silence until its own timeout' if 'Timeout' in late.error else 'an empty stream') if late.http_status == 200 and not succeeded(late) else ''}). {'So the order of a deployment is: take the server out of the load balancer, wait until no new request comes, and only then send SIGTERM.' if not succeeded(late) else ''}",
-    f"{len(replies)} 個執行中的回答，遺失了 {lost_in_drain} 個。晚到的請求{'得到了回答' if succeeded(late) else '沒有得到回答'}（{'狀態 ' + str(late.http_status) if late.http_status else '連不上'}{'，接著' + ('一片沉默，直到它自己逾時' if 'Timeout' in late.error else '是一個空的串流') if late.http_status == 200 and not succeeded(late) else ''}）。{'所以部署的順序是：先把伺服器從負載平衡器移除，等到不再有新請求，才送 SIGTERM。' if not succeeded(late) else ''}",
+    f"At SIGTERM {running} answers were running; {lost_in_drain} were lost. The late request {'was answered' if succeeded(late) else 'was not answered'} ({'status ' + str(late.http_status) if late.http_status else 'no connection'}{', then ' + ('silence until its own timeout' if 'Timeout' in late.error else 'an empty stream') if late.http_status == 200 and not succeeded(late) else ''}). {'So the order of a deployment is: take the server out of the load balancer, wait until no new request comes, and only then send SIGTERM.' if not succeeded(late) else ''}",
+    f"收到 SIGTERM 時，有 {running} 個回答正在執行；遺失了 {lost_in_drain} 個。晚到的請求{'得到了回答' if succeeded(late) else '沒有得到回答'}（{'狀態 ' + str(late.http_status) if late.http_status else '連不上'}{'，接著' + ('一片沉默，直到它自己逾時' if 'Timeout' in late.error else '是一個空的串流') if late.http_status == 200 and not succeeded(late) else ''}）。{'所以部署的順序是：先把伺服器從負載平衡器移除，等到不再有新請求，才送 SIGTERM。' if not succeeded(late) else ''}",
 )
 
 # %% [markdown] lang="en"

@@ -10,7 +10,6 @@ gauge is what it is at this moment; a histogram is a set of counters (`_count`, 
 
 from __future__ import annotations
 
-import asyncio
 import re
 import time
 
@@ -91,14 +90,3 @@ async def read_with(client: httpx2.AsyncClient) -> Samples:
     """The same, while other requests of this client run."""
     answer = await client.get("/metrics")
     return parse(answer.raise_for_status().text)
-
-
-async def until_running(client: httpx2.AsyncClient, count: int, *, seconds: float = 30.0) -> None:
-    """Come back when the engine runs at least `count` requests: only then have they got past the HTTP server.
-
-    Raises:
-        TimeoutError: it does not within `seconds`.
-    """
-    async with asyncio.timeout(seconds):
-        while total(await read_with(client), "vllm:num_requests_running") < count:
-            await asyncio.sleep(0.01)

@@ -10,6 +10,7 @@ lines `data: {...}`, an empty line after each event, and `data: [DONE]` at the e
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from dataclasses import dataclass
@@ -97,6 +98,14 @@ class Reply:
         return next((event["usage"] for event in reversed(self.events) if event.get("usage")), {})
 
     @property
+    def problem(self) -> str:
+        """What went wrong, in a few words; empty if nothing did."""
+        if not self.error.startswith("{"):
+            return self.error.partition(":")[0]
+        said = json.loads(self.error)["error"]
+        return said if isinstance(said, str) else said["message"]
+
+    @property
     def first_token_seconds(self) -> float:
         """From the intended time to the first event."""
         return self.times[0] - self.intended
@@ -125,10 +134,21 @@ def connect(url: str, *, key: str | None = None, timeout: float = TIMEOUT_SECOND
     return httpx2.AsyncClient(base_url=url, headers=headers, timeout=timeout, limits=limits, trust_env=False)
 
 
-async def stream(client: httpx2.AsyncClient, body: Body, *, path: str = COMPLETIONS, intended: float | None = None) -> Reply:
+async def stream(
+    client: httpx2.AsyncClient,
+    body: Body,
+    *,
+    path: str = COMPLETIONS,
+    intended: float | None = None,
+    begun: asyncio.Event | None = None,
+) -> Reply:
     """Send one request and take its answer piece by piece.
 
     A refusal or a broken connection is a result, not an exception: load tests need them counted.
+
+    Args:
+        intended: when it should have been sent, on `time.perf_counter`; None: now.
+        begun: set when the first event is there.
     """
     sent = time.perf_counter()
     status, http_status, error, done = 0, 0, "", False
@@ -152,10 +172,22 @@ async def stream(client: httpx2.AsyncClient, body: Body, *, path: str = COMPLETI
                         else:
                             events.append(event)
                             times.append(now)
+                            if begun is not None:
+                                begun.set()
     except httpx2.TransportError as problem:
         error = f"{type(problem).__name__}: {problem}"
     ended = time.perf_counter()
     return Reply(sent if intended is None else intended, sent, ended, status, http_status, tuple(events), tuple(times), done, error)
+
+
+async def begin(client: httpx2.AsyncClient, body: Body) -> asyncio.Task[Reply]:
+    """Send one request and come back when its first event is there, or its end: the rest of it goes on in the task."""
+    begun = asyncio.Event()
+    answer = asyncio.create_task(stream(client, body, begun=begun))
+    first = asyncio.create_task(begun.wait())
+    await asyncio.wait({answer, first}, return_when=asyncio.FIRST_COMPLETED)
+    first.cancel()
+    return answer
 
 
 async def whole_body(client: httpx2.AsyncClient, body: Body, *, path: str = COMPLETIONS) -> Reply:

@@ -122,6 +122,7 @@ def vllm(
     port: int | None = None,
     options: Sequence[str] = (),
     variables: Mapping[str, str] | None = None,
+    patience: float = READY_SECONDS,
 ) -> Server:
     """Start vLLM's OpenAI-compatible server and wait until it answers.
 
@@ -132,6 +133,7 @@ def vllm(
         port: None takes a free one.
         options: more options of the server, such as `--enable-lora`; a later one wins over the defaults here.
         variables: more environment variables, such as `VLLM_ALLOW_RUNTIME_LORA_UPDATING`.
+        patience: seconds until it must answer; a model of a hub is downloaded first.
 
     Raises:
         UserError: "no-server" (its environment is missing), "server-failed" (with the log's last lines).
@@ -148,7 +150,7 @@ def vllm(
         command = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(model), *where, *_VLLM_ON_CPU, *options]
         settings |= _vllm_threads(python)
     url = f"http://127.0.0.1:{port}"
-    return start("vllm", command, settings | dict(variables or {}), url, "/health", {"http": port}, directory)
+    return start("vllm", command, settings | dict(variables or {}), url, "/health", {"http": port}, directory, patience)
 
 
 def _vllm_threads(python: Path) -> dict[str, str]:
@@ -253,9 +255,16 @@ def answers(url: str, timeout: float = 2.0) -> bool:
 
 
 def start(
-    name: str, command: Sequence[str], settings: Mapping[str, str], url: str, ready: str, ports: dict[str, int], directory: Path
+    name: str,
+    command: Sequence[str],
+    settings: Mapping[str, str],
+    url: str,
+    ready: str,
+    ports: dict[str, int],
+    directory: Path,
+    patience: float = READY_SECONDS,
 ) -> Server:
-    """Start any server under a guard and wait until a GET of `url + ready` succeeds.
+    """Start any server under a guard and wait until a GET of `url + ready` succeeds, for at most `patience` seconds.
 
     Raises:
         UserError: "port-taken", "server-failed"; nothing is left running then.
@@ -272,11 +281,11 @@ def start(
     with log.open("ab") as stream:  # a session of its own: Ctrl-C reaches the owner, who ends the server in order
         process = subprocess.Popen(guard, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, start_new_session=True, env=variables)
     server = Server(name, process.pid, url, ports, log, tuple(command))
-    deadline = time.monotonic() + READY_SECONDS
+    deadline = time.monotonic() + patience
     try:
         while not answers(url + ready):
             if process.poll() is not None or time.monotonic() > deadline:
-                why = "it ended" if process.poll() is not None else f"it did not answer within {READY_SECONDS:.0f} s"
+                why = "it ended" if process.poll() is not None else f"it did not answer within {patience:.0f} s"
                 raise UserError("server-failed", name=name, reason=why, log=log, tail="\n" + server.tail())
             time.sleep(0.2)
     except BaseException:

@@ -227,6 +227,29 @@ def test_a_process_that_a_cell_started_does_not_outlive_a_kernel_that_died(runne
     assert gone(child)
 
 
+# A server as the labs start theirs, only smaller; what it is written to is what `servers.shared` reads.
+SERVER = """
+import sys
+from pathlib import Path
+from onepiece import servers
+port = servers.free_port()
+command = [sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1"]
+start = lambda: servers.start("small", command, {}, f"http://127.0.0.1:{port}", "/", {"http": port}, Path("."))
+server = servers.shared(Path("server.json"), start)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="servers are started on Linux")
+def test_a_server_is_shared_by_the_notebooks_and_ends_with_the_run(runner: Runner) -> None:
+    # The runner looks at the processes of a kernel every now and then: give it the time to see the server.
+    runner.notebook("01-a", SERVER, "import time; time.sleep(1.5); Path('child').write_text(str(server.pid))")
+    runner.notebook("02-b", SERVER, "assert server.pid == int(Path('child').read_text()); assert servers.answers(server.url)")
+    process = runner.start("01-a", "02-b")
+    events = runner.end()
+    assert process.returncode == 0, events
+    assert gone(int((runner.run / "child").read_text()))
+
+
 def test_a_temporary_directory_with_a_long_name_is_no_obstacle(runner: Runner, tmp_path: Path) -> None:
     # A Unix socket has a path of at most about a hundred bytes.
     long = tmp_path / ("a-temporary-directory-as-a-cluster-names-it-" * 3)
