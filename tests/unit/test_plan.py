@@ -209,7 +209,7 @@ def test_a_lab_with_a_server_has_it_installed_too_and_leaves_the_gpu_to_a_contai
     lab = dataclasses.replace(LAB, server="vllm")
     plan = choose(lab, MACHINES["an L4"], Request())
     assert (plan.backend, plan.device, plan.environment, plan.server) == ("local", "cpu", "cpu", "vllm-cpu")
-    assert "a build for CPUs" in plan.reason.en
+    assert "a build for CPUs" in plan.reason.en and "Docker reaches" in plan.change.en
     assert choose(LAB, MACHINES["an L4"], Request()).server is None
     plan = choose(lab, MACHINES["Docker and a GPU"], Request(), image=TO_BUILD)
     assert (plan.backend, plan.device, plan.server) == ("container", "cuda", None), "the image has it"

@@ -264,6 +264,8 @@ def _reason(device: str, gpu: Gpu | None, why_not: Text, request: Request) -> Te
 
 
 def _change(lab: Lab, device: str, profile: str, gpu: Gpu | None) -> Text:
+    if device == "cpu" and gpu is None and lab.server:
+        return Text("an NVIDIA GPU that Docker reaches would run the gpu profile", "Docker 能使用的 NVIDIA GPU 就會用 gpu profile 執行")
     if device == "cpu" and gpu is None:
         return Text("an NVIDIA GPU on Linux x86-64 would run the gpu profile", "在 Linux x86-64 上有 NVIDIA GPU 就會用 gpu profile 執行")
     if device == "cpu":
