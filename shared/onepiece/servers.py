@@ -148,15 +148,16 @@ def vllm(
     else:
         python = environment_python("vllm-cpu")
         command = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(model), *where, *_VLLM_ON_CPU, *options]
-        settings |= _vllm_threads(python)
+        settings |= _vllm_on_cpu(python)
     url = f"http://127.0.0.1:{port}"
     return start("vllm", command, settings | dict(variables or {}), url, "/health", {"http": port}, directory, patience)
 
 
-def _vllm_threads(python: Path) -> dict[str, str]:
+def _vllm_on_cpu(python: Path) -> dict[str, str]:
     # Without this library loaded first, vLLM binds threads of another OpenMP.
     preload = next((str(path) for path in sorted(python.parent.parent.rglob("libiomp5.so"))), "")
-    return {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "LD_PRELOAD": preload}
+    # Otherwise the first request for log-probabilities waits 13 s for a compiler, in eager mode too.
+    return {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "TORCH_COMPILE_DISABLE": "1", "LD_PRELOAD": preload}
 
 
 def triton(

@@ -2,6 +2,8 @@
 
     nox -s bench                  list and first cell, warm; a lab in a container, where there is an engine
     nox -s bench -- --install     also the first run, cold, over a bare pip install of the same lock (minutes)
+    nox -s bench -- gateway       the serving stack through its gateway, over direct (serving.py; minutes, on a quiet machine)
+    nox -s bench -- serving       tokens per second with 1, 4 and 16 requests at once: vLLM beside `transformers serve`
 
 Variants alternate; medians with half the interquartile range; the machine and versions stand beside the numbers.
 """
@@ -203,10 +205,17 @@ def in_container(root: Path, scratch: Path, repeats: int) -> dict[str, list[floa
 def main() -> None:
     """Measure and print one table."""
     parser = argparse.ArgumentParser(prog="nox -s bench --", description=__doc__)
+    parser.add_argument("what", nargs="?", choices=["road", "gateway", "serving"], default="road")
     parser.add_argument("--install", action="store_true", help="also the cold first run")
     parser.add_argument("--repeats", type=int, default=7)
     options = parser.parse_args()
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    if options.what != "road":
+        import serving  # which takes `median_and_spread` from here
+
+        with tempfile.TemporaryDirectory() as temporary:
+            getattr(serving, options.what)(console, Path(temporary), options.repeats)
+        return
     table = Table(title=f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}", title_justify="left")
     for column in ("what", "course, s", "bare, s", "course - bare, s", "ratio", "goal"):
         table.add_column(column, justify="right")

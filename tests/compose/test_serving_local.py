@@ -16,6 +16,7 @@ import toy_course
 from parts import linux_only, missing
 from requests_to import ANSWER, GRPC, PROMPT, Client, until
 from toy_course import Checkout
+from watched import expressions, metrics_in
 
 from onepiece import servers
 from onepiece.errors import UserError
@@ -81,6 +82,13 @@ def over_grpc(address: str, key: str) -> list[str]:
     return done.stdout.split()
 
 
+def metrics_of(checkout: Checkout) -> set[str]:
+    """The names of all metrics that the running servers have."""
+    vllm, triton = (servers.Server.load(checkout.home / "runs/serving" / f"{name}.json") for name in ("vllm", "triton"))
+    texts = [Client(port).ask("/metrics").body.decode("utf-8") for port in (vllm.ports["http"], triton.ports["metrics"])]
+    return {line.partition("{")[0].split()[0] for text in texts for line in text.splitlines() if line and not line.startswith("#")}
+
+
 def test_it_serves_survives_a_crash_and_ctrl_c_leaves_nothing(
     real: None, checkout: Checkout, ports: dict[str, str], tmp_path: Path
 ) -> None:
@@ -98,6 +106,8 @@ def test_it_serves_survives_a_crash_and_ctrl_c_leaves_nothing(
     assert client.complete(60, stream=True, ignore_eos=True, pieces=True).pieces[1:], "in more than one piece"
     assert key not in " ".join(toy_course.processes_of(checkout.home).values())
     assert key not in checkout.host("serving", "--logs").output
+    wanted = {name for expression in expressions() for name in metrics_in(expression)} - {"up"}
+    assert wanted <= metrics_of(checkout), "what dashboards and alerts ask for"
 
     again = checkout.host("serving", **ports)
     assert again.code == 2 and "runs already" in again.words
@@ -171,6 +181,31 @@ def test_a_model_that_is_not_there_is_said_before_anything_starts(checkout: Chec
     done = checkout.host("serving", **ports, ONEPIECE_MODEL=model)
     assert done.code == 2 and f"ONEPIECE_MODEL={model}" in done.words
     assert not toy_course.left_of(checkout.home)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ONEPIECE_HTTP_PORT", "http"),
+        ("ONEPIECE_GRPC_PORT", "65536"),
+        ("ONEPIECE_RATE", "0"),
+        ("ONEPIECE_BODY", "lots"),
+        ("ONEPIECE_TIMEOUT", "5 minutes"),
+        ("ONEPIECE_VLLM_START", "soon"),
+    ],
+)
+def test_a_value_that_is_wrong_is_said_before_anything_starts(checkout: Checkout, ports: dict[str, str], name: str, value: str) -> None:
+    done = checkout.host("serving", **ports | {name: value})
+    assert done.code == 2 and f"{name}={value} is not understood. The default is " in done.words
+    assert not toy_course.left_of(checkout.home)
+
+
+def test_values_are_those_that_compose_and_nginx_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"HTTP_PORT": "65535", "BODY": "512k", "TIMEOUT": "10m", "VLLM_START": "15m", "VLLM_THREADS": "2"}.items():
+        monkeypatch.setenv(f"ONEPIECE_{name}", value)
+    settings = serving_stack.Settings()
+    assert (settings.http, settings.vllm_start, settings.vllm_threads) == (65535, 900.0, "2")
+    assert (settings.limits["BODY"], settings.limits["TIMEOUT"]) == ("512k", "10m")
 
 
 def test_a_model_is_a_name_a_directory_or_one_of_a_hub(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 
 import pytest
 import toy_course
-import yaml
 from requests_to import ANSWER, GRPC, PROMPT, Client, Load, together, until
 from stack import Stack
+from watched import expressions, metrics_in
 
 KILL = """
 import os, signal
@@ -143,21 +142,12 @@ def test_too_much_is_refused_at_once_and_then_it_recovers(stack: Stack) -> None:
 # --- what is watched ------------------------------------------------------------------------------
 
 
-def metrics_in(expression: str) -> set[str]:
-    names = set(re.findall(r"\b(?:vllm:|nv_|http_)\w+", expression))
-    return names | ({"up"} if re.search(r"\bup\b", expression) else set())
-
-
 def test_every_metric_of_the_dashboard_and_the_alerts_exists(stack: Stack) -> None:
-    monitoring = toy_course.ROOT / "compose/monitoring"
-    dashboard = json.loads((monitoring / "grafana/dashboards/serving.json").read_text(encoding="utf-8"))
-    rules = yaml.safe_load((monitoring / "prometheus/alerts.yml").read_text(encoding="utf-8"))["groups"][0]["rules"]
-    expressions = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]] + [rule["expr"] for rule in rules]
     until(lambda: stack.number('sum(up{job=~"vllm|triton"})') == 2, 60, "both are scraped")
-    for expression in expressions:
+    for expression in expressions():
         stack.prometheus(expression)  # compiles, or fails with its reason
-        for name in metrics_in(expression):
-            assert stack.prometheus(f"count({name})"), (name, expression)
+        for name in metrics_in(expression):  # some exist from the first request on, and a scrape later here
+            until(lambda name=name: bool(stack.prometheus(f"count({name})")), 15, f"there is {name}, which {expression} asks for")
 
 
 def test_prometheus_counts_what_the_client_counts(stack: Stack) -> None:
@@ -188,7 +178,7 @@ def test_prometheus_counts_what_the_client_counts(stack: Stack) -> None:
     }
 
 
-# --- a crash --------------------------------------------------------------------------------------
+# --- faults ---------------------------------------------------------------------------------------
 
 
 def test_a_killed_server_comes_back_and_nothing_that_succeeded_is_lost(stack: Stack) -> None:
@@ -210,15 +200,18 @@ def test_a_killed_server_comes_back_and_nothing_that_succeeded_is_lost(stack: St
     assert set(load.succeeded) <= served
 
 
-def test_a_server_that_stays_away_fires_the_alert_and_its_return_clears_it(stack: Stack) -> None:
+def test_a_server_that_hangs_fires_the_alert_and_recovery_clears_it(stack: Stack) -> None:
+    # Not by a crash: a quick machine has vLLM back before the alert, which waits for three scrapes, may fire.
     firing = 'ALERTS{alertname="ServerDown",alertstate="firing",job="vllm"}'
-    until(lambda: not stack.prometheus(firing), 60, "no alert before")  # a crash before this test may have taken long enough
-    stack.compose("stop", "vllm")
-    fired = until(lambda: bool(stack.prometheus(firing)), 90, "the alert fires")
-    stack.compose("start", "vllm")
-    cleared = until(lambda: not stack.prometheus(firing), 120, "the alert is cleared")
-    until(lambda: stack.client.complete(1).status == 200, 60, "it answers through the gateway")
-    print(f"alert after {fired:.0f} s, cleared {cleared:.0f} s after the start")
+    until(lambda: stack.number('up{job="vllm"}') == 1 and not stack.prometheus(firing), 60, "all is well")
+    stack.compose("pause", "vllm")
+    try:
+        fired = until(lambda: bool(stack.prometheus(firing)), 60, "the alert fires")
+    finally:
+        stack.compose("unpause", "vllm")
+    cleared = until(lambda: not stack.prometheus(firing), 60, "the alert is cleared")
+    print(f"alert after {fired:.0f} s, cleared {cleared:.0f} s after the recovery")
+    assert stack.client.complete().json["choices"][0]["text"] == ANSWER
 
 
 def test_the_gpus_triton_image_is_built_to_its_last_instruction(stand_ins: dict[str, str]) -> None:

@@ -32,8 +32,7 @@ from onepiece.servers import Server
 from onepiece.text import tr
 
 _STATE = DIRECTORY / "state.json"
-_RESTARTS = 3
-_DETACH_SECONDS = 2 * servers.READY_SECONDS + 1800  # the environments may have to be installed first
+_RESTARTS, _RESTARTS_SECONDS = 3, 600.0  # so many within so long; a server that ends now and then is always started again
 _STOP_SECONDS = 60.0
 
 
@@ -72,7 +71,7 @@ def _run(console: Console, options: argparse.Namespace) -> int:
     _install(console, options.fresh)
     if options.install:
         return 0
-    return _detach(console, settings) if options.detach else _serve(console, settings)
+    return _detach(console) if options.detach else _serve(console, settings)
 
 
 # --- before anything is started -----------------------------------------------------------------
@@ -142,16 +141,16 @@ def _started(console: Console, name: str, begin: Callable[[], Server]) -> Server
 
 
 def _keep_running(console: Console, running: dict[str, Server], wanted: dict[str, Callable[[], Server]]) -> None:
-    """Until Ctrl-C. A server that ended is started again, some times; then the reason is the error."""
-    restarts = 0
+    """Until Ctrl-C. A server that ended is started again; if that happens again and again, the reason is the error."""
+    restarts: list[float] = []
     while True:
         time.sleep(0.5)
         for name, server in list(running.items()):
             if server.alive:
                 continue
-            restarts += 1
-            if restarts > _RESTARTS:
-                raise UserError("server-failed", name=name, reason=f"{restarts} times", log=server.log, tail="\n" + server.tail())
+            restarts = [*(moment for moment in restarts if time.monotonic() - moment < _RESTARTS_SECONDS), time.monotonic()]
+            if len(restarts) > _RESTARTS:
+                raise UserError("server-failed", name=name, reason=f"{len(restarts)} times", log=server.log, tail="\n" + server.tail())
             console.print(tr(f"{name} ended: starting it again", f"{name} 已結束：重新啟動"))
             running[name] = _started(console, name, wanted[name])
 
@@ -172,7 +171,9 @@ def _say_how(console: Console, settings: Settings, running: dict[str, Server]) -
         console.print(f"[yellow]{escape(note)}[/]")
     for line in lines:
         console.print(escape(line), soft_wrap=True)
-    console.print(tr("Ctrl-C, or nox -s serving -- --stop, ends it.", "按 Ctrl-C，或輸入 nox -s serving -- --stop 即可停止。"))
+    console.print(
+        tr("To end it: nox -s serving -- --stop, or Ctrl-C where it runs.", "停止：nox -s serving -- --stop，或在執行它的終端機按 Ctrl-C。")
+    )
 
 
 # --- from another terminal ----------------------------------------------------------------------
@@ -193,7 +194,7 @@ def _state() -> dict[str, object]:
     return state if b"onepiece.host" in line and b"serving" in line else {}
 
 
-def _detach(console: Console, settings: Settings) -> int:
+def _detach(console: Console) -> int:
     DIRECTORY.mkdir(parents=True, exist_ok=True)
     log = DIRECTORY / "serving.log"
     with log.open("wb") as stream:
@@ -201,15 +202,14 @@ def _detach(console: Console, settings: Settings) -> int:
         process = subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, start_new_session=True)
     try:
         with console.status(tr("The stack is starting", "服務堆疊啟動中")):
-            deadline = time.monotonic() + _DETACH_SECONDS
-            while process.poll() is None and not _state().get("ready") and time.monotonic() < deadline:
+            while process.poll() is None and not _state().get("ready"):  # it has patience of its own with each server
                 time.sleep(0.2)
     except KeyboardInterrupt:
         process.send_signal(signal.SIGTERM)
         process.wait()
         raise
     console.print(escape(log.read_text(encoding="utf-8").rstrip()), soft_wrap=True)
-    return process.returncode or 0 if process.poll() is not None else 0
+    return 0 if _state().get("ready") else process.poll() or 1
 
 
 def _status(console: Console) -> int:

@@ -15,31 +15,63 @@ from onepiece import servers
 from onepiece.errors import UserError
 from onepiece.places import ROOT, RUNS, SHARED
 from onepiece.servers import Server
+from onepiece.text import tr
 
 DIRECTORY = RUNS / "serving"
 NAMES = ("triton", "vllm", "gateway")
 _KEY = DIRECTORY / "key"
 
 
-def _number(name: str, default: int) -> int:
-    try:
-        return int(os.environ.get(name) or default)
-    except ValueError:
-        raise UserError("usage", what=f"{name}={os.environ[name]}", session="serving") from None
+def _value(name: str, default: str, pattern: str) -> str:
+    """A variable of the environment; nginx would refuse a wrong one only after both servers were started.
+
+    Raises:
+        UserError: "usage".
+    """
+    value = os.environ.get(name) or default
+    if not re.fullmatch(pattern, value):
+        what = tr(
+            f"{name}={value} is not understood. The default is {default}; compose/README.md says what it is.",
+            f"看不懂 {name}={value}。預設值是 {default}，說明請見 compose/README.zh-TW.md。",
+        )
+        raise UserError("usage", what=what, session="serving")
+    return value
+
+
+def _seconds(text: str) -> float:
+    return float(text.rstrip("smh")) * {"m": 60, "h": 3600}.get(text[-1], 1)
+
+
+_NUMBER, _PORT = r"[1-9]\d{0,8}", r"[1-9]\d{0,3}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d\d|655[0-2]\d|6553[0-5]"
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """What compose reads from the environment too, with the same defaults."""
 
-    http: int = field(default_factory=lambda: _number("ONEPIECE_HTTP_PORT", 8080))
-    grpc: int = field(default_factory=lambda: _number("ONEPIECE_GRPC_PORT", 8081))
+    http: int = field(default_factory=lambda: int(_value("ONEPIECE_HTTP_PORT", "8080", _PORT)))
+    grpc: int = field(default_factory=lambda: int(_value("ONEPIECE_GRPC_PORT", "8081", _PORT)))
     model: str = field(default_factory=lambda: os.environ.get("ONEPIECE_MODEL") or "tiny")
     models: Path = field(default_factory=lambda: Path(os.environ.get("ONEPIECE_MODELS") or SHARED / "checkpoints"))
     revision: str = field(default_factory=lambda: os.environ.get("ONEPIECE_MODEL_REVISION") or "main")
-    length: int = field(default_factory=lambda: _number("ONEPIECE_MAX_MODEL_LEN", 512))
+    length: int = field(default_factory=lambda: int(_value("ONEPIECE_MAX_MODEL_LEN", "512", _NUMBER)))
     cache: str = field(default_factory=lambda: os.environ.get("ONEPIECE_KV_CACHE") or "64M")
     options: tuple[str, ...] = field(default_factory=lambda: tuple(shlex.split(os.environ.get("ONEPIECE_VLLM_OPTIONS", ""))))
+
+    vllm_threads: str = field(default_factory=lambda: _value("ONEPIECE_VLLM_THREADS", "1", _NUMBER))
+    triton_threads: str = field(default_factory=lambda: _value("ONEPIECE_TRITON_THREADS", "1", _NUMBER))
+    vllm_start: float = field(default_factory=lambda: _seconds(_value("ONEPIECE_VLLM_START", "900s", r"[1-9]\d*[smh]?")))
+    """Seconds that vLLM may need: a hub's model is downloaded first."""
+    limits: dict[str, str] = field(
+        default_factory=lambda: {
+            "RATE": _value("ONEPIECE_RATE", "20", _NUMBER),
+            "BURST": _value("ONEPIECE_BURST", "40", _NUMBER),
+            "OPEN": _value("ONEPIECE_OPEN", "64", _NUMBER),
+            "BODY": _value("ONEPIECE_BODY", "1m", r"[1-9]\d*[kKmM]?"),
+            "TIMEOUT": _value("ONEPIECE_TIMEOUT", "300s", r"[1-9]\d*(ms|s|m|h)?"),
+        }
+    )
+    """Of the gateway."""
 
     @property
     def url(self) -> str:
@@ -83,7 +115,7 @@ def starters(settings: Settings) -> dict[str, Callable[[], Server]]:
     triton_ports = {"http": inside["triton"], "grpc": servers.free_port() if program else settings.grpc, "metrics": inside["metrics"]}
     vllm_port = inside["vllm"] if program else settings.http
     found: dict[str, Callable[[], Server]] = {
-        "triton": lambda: start_triton(triton_ports),
+        "triton": lambda: start_triton(settings, triton_ports),
         "vllm": lambda: start_vllm(settings, vllm_port, None if program else api_key()),
     }
     if program:
@@ -92,10 +124,10 @@ def starters(settings: Settings) -> dict[str, Callable[[], Server]]:
     return found
 
 
-def start_triton(ports: dict[str, int]) -> Server:
+def start_triton(settings: Settings, ports: dict[str, int]) -> Server:
     """Triton on the stack's model repository."""
     shutil.rmtree(DIRECTORY / "tritonserver", ignore_errors=True)  # a copy of what is installed now, whole
-    variables = {"ONEPIECE_TRITON_CHECKPOINT": str(SHARED / "checkpoints" / "tiny")}
+    variables = {"ONEPIECE_TRITON_CHECKPOINT": str(SHARED / "checkpoints" / "tiny"), "OMP_NUM_THREADS": settings.triton_threads}
     return servers.triton(ROOT / "compose" / "triton" / "models", directory=DIRECTORY, ports=ports, variables=variables)
 
 
@@ -103,7 +135,9 @@ def start_vllm(settings: Settings, port: int, key: str | None) -> Server:
     """vLLM on the chosen model; with a key of its own only where there is no gateway to ask for it."""
     path = settings.path()
     options = ["--max-model-len", str(settings.length), "--kv-cache-memory-bytes", settings.cache, "--revision", settings.revision]
-    variables = ({"VLLM_API_KEY": key} if key else {}) | ({} if path else {"HF_HUB_OFFLINE": "0"})
+    variables = (
+        {"OMP_NUM_THREADS": settings.vllm_threads} | ({"VLLM_API_KEY": key} if key else {}) | ({} if path else {"HF_HUB_OFFLINE": "0"})
+    )
     return servers.vllm(
         path or settings.model,
         directory=DIRECTORY,
@@ -111,6 +145,7 @@ def start_vllm(settings: Settings, port: int, key: str | None) -> Server:
         port=port,
         options=[*options, *settings.options],
         variables=variables,
+        patience=settings.vllm_start,
     )
 
 
@@ -135,11 +170,7 @@ def start_gateway(program: str, settings: Settings, upstreams: dict[str, int]) -
         "RESOLVER": "",
         "LISTEN_HTTP": f"127.0.0.1:{settings.http}",
         "LISTEN_GRPC": f"127.0.0.1:{settings.grpc}",
-        "RATE": str(_number("ONEPIECE_RATE", 20)),
-        "BURST": str(_number("ONEPIECE_BURST", 40)),
-        "OPEN": str(_number("ONEPIECE_OPEN", 64)),
-        "BODY": os.environ.get("ONEPIECE_BODY") or "1m",
-        "TIMEOUT": os.environ.get("ONEPIECE_TIMEOUT") or "300s",
+        **settings.limits,
         **{name: f"127.0.0.1:{port}" for name, port in upstreams.items()},
     }
     template = (ROOT / "compose" / "gateway" / "nginx.conf.template").read_text(encoding="utf-8")
