@@ -172,7 +172,7 @@ def vllm_is_there_in_an_environment_of_its_own(image: images.Image) -> None:
 
 
 def tritonserver_starts(image: images.Image) -> None:
-    assert "--model-repository" in docker("run", "--rm", image.reference, "tritonserver", "--help", check=False).stdout
+    assert "--model-repository" in docker("run", "--rm", image.reference, "tritonserver", "--help", check=False).stderr
 
 
 def triton_is_there_for_its_interpreter(image: images.Image) -> None:

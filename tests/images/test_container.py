@@ -269,7 +269,7 @@ def test_the_run_directory_and_temporary_files_can_be_written(found: dict[str, A
 
 
 def test_nothing_else_of_this_machine_is_there(found: dict[str, Any]) -> None:
-    assert found["course"] == ["labs", "runs", "shared"]
+    assert found["course"] == ["images", "labs", "runs", "shared"]
     assert found["sockets"] == []
     variables = found["environment variables"]
     assert "of the host" not in variables.values()
@@ -288,7 +288,7 @@ def test_a_lab_that_says_that_it_needs_a_network_has_one_and_the_model_cache(cou
     assert done.code == 0, done.output
     found = json.loads((only_run(home, ONLINE) / "artifacts" / "found.json").read_text(encoding="utf-8"))
     assert len(found["interfaces"]) > 1
-    assert found["course"] == ["cache", "labs", "runs", "shared"]
+    assert found["course"] == ["cache", "images", "labs", "runs", "shared"]
     assert found["environment variables"]["HF_HUB_CACHE"] == "/course/cache"
     assert (tmp_path / "hub").is_dir()
 
