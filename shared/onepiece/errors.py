@@ -224,6 +224,11 @@ _error(
     ("Make one with: nox -s start -- {lab}", "請先建立：nox -s start -- {lab}"),
 )
 _error(
+    "workspace-incomplete",
+    ("Your copy of {lab} lacks {files}, and its exercises with it.", "你的 {lab} 副本缺少 {files}，裡面的練習也跟著不見了。"),
+    ("To bring it back, and keep the rest: nox -s start -- {lab} --refresh", "補回缺少的檔案，其他保留：nox -s start -- {lab} --refresh"),
+)
+_error(
     "workspace-exists",
     ("{path} exists, and your work in it is not overwritten.", "{path} 已經存在，不會覆寫你的成果。"),
     (

@@ -122,6 +122,16 @@ def test_check_without_a_copy_says_how_to_make_one(checkout: Checkout, tmp_path:
     assert f"nox -s start -- {LAB}" in done.words
 
 
+@pytest.mark.parametrize("command", [("check", LAB), ("run", LAB, "--mine")], ids=["check", "run"])
+def test_a_copy_that_lost_a_module_is_refused_because_the_reference_would_pass_for_it(
+    checkout: Checkout, copy: Path, command: tuple[str, ...]
+) -> None:
+    (copy / "counting.py").unlink()
+    done = checkout.host(*command)
+    assert done.code == 2
+    assert "counting.py" in done.words and f"nox -s start -- {LAB} --refresh" in done.words
+
+
 def test_open_exercises_are_open_and_a_hint_is_shown_when_asked_for(checkout: Checkout, copy: Path) -> None:
     done = checkout.nox("-s", "check", "--", LAB, "--hint")
     assert done.code != 0

@@ -63,8 +63,7 @@ def check(console: Console, lab: Lab, options: argparse.Namespace) -> list[dict[
     code = [lab.directory]
     if not options.reference:
         mine = WORKSPACE / lab.id
-        if not mine.is_dir():
-            raise UserError("no-workspace", lab=lab.id)
+        sources.require_copy(lab, mine)
         code.insert(0, mine)
     # Checks run small, on the CPU and without a server, whatever else this machine has.
     plan: Plan = plan_for(dataclasses.replace(lab, server=None), argparse.Namespace(profile="cpu", device="cpu", backend="local"))

@@ -20,6 +20,7 @@ from onepiece.host import environments, images, local, preflight, report, runs, 
 from onepiece.host.app import Parser, add_language, model_directory
 from onepiece.host.plan import ImageState, Plan, Request, choose, variant
 from onepiece.host.progress_record import record_run
+from onepiece.places import WORKSPACE
 from onepiece.text import Text, current_language, tr
 
 
@@ -84,6 +85,8 @@ def run(console: Console, lab: catalog.Lab, options: argparse.Namespace) -> Outc
     """
     for problem in sources.verify(lab):
         raise problem
+    if options.mine:  # before anything is installed
+        sources.require_copy(lab, WORKSPACE / lab.id)
     backend = make_ready(console, lab, options)
     wanted = (lab.notebook(options.notebook),) if getattr(options, "notebook", None) else lab.notebooks
     run_options = runs.Options(current_language(), wanted, options.mine, options.keep_going, getattr(options, "model", None))

@@ -105,8 +105,7 @@ def prepare(lab: Lab, plan: Plan, options: Options, place: Callable[[Path], str]
     code = [lab.directory]
     if options.mine:
         mine = WORKSPACE / lab.id
-        if not mine.is_dir():
-            raise UserError("no-workspace", lab=lab.id)
+        sources.require_copy(lab, mine)
         code.insert(0, mine)
     predictions = read_predictions(lab)
     if options.model is not None and not (options.model / "config.json").is_file():

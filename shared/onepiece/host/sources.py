@@ -169,6 +169,19 @@ def modules(lab: Lab) -> list[Path]:
     return [path for path in sorted(lab.directory.glob("*.py")) if path.stem not in lab.notebooks and path.name != "checks.py"]
 
 
+def require_copy(lab: Lab, copy: Path) -> None:
+    """Refuse a learner's copy that is not there or lacks exercises: the reference, which is importable behind it, would pass for them.
+
+    Raises:
+        UserError: "no-workspace", "workspace-incomplete".
+    """
+    if not copy.is_dir():
+        raise UserError("no-workspace", lab=lab.id)
+    missing = [path.name for path in modules(lab) if solutions(path) and not (copy / path.name).is_file()]
+    if missing:
+        raise UserError("workspace-incomplete", lab=lab.id, files=", ".join(missing))
+
+
 def starter_source(path: Path) -> str:
     """The module with every solution replaced by `raise NotImplementedError("Exercise N")`.
 
