@@ -44,7 +44,11 @@ def total(metrics: dict[tuple[str, Labels], float], name: str, **labels: str) ->
 
 
 def settled_metrics(server: Server, seconds: float = 0.3) -> dict[tuple[str, Labels], float]:
-    """The metrics once nothing is pending and they stand still: the server counts a request after it has sent the answer."""
+    """The metrics once nothing is pending and they stand still: the server counts a request after it has sent the answer.
+
+    Raises:
+        TimeoutError: they never stand still, so that nothing can be read off them.
+    """
     before: dict[tuple[str, Labels], float] = {}
     for _ in range(50):
         now = {key: value for key, value in parse_metrics(fetch_metrics(server)).items() if key[0].startswith("nv_inference_")}
@@ -52,4 +56,5 @@ def settled_metrics(server: Server, seconds: float = 0.3) -> dict[tuple[str, Lab
             return now
         before = now
         time.sleep(seconds)
-    return before
+    msg = f"the metrics of {server.url} do not stand still"
+    raise TimeoutError(msg)

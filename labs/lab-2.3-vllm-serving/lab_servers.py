@@ -37,7 +37,7 @@ def start_first(settings: Any, directory: Path) -> Server:
         directory=directory,
         served_name=NAME,
         options=[*settings.server_options, "--enable-lora", "--max-lora-rank", str(settings.rank), *COMPACT_JSON],
-        variables=variables(settings) | {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"},
+        variables={"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"},
     )
 
 
@@ -62,13 +62,8 @@ def start_production(settings: Any, directory: Path, *, adapter: Path, key: str,
         served_name=NAME,
         port=port,
         options=[*settings.server_options, *options],
-        variables=variables(settings) | {"VLLM_API_KEY": key},  # not an option: every user of a machine can read a command line
+        variables={"VLLM_API_KEY": key},  # not an option: every user of a machine can read a command line
     )
-
-
-def variables(settings: Any) -> dict[str, str]:
-    """The profile's environment variables, from `NAME=value`."""
-    return dict(pair.split("=", 1) for pair in settings.server_variables)
 
 
 def speculation(settings: Any) -> dict[str, Any]:

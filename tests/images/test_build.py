@@ -198,9 +198,9 @@ OWN: dict[str, list[Promise]] = {
     "vllm-cpu": EVERY,
     "triton-cpu": EVERY,
     LAB: [triton_is_there_for_its_interpreter],
-    "lab-2.3-vllm-serving": [vllm_is_there_in_an_environment_of_its_own],
-    "lab-2.2-triton-server": [tritonserver_starts],
 }
+STARTS: dict[str | None, list[Promise]] = {"vllm": [vllm_is_there_in_an_environment_of_its_own], "triton": [tritonserver_starts]}
+OWN |= {lab.id: OWN.get(lab.id, []) + STARTS[lab.server] for lab in catalog.load().labs if lab.server}
 
 
 def promises() -> list[tuple[str, Promise]]:

@@ -23,6 +23,8 @@ import toy_course
 from parts import linux_only, missing
 from toy_course import GOOD, LAB, Checkout, Done
 
+from onepiece import catalog
+
 pytestmark = linux_only
 
 ROOT = toy_course.ROOT
@@ -672,7 +674,7 @@ def key(record: dict[str, Any]) -> tuple[Any, ...]:
     return record["metric"], record["seed"], record["variant"], record["notebook"]
 
 
-SERVERS = [lab_id for lab_id in ("lab-2.2-triton-server", "lab-2.3-vllm-serving") if CHOSEN == "all" or lab_id in CHOSEN.split(",")]
+SERVERS = [lab.id for lab in catalog.load().labs if lab.server and (CHOSEN == "all" or lab.id in CHOSEN.split(","))]
 
 
 @pytest.mark.slow_lab
