@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import io
+import socket
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import docker.errors
 import pytest
@@ -248,16 +249,31 @@ def frame(stream: int, data: bytes) -> bytes:
     return bytes([stream, 0, 0, 0]) + len(data).to_bytes(4, "big") + data
 
 
-@given(st.lists(st.tuples(st.sampled_from([1, 2]), st.binary(max_size=40)), max_size=12), st.integers(0, 30))
+def parted(sent: bytes, errors: IO[bytes]) -> bytes:
+    """The standard output that arrives over a real connection."""
+    ours, theirs = socket.socketpair()
+    with ours:
+        with theirs:
+            theirs.sendall(sent)
+        return b"".join(container.output_lines(ours, errors))
+
+
+@given(st.lists(st.tuples(st.sampled_from([1, 2]), st.sampled_from([b"", b"a", b"\n", b"b\nc", b"\xff" * 40])), max_size=12), st.integers(0, 30))
 def test_both_streams_arrive_whole_and_in_order_and_a_cut_loses_only_its_frame(frames: list[tuple[int, bytes]], cut: int) -> None:
     sent = b"".join(frame(*one) for one in frames)
-    output, errors = io.BytesIO(), io.BytesIO()
-    container.part_streams(io.BytesIO(sent), output, errors)
-    assert output.getvalue() == b"".join(data for stream, data in frames if stream == 1)
+    errors = io.BytesIO()
+    output = parted(sent, errors)
+    assert output == b"".join(data for stream, data in frames if stream == 1)
     assert errors.getvalue() == b"".join(data for stream, data in frames if stream == 2)
-    some = io.BytesIO()
-    container.part_streams(io.BytesIO(sent[: len(sent) - cut]), some, io.BytesIO())
-    assert output.getvalue().startswith(some.getvalue())
+    assert output.startswith(parted(sent[: len(sent) - cut], io.BytesIO()))
+
+
+def test_lines_are_whole_however_the_engine_cuts_them() -> None:
+    ours, theirs = socket.socketpair()
+    with ours:
+        with theirs:
+            theirs.sendall(frame(1, b"one\ntw") + frame(2, b"complaint\n") + frame(1, b"o\n\nthr") + frame(1, b"ee"))
+        assert list(container.output_lines(ours, io.BytesIO())) == [b"one\n", b"two\n", b"\n", b"three"]
 
 
 def test_a_log_that_cannot_be_written_does_not_stop_the_events() -> None:
@@ -265,9 +281,7 @@ def test_a_log_that_cannot_be_written_does_not_stop_the_events() -> None:
         def write(self, _: Any) -> int:
             raise OSError(28, "No space left on device")
 
-    output = io.BytesIO()
-    container.part_streams(io.BytesIO(frame(2, b"complaint") + frame(1, b"event\n")), output, Full())
-    assert output.getvalue() == b"event\n"
+    assert parted(frame(2, b"complaint") + frame(1, b"event\n"), Full()) == b"event\n"
 
 
 def test_a_runner_that_is_killed_while_it_speaks_is_heard_up_to_there() -> None:

@@ -13,7 +13,7 @@ from rich.markup import escape
 
 from onepiece import catalog
 from onepiece.errors import WRITE_ERRORS, UserError, write_error
-from onepiece.host.local import interruptible
+from onepiece.host.interrupts import interruptible
 from onepiece.host.view import make_console
 from onepiece.text import LANGUAGES, tr
 

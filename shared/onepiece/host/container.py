@@ -11,7 +11,6 @@ import os
 import signal
 import socket
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -24,6 +23,7 @@ from docker.types import DeviceRequest, LogConfig, Mount
 from onepiece.errors import UserError
 from onepiece.host import local, sandbox
 from onepiece.host.engine import connected, holding, remove, remove_abandoned_of
+from onepiece.host.interrupts import held_interrupts, ignore_interrupts
 from onepiece.host.preflight import Engine
 from onepiece.host.runs import Run
 
@@ -43,9 +43,9 @@ def execute(run: Run, engine: Engine, hear: Callable[[dict[str, Any]], None]) ->
     if not sandbox.offline(run):
         cache.mkdir(parents=True, exist_ok=True)
     log = run.directory / "execute.log"
-    with local.interruptible(), log.open("wb") as errors, connected(engine) as client, holding(run.directory / sandbox.LOCK):
+    with log.open("wb") as errors, connected(engine) as client, holding(run.directory / sandbox.LOCK):
         remove_abandoned_of(client)
-        with started(client, settings(run, engine, cache)) as (container, connection), _events(connection, errors) as events:
+        with started(client, settings(run, engine, cache)) as (container, connection):
 
             def hear_why(event: dict[str, Any]) -> None:
                 hear(_with_memory(event, container, run))
@@ -60,7 +60,7 @@ def execute(run: Run, engine: Engine, hear: Callable[[dict[str, Any]], None]) ->
             def kill() -> None:
                 _kill(container, connection)
 
-            ending = local.listen(events, hear_why, stop=stop, wait=wait, kill=kill)
+            ending = local.listen(output_lines(connection, errors), hear_why, stop=stop, wait=wait, kill=kill)
             if ending.finished and not ending.whole:
                 raise _crash(container, log, run)
     return ending.finished
@@ -105,16 +105,19 @@ def settings(run: Run, engine: Engine, cache: Path) -> dict[str, Any]:
 def started(client: docker.DockerClient, wanted: dict[str, Any]) -> Iterator[tuple[Container, socket.socket]]:
     """A container that runs, and the connection to its standard streams. It is gone afterwards."""
     container: Container | None = None
+    connection: socket.socket | None = None
     try:
-        with _held_interrupts():
+        with held_interrupts():
             container = client.containers.create(**wanted)
             connection = _attach(client, container)
             container.start()
         client.api.timeout = int(_END_SECONDS)  # what is asked from now on is quick, or the engine hangs
         yield container, connection
     finally:
-        if container is not None:
-            with local.ignore_interrupts():
+        with ignore_interrupts():
+            if connection is not None:
+                _cut(connection)
+            if container is not None:
                 remove(container)
 
 
@@ -134,41 +137,27 @@ def close_input(container: Container, connection: socket.socket) -> None:
             container.kill("SIGTERM")
 
 
-@contextlib.contextmanager
-def _events(connection: socket.socket, errors: IO[bytes]) -> Iterator[IO[bytes]]:
-    """Lines of the container's standard output; its standard error goes to `errors`.
-
-    Both arrive on one connection. A thread parts them, because Ctrl-C may fall between any two steps of the main thread.
-    """
-    read_end, write_end = os.pipe()
-
-    def part() -> None:
-        nobody_listens = contextlib.suppress(BrokenPipeError)
-        with nobody_listens, connection.makefile("rb") as stream, os.fdopen(write_end, "wb") as output:
-            part_streams(stream, output, errors)
-
-    parting = threading.Thread(target=part, daemon=True)
-    parting.start()
-    try:
-        with os.fdopen(read_end, "rb") as lines:
-            yield lines
-    finally:
-        _cut(connection)
-        parting.join(timeout=1.0)
+def output_lines(connection: socket.socket, errors: IO[bytes]) -> Iterator[bytes]:
+    """Lines of a container's standard output, from the one connection that has both streams; standard error goes to `errors`."""
+    begun = b""
+    for number, data in frames(connection):
+        if number == 1:
+            *whole, begun = (begun + data).split(b"\n")
+            yield from (line + b"\n" for line in whole)
+        else:
+            with contextlib.suppress(OSError, ValueError):  # a full disk, or a log closed by who listened: the events go on
+                errors.write(data)
+                errors.flush()
+    if begun:
+        yield begun
 
 
-def part_streams(stream: IO[bytes], output: IO[bytes], errors: IO[bytes]) -> None:
-    """Part what an engine sends of an attached container: frames of stream number, three zeros, size (big-endian), data."""
-    with contextlib.suppress(ConnectionError):  # a killed engine: what comes next finds out
+def frames(connection: socket.socket) -> Iterator[tuple[int, bytes]]:
+    """What an engine sends of an attached container: stream number, three zeros, size (big-endian), data; number and data of each."""
+    # ConnectionError: a killed engine; what comes next finds out.
+    with contextlib.suppress(ConnectionError), connection.makefile("rb") as stream:
         while len(header := stream.read(8)) == 8:
-            data = stream.read(int.from_bytes(header[4:], "big"))
-            if header[0] == 1:
-                output.write(data)
-                output.flush()
-            else:
-                with contextlib.suppress(OSError):  # a full disk must not stop the events
-                    errors.write(data)
-                    errors.flush()
+            yield header[0], stream.read(int.from_bytes(header[4:], "big"))
 
 
 def _kill(container: Container, connection: socket.socket) -> None:
@@ -182,20 +171,6 @@ def _cut(connection: socket.socket) -> None:
     with contextlib.suppress(OSError, AttributeError):  # gone already; Windows' named pipes are only closed
         connection.shutdown(socket.SHUT_RDWR)
     connection.close()
-
-
-@contextlib.contextmanager
-def _held_interrupts() -> Iterator[None]:
-    """Ctrl-C waits for the end of what must not be cut in two: a container that exists, but that nobody knows."""
-    arrived: list[int] = []
-    previous = {number: signal.signal(number, lambda number, _: arrived.append(number)) for number in local.stop_signals()}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-    if arrived:
-        raise KeyboardInterrupt
 
 
 # --- what went wrong ----------------------------------------------------------------------------

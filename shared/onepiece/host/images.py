@@ -34,6 +34,7 @@ from onepiece.host.image_inputs import (
     repository,
     unresolved,
 )
+from onepiece.host.interrupts import raise_if_asked
 from onepiece.places import ENVIRONMENTS, ROOT
 from onepiece.text import tr
 
@@ -200,6 +201,7 @@ def _follow(command: list[str], log: Path, detail: Callable[[str], None], stdin:
             process.stdin.write(stdin)
             process.stdin.close()
             for line in process.stdout:
+                raise_if_asked()
                 stream.write(line)
                 lines.append(line.rstrip())
                 detail(line.rstrip())

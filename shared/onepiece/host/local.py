@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import os
 import shutil
-import signal
 import subprocess
-import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from onepiece.errors import UserError
 from onepiece.host.environments import Environment
+from onepiece.host.interrupts import Aside, ignore_interrupts
 from onepiece.host.runs import Run, kernel_environment
 
 GRACE_SECONDS = 8.0  # for the runner to stop its kernel and save what it has; then it is killed
@@ -39,7 +37,7 @@ def execute(run: Run, environment: Environment, session: str, hear: Callable[[di
     offline = not run.lab.network and run.plan.profile == "cpu"
     variables = kernel_environment(run.directory, context["code"], run.options.language, offline=offline)
     log = run.directory / "execute.log"
-    with log.open("wb") as stream, interruptible():
+    with log.open("wb") as stream:
         try:
             process = _spawn(command, variables, stream)
         except OSError as error:
@@ -99,8 +97,9 @@ def listen(
 
     On Ctrl-C the runner is asked to `stop` and what it still says is heard; after a grace it is killed.
     """
+    lines = Aside(stream)
     try:
-        whole = _relay(stream, hear)
+        whole = _relay(lines, hear)
         wait()
         return Ending(True, whole)
     except KeyboardInterrupt:
@@ -109,55 +108,23 @@ def listen(
             killer = threading.Timer(GRACE_SECONDS, kill)
             killer.start()
             try:
-                whole = _relay(stream, hear)
+                whole = _relay(lines, hear)
                 wait()
                 return Ending(False, whole)
             finally:
                 killer.cancel()
 
 
-def _relay(stream: Iterable[bytes], hear: Callable[[dict[str, Any]], None]) -> bool:
+def _relay(lines: Iterable[bytes], hear: Callable[[dict[str, Any]], None]) -> bool:
     """Returns whether the runner came to its own end."""
     ended = False
-    for line in stream:
+    for line in lines:
         if not line.endswith(b"\n"):  # killed while it spoke
             break
         event = json.loads(line)
         hear(event)
         ended = ended or event["event"] == "end"
     return ended
-
-
-@contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """Let SIGTERM and a closed terminal stop us the way Ctrl-C does."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    previous = {number: signal.signal(number, interrupt) for number in stop_signals()}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def ignore_interrupts() -> Iterator[None]:
-    """While cleaning up, an impatient second Ctrl-C must not leave half of it undone."""
-    previous = {number: signal.signal(number, signal.SIG_IGN) for number in stop_signals()}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-def stop_signals() -> list[signal.Signals]:
-    """What asks us to stop, on this operating system."""
-    names = ("SIGINT", "SIGTERM", "SIGBREAK") if sys.platform == "win32" else ("SIGINT", "SIGTERM", "SIGHUP")
-    return [getattr(signal, name) for name in names if hasattr(signal, name)]
 
 
 def run_python(environment: Environment, arguments: list[str], variables: dict[str, str], hear: Callable[[str], None]) -> int:

@@ -22,6 +22,7 @@ from onepiece.catalog import Lab
 from onepiece.errors import UserError
 from onepiece.host import container, local, runs, sandbox, sources
 from onepiece.host.engine import connected, holding, remove_abandoned_of
+from onepiece.host.interrupts import Aside, ignore_interrupts
 from onepiece.host.plan import Plan
 from onepiece.host.preflight import Engine
 from onepiece.text import current_language
@@ -49,17 +50,18 @@ def serve(
     port, token = free_port(port), secrets.token_hex(24)
     address = f"http://127.0.0.1:{port}/lab?token={token}"
     wanted = settings(run, engine, sandbox.model_cache(), port, token)
-    with local.interruptible(), connected(engine) as client, holding(run.directory / sandbox.LOCK):
+    with connected(engine) as client, holding(run.directory / sandbox.LOCK):
         remove_abandoned_of(client)
         with container.started(client, wanted) as (running, connection):
             ready = threading.Thread(target=_when_ready, args=(address, browser, say), daemon=True)
             ready.start()
             try:
-                with connection.makefile("rb") as stream:
-                    container.part_streams(stream, sys.stderr.buffer, sys.stderr.buffer)
+                for _, said in Aside(container.frames(connection)):
+                    sys.stderr.buffer.write(said)
+                    sys.stderr.buffer.flush()
                 return int(running.wait()["StatusCode"])
             except KeyboardInterrupt:
-                with local.ignore_interrupts():
+                with ignore_interrupts():
                     container.close_input(running, connection)
                     running.wait(timeout=local.GRACE_SECONDS)
                 return 130

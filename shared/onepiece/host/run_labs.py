@@ -12,6 +12,7 @@ from onepiece import catalog
 from onepiece.errors import UserError
 from onepiece.host import run_lab
 from onepiece.host.app import Parser
+from onepiece.host.interrupts import raise_if_asked
 from onepiece.places import LABS, ROOT
 from onepiece.text import current_language, tr
 
@@ -40,6 +41,7 @@ def command(console: Console, arguments: list[str]) -> int:
     rows: list[tuple[catalog.Lab, str, str]] = []
     worst = 0
     for lab in labs:
+        raise_if_asked()
         console.rule(f"[bold]{lab.id}[/]  {escape(lab.title[current_language()])}", align="left")
         try:
             outcome = run_lab.run(console, lab, options)

@@ -26,7 +26,7 @@ from onepiece import servers
 from onepiece.errors import UserError
 from onepiece.host import environments
 from onepiece.host.app import Parser, add_language
-from onepiece.host.local import ignore_interrupts
+from onepiece.host.interrupts import ignore_interrupts
 from onepiece.host.serving_stack import DIRECTORY, NAMES, Settings, api_key, starters, write_private
 from onepiece.servers import Server
 from onepiece.text import tr
