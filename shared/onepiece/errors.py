@@ -113,6 +113,14 @@ _error(
     ("Use --device cpu; an author makes locks with: nox -s lock", "請改用 --device cpu；作者以 nox -s lock 產生鎖定檔。"),
 )
 _error(
+    "not-an-environment",
+    ("--environment {path}: {reason}.", "--environment {path}：{reason}。"),
+    (
+        "Give the directory of a virtual environment that has what the lab needs, or leave the option out: nox -s {session}",
+        "請指定裝好實驗所需套件的虛擬環境目錄，或拿掉這個選項：nox -s {session}",
+    ),
+)
+_error(
     "no-server",
     ("The environment of the real server, {name}, is not installed here.", "這裡還沒有安裝真實伺服器的環境 {name}。"),
     (

@@ -21,6 +21,7 @@ import math
 import os
 import re
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import make_dataclass
 from pathlib import Path
@@ -86,6 +87,8 @@ def __getattr__(name: str) -> Any:
 def _make_settings(context: dict[str, Any]) -> Any:
     import torch
 
+    if context["device"] == "cuda":  # PyTorch's backward threads say so at their first matrix product; it means nothing
+        warnings.filterwarnings("ignore", message="Attempting to run cuBLAS, but there was no current CUDA context")
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in context["settings"].items()}
     values |= {
         "profile": context["profile"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -283,6 +284,32 @@ def test_what_a_notebook_shows_is_in_the_saved_notebook(at_once: list[Done], che
 
 
 # --- mistakes ---------------------------------------------------------------------------------------------
+
+
+def test_an_environment_that_is_there_already_is_used_and_the_results_say_so(checkout: Checkout, read_results: Results) -> None:
+    from onepiece.host import environments
+
+    there = environments.ensure("cpu", session="tests").directory
+    done = checkout.host("run", LAB, "--environment", str(there))
+    assert done.code == 0, done.output
+    run = checkout.runs()[-1]
+    assert read_results(run)["environment"]["lock_sha256"] is None
+    assert "not installed from a lock" in (run / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--environment", "nowhere"], "--environment nowhere: there is no"),
+        (["--environment", "nowhere", "--backend", "container"], "--environment nowhere: there is no"),
+        (["--environment", sys.prefix, "--backend", "container"], "not with --backend container"),
+    ],
+)
+def test_an_environment_that_cannot_be_used_is_a_clear_error(checkout: Checkout, arguments: list[str], says: str) -> None:
+    done = checkout.host("run", LAB, *arguments)
+    assert done.code == 2
+    assert says in done.words
+    assert "Traceback" not in done.output
 
 
 def test_an_unknown_lab_suggests_the_nearest(checkout: Checkout) -> None:

@@ -88,7 +88,7 @@ def there(monkeypatch: pytest.MonkeyPatch) -> Images:
 
 def ready(backend: str = "auto", fresh: bool = False) -> tuple[run_lab.Backend, str]:
     console = Console(file=io.StringIO(), width=400)
-    options = argparse.Namespace(profile="auto", device="auto", backend=backend, fresh=fresh)
+    options = argparse.Namespace(profile="auto", device="auto", backend=backend, fresh=fresh, environment=None)
     made = run_lab.make_ready(console, LAB, options)
     return made, console.file.getvalue()  # type: ignore[attr-defined]
 

@@ -131,6 +131,6 @@ def one_lab(given: Sequence[str], command: str) -> catalog.Lab:
     return course.lab(given[0])
 
 
-def model_directory(text: str) -> Path:
-    """`--model PATH`, as typed, with `~` expanded."""
+def directory_argument(text: str) -> Path:
+    """`--model PATH`, `--environment DIR`, as typed, with `~` expanded."""
     return Path(text).expanduser()

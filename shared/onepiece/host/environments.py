@@ -38,7 +38,7 @@ class Environment:
 
     name: str
     directory: Path
-    lock_sha256: str
+    lock_sha256: str | None  # None: somebody else made it
 
     @property
     def python(self) -> Path:
@@ -82,6 +82,19 @@ def ensure(
         if fresh or not _covers(_stamp(directory), wanted):
             _install(name, directory, wanted, fresh, note, detail)
     return Environment(name, directory, wanted["lock.txt"])
+
+
+def given(directory: Path, session: str) -> Environment:
+    """A virtual environment that somebody else made, for a machine where nothing can be installed.
+
+    Raises:
+        UserError: "not-an-environment".
+    """
+    found = Environment(directory.name, directory.absolute(), None)
+    if not found.python.exists():
+        reason = tr(f"there is no {found.python}", f"找不到 {found.python}")
+        raise UserError("not-an-environment", path=directory, reason=reason, session=session)
+    return found
 
 
 def installed(name: str) -> bool:

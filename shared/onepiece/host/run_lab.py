@@ -17,7 +17,7 @@ from rich.markup import escape
 from onepiece import catalog
 from onepiece.errors import UserError
 from onepiece.host import environments, images, local, preflight, report, runs, sources, view
-from onepiece.host.app import Parser, add_language, model_directory
+from onepiece.host.app import Parser, add_language, directory_argument
 from onepiece.host.plan import ImageState, Plan, Request, choose, variant
 from onepiece.host.progress_record import record_run
 from onepiece.places import WORKSPACE
@@ -51,7 +51,7 @@ def parser(lab_id: str) -> argparse.ArgumentParser:
     made.add_argument(
         "--model",
         metavar="PATH",
-        type=model_directory,
+        type=directory_argument,
         help=tr("a local model directory instead of the profile's model", "改用本機的模型目錄"),
     )
     made.add_argument(
@@ -70,6 +70,15 @@ def add_options(made: argparse.ArgumentParser) -> None:
     )
     made.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help=tr("on what it runs", "在什麼裝置上執行"))
     made.add_argument("--backend", choices=("auto", "local", "container"), default="auto", help=tr("where it runs", "在哪裡執行"))
+    made.add_argument(
+        "--environment",
+        metavar="DIR",
+        type=directory_argument,
+        help=tr(
+            "a virtual environment that is there already, where nothing can be installed; results say that it is not the lock's",
+            "改用現成的虛擬環境（適合無法安裝套件的機器）；結果會註明它不是照鎖定檔安裝的",
+        ),
+    )
     add_language(made)
     made.add_argument("--mine", action="store_true", help=tr("run on your modules in workspace/<lab>/", "使用你在 workspace/<lab>/ 的模組"))
     made.add_argument(
@@ -181,7 +190,7 @@ class Backend:
     """A place that is ready to run notebooks."""
 
     plan: Plan
-    lock_sha256: str
+    lock_sha256: str | None
     execute: Callable[[runs.Run, Callable[[dict[str, Any]], None]], bool]
     place: Callable[[Path], str] = str
     image: dict[str, Any] | None = None
@@ -190,7 +199,15 @@ class Backend:
 
 def make_ready(console: Console, lab: catalog.Lab, options: argparse.Namespace) -> Backend:
     """The backend of the plan; the local one if a container that nobody insisted on cannot be had."""
+    given = options.environment and environments.given(options.environment, lab.id)
+    if given and options.backend == "container":
+        what = tr("--environment is local: not with --backend container", "--environment 是本機的環境，不能搭配 --backend container")
+        raise UserError("usage", what=what, session=lab.id)
     facts = preflight.gather()
+    if given:
+        plan = plan_for(lab, argparse.Namespace(profile=options.profile, device=options.device, backend="local"), facts)
+        console.print(preflight_line(plan), soft_wrap=True)
+        return Backend(plan, None, lambda made, hear: local.execute(made, given, lab.id, hear))
     plan = plan_for(lab, options, facts)
     console.print(preflight_line(plan), soft_wrap=True)
     if plan.backend == "container" and facts.engine is not None:

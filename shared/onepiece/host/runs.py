@@ -197,7 +197,7 @@ def read_predictions(lab: Lab) -> dict[str, float]:
     return {metric: float(value) for metric, value in table.items()}
 
 
-def results_json(run: Run, judged: Iterable[gates.Judged], lock_sha256: str) -> dict[str, Any]:
+def results_json(run: Run, judged: Iterable[gates.Judged], lock_sha256: str | None) -> dict[str, Any]:
     """The run as `results.json` holds it."""
     judged = list(judged)
     profile = run.lab.profiles[run.plan.profile]
