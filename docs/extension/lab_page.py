@@ -45,6 +45,10 @@ RAN = {
     "en": "Profile `{profile}` on {machine}, {day}: {seconds} s, {memory:.2f} GB of memory at the peak. {versions}.",
     "zh-TW": "Profile `{profile}`，{machine}，{day}：耗時 {seconds} 秒，記憶體峰值 {memory:.2f} GB。{versions}。",
 }
+NOT_LOCKED = {
+    "en": "(It ran with `--environment`, in an environment that was there already, not in the one of the lock.)",
+    "zh-TW": "（以 `--environment` 在現成的環境裡執行，不是照鎖定檔安裝的環境。）",
+}
 PLOT = {
     "en": "How far each measured value, and each control, is from its bound.",
     "zh-TW": "每個量測值與對照組離界限多遠。",
@@ -102,6 +106,8 @@ def _results(lab: Lab, language: str) -> str:
                 seconds=f"{results['seconds']:.0f}", memory=results["peak_bytes"] / 2**30,
             )
         )  # fmt: skip
+        if results["environment"]["lock_sha256"] is None:
+            parts.append(NOT_LOCKED[language])
         parts.append(gates_table(lab, run, language))
         parts.append(fenced("{raw} html", gate_plot(run, PLOT[language], language)))
     return "\n\n".join(parts)

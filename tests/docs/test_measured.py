@@ -59,6 +59,16 @@ def test_the_results_table_has_every_gate_with_value_bound_and_control(toy_site:
     assert page.count('class="gate-row"') == 2
 
 
+def test_a_published_run_outside_the_lock_says_so(built: Built) -> None:
+    counts = []
+    for lab in catalog.load().labs:
+        given = [run for run in published(lab) if run.results["environment"]["lock_sha256"] is None]
+        counts.append(len(given))
+        assert html(built, "en", f"labs/{lab.id}/index").count("an environment that was there already") == len(given)
+        assert html(built, "zh-TW", f"labs/{lab.id}/index").count("不是照鎖定檔安裝的環境") == len(given)
+    assert sum(counts) > 0, "the course has such a run, or this test shows nothing"
+
+
 def test_a_notebook_shows_the_outputs_of_the_run_and_whose_they_are(toy_site: Built) -> None:
     assert "Outputs are those of a run" in html(toy_site, "en", f"labs/{toy_course.LAB}/01-count")
     assert "That run spoke Traditional Chinese" in html(toy_site, "en", f"labs/{toy_course.LAB}/01-count")
