@@ -36,6 +36,8 @@ def execute(run: Run, environment: Environment, session: str, hear: Callable[[di
         command.append("--keep-going")
     offline = not run.lab.network and run.plan.profile == "cpu"
     variables = kernel_environment(run.directory, context["code"], run.options.language, offline=offline)
+    if run.plan.device == "cpu":  # not even Triton, which asks for a GPU by itself, may find one
+        variables["CUDA_VISIBLE_DEVICES"] = ""
     log = run.directory / "execute.log"
     with log.open("wb") as stream:
         try:
