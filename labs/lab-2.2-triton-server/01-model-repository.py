@@ -6,6 +6,7 @@
 # | | |
 # |---|---|
 # | You build | the writer of `config.pbtxt`, a NumPy model, the real language model in the Python backend, and a function that knows the server's verdict beforehand |
+# | You write | exercises 1 (`model_repository.py`), 2 (`diagnosis.py`) and 3 (`language_model.py`) |
 # | You need | half a minute on two CPU cores, 2 GB of memory |
 # | You should see | tokens and logits over HTTP and gRPC equal to those of Transformers; twenty-two repositories, and a server that does with each what the diagnosis said; three mistakes that the server does *not* notice, and one that it never answers |
 
@@ -17,6 +18,7 @@
 # | | |
 # |---|---|
 # | 你會做出 | `config.pbtxt` 的產生器、一個 NumPy 模型、放進 Python backend 的真實語言模型，以及事先就知道伺服器會怎麼判的函式 |
+# | 你要寫的 | 練習 1（`model_repository.py`）、2（`diagnosis.py`）、3（`language_model.py`） |
 # | 你需要 | 兩個 CPU 核心跑半分鐘，2 GB 記憶體 |
 # | 你應該看到 | 透過 HTTP 與 gRPC 拿到的 token 與 logits 等於 Transformers 的；二十二個儲存庫，伺服器的反應都與診斷相同；三個伺服器*不會*發現的錯誤，以及一個它永遠不回答的錯誤 |
 

@@ -6,6 +6,7 @@
 # | | |
 # |---|---|
 # | You build | version policies, a router that deals users to two versions and always deals them the same way, an update under load, a limit on what runs at once, a model that remembers each of its callers |
+# | You write | exercises 5 and 6 (`versions.py`), 7 (`tab_model.py`) and 8 (`load_generator.py`) |
 # | You need | half a minute on two CPU cores, 2 GB of memory |
 # | You should see | the versions that you predicted, and no others; shares within chance of the weights; not one request lost in an update, and many in the naive one; never more at once than allowed; each table's own bill |
 
@@ -17,6 +18,7 @@
 # | | |
 # |---|---|
 # | 你會做出 | 版本政策、把使用者分到兩個版本而且每次都分得一樣的路由、在負載下更新、同時執行數量的上限、記得每位呼叫者的模型 |
+# | 你要寫的 | 練習 5、6（`versions.py`）、7（`tab_model.py`）、8（`load_generator.py`） |
 # | 你需要 | 兩個 CPU 核心跑半分鐘，2 GB 記憶體 |
 # | 你應該看到 | 提供服務的正是你預測的版本；各版本的比例與權重只差在機率範圍內；更新時一個請求也沒丟，天真的做法丟了很多；同時執行的從不超過上限；每一桌都是自己的帳單 |
 

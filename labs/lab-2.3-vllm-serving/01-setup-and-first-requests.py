@@ -6,6 +6,7 @@
 # | | |
 # |---|---|
 # | You build | a running vLLM server; requests by plain HTTP and by the `openai` client; a parser for what the server counts |
+# | You write | exercise 2 (`server_metrics.py`) |
 # | You need | half a minute on two CPU cores, 2 GB of memory |
 # | You should see | the server's tokens equal to those of Transformers, to the last one; log-probabilities that agree; a bill of tokens that adds up |
 
@@ -17,6 +18,7 @@
 # | | |
 # |---|---|
 # | 你會做出 | 一個執行中的 vLLM 伺服器；用純 HTTP 和 `openai` 用戶端送出的請求；讀懂伺服器計數的解析器 |
+# | 你要寫的 | 練習 2（`server_metrics.py`） |
 # | 你需要 | 兩個 CPU 核心跑半分鐘，2 GB 記憶體 |
 # | 你應該看到 | 伺服器的 token 和 Transformers 的一個不差；對數機率一致；token 的帳對得起來 |
 

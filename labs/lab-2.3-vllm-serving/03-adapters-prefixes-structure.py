@@ -6,6 +6,7 @@
 # | | |
 # |---|---|
 # | You build | an adapter, trained here and loaded into the running server; a formula that predicts the prefix cache; answers that always parse; a draft model that guesses |
+# | You write | exercise 5 (`prefix_cache.py`) |
 # | You need | three quarters of a minute on two CPU cores, 3 GB of memory |
 # | You should see | the adapter's tokens equal to those of `peft`; cache hits as predicted, to the token; no answer that does not parse; speculation that changes no token |
 
@@ -17,6 +18,7 @@
 # | | |
 # |---|---|
 # | 你會做出 | 在這裡訓練、載入執行中伺服器的 adapter；預測前綴快取的公式；一定能解析的回答；會先猜的草稿模型 |
+# | 你要寫的 | 練習 5（`prefix_cache.py`） |
 # | 你需要 | 兩個 CPU 核心跑四十幾秒，3 GB 記憶體 |
 # | 你應該看到 | adapter 的 token 與 `peft` 相同；快取命中與預測一個 token 不差；沒有解析失敗的回答；一個 token 都沒改變的推測解碼 |
 

@@ -38,10 +38,11 @@ ON_TIME = 0.12  # seconds: what a busy machine may be late, and less than what a
     ),
 )
 def check_exercise_1() -> None:
-    whole = EventParser().feed(b'data: {"a": 1}\n\ndata:b\n\n: still here\n\ndata: x\ndata: y\n\ndata: [DONE]\n\n')
+    sent = b'data: {"a": 1}\n\ndata:b\n\n: still here\n\ndata: x\ndata: y\n\ndata: [DONE]\n\n'
+    whole = EventParser().feed(sent)
     want = ['{"a": 1}', "b", "x\ny", "[DONE]"]
     expect(
-        whole, want, what=Text("the events of one piece", "一段裡的事件"),
+        whole, want, what=Text(f"the events of {sent!r}", f"{sent!r} 裡的事件"),
         mistakes={
             wrong.FIRST_ONLY: want[:1],
             wrong.PREFIX_KEPT: ['data: {"a": 1}', "data:b", "data: x\ndata: y", "data: [DONE]"],
@@ -51,11 +52,13 @@ def check_exercise_1() -> None:
         },
     )  # fmt: skip
     expect(
-        EventParser().feed(b"data: 1\r\n\r\ndata: 2\r\n\r\n"), ["1", "2"], what=Text("lines that end with CR LF", "以 CR LF 結尾的行"),
+        EventParser().feed(b"data: 1\r\n\r\ndata: 2\r\n\r\n"), ["1", "2"],
+        what=Text(r"the events of b'data: 1\r\n\r\ndata: 2\r\n\r\n'", r"b'data: 1\r\n\r\ndata: 2\r\n\r\n' 裡的事件"),
         mistakes={wrong.CRLF_MISSED: []},
     )  # fmt: skip
     expect(
-        one_byte_at_a_time("data: 貓\r\n\r\ndata: b\n\n"), ["貓", "b"], what=Text("the same, byte by byte", "同樣的東西，一次一個位元組"),
+        one_byte_at_a_time("data: 貓\r\n\r\ndata: b\n\n"), ["貓", "b"],
+        what=Text(r"the events of 'data: 貓\r\n\r\ndata: b\n\n', byte by byte", r"'data: 貓\r\n\r\ndata: b\n\n' 一次給一個位元組時的事件"),
         mistakes={wrong.CUT_LOST: [], wrong.DECODED_TOO_EARLY: ["UnicodeDecodeError"], wrong.CRLF_MISSED: ["b"]},
     )  # fmt: skip
 
@@ -197,10 +200,10 @@ def check_exercise_4() -> None:
     minutes=20,
     level="core",
     hint=Text(
-        "Represent a block by (model, tuple(prompt[:end])) with end = block_size, 2 * block_size, ... up to len(prompt). Count from the "
-        "first block on while it is in `kept`, at most (len(prompt) - 1) // block_size; then add the prompt's blocks to `kept`.",
-        "用 (model, tuple(prompt[:end])) 代表一個區塊，end 是 block_size、2 * block_size……直到 len(prompt)。從第一個區塊開始數，"
-        "只要還在 `kept` 裡就繼續，最多 (len(prompt) - 1) // block_size 個；之後才把這個提示的區塊加進 `kept`。",
+        "Keys and values of a block depend on every token before it and on who computed them: what identifies a block, then? Count "
+        "from the front, and stop at the first one that `kept` does not have. One token must always be left to compute.",
+        "一個區塊的 key 與 value，取決於它之前的每一個 token，也取決於是誰算的：那麼，用什麼才能識別一個區塊？從最前面開始數，"
+        "遇到第一個不在 `kept` 裡的就停。而且一定要留下一個 token 來計算。",
     ),
 )
 def check_exercise_5() -> None:
@@ -264,7 +267,8 @@ def check_exercise_6() -> None:
         (200, True, "stop"), (200, True, "length"), (200, True, "abort"), (200, True, None),
         (200, False, None), (200, False, "length"), (503, True, None), (0, False, None),
     ]  # fmt: skip
-    want = [True, True, False, False, False, False, False, False]
+    names = [f"{status}, {'ended' if done else 'cut off'}, finish_reason {reason}" for status, done, reason in cases]
+    want = dict(zip(names, [True, True, False, False, False, False, False, False], strict=True))
     rules = {
         "status": [status == 200 for status, _, _ in cases],
         "done": [status == 200 and done for status, done, _ in cases],
@@ -273,8 +277,9 @@ def check_exercise_6() -> None:
         "no_done": [status == 200 and reason in ("stop", "length") for status, _, reason in cases],
     }
     expect(
-        [succeeded(a_reply(*case)) for case in cases], want, what=Text("which of eight replies are answers", "八個回覆中，哪些是回答"),
-        mistakes={wrong.SUCCESS[name]: values for name, values in rules.items()},
+        {name: succeeded(a_reply(*case)) for name, case in zip(names, cases, strict=True)}, want,
+        what=Text("which of eight replies are answers (those that differ)", "八個回覆中，哪些是回答（只列出不同的）"),
+        mistakes={wrong.SUCCESS[name]: dict(zip(names, values, strict=True)) for name, values in rules.items()},
     )  # fmt: skip
 
 
@@ -284,9 +289,10 @@ def check_exercise_6() -> None:
     minutes=15,
     level="core",
     hint=Text(
-        "None if the status is neither 200 nor in TEMPORARY; otherwise "
-        "generator.uniform(0, min(LONGEST_SECONDS, BASE_SECONDS * 2**attempt)).",
-        "狀態不是 200、也不在 TEMPORARY 裡，就回傳 None；否則是 generator.uniform(0, min(LONGEST_SECONDS, BASE_SECONDS * 2**attempt))。",
+        "First: can coming back help at all? (A reply can also break off after its 200.) Then the longest wait doubles with each attempt, "
+        "up to a limit, and the wait itself is drawn between nothing and that, so that clients do not all come back at once.",
+        "先想：再來一次有用嗎？（回覆也可能在 200 之後中斷。）接著，最長的等待時間每試一次就加倍，直到上限；"
+        "實際等待的時間從零到它之間隨機抽取，這樣用戶端才不會同時回來。",
     ),
 )
 def check_exercise_7() -> None:
@@ -330,10 +336,10 @@ def check_exercise_7() -> None:
     minutes=20,
     level="core",
     hint=Text(
-        "L = rate * W and W = tokens * (fixed + per_sequence * L). Put the second into the first and solve for L: with "
-        "busy = rate * tokens * per_sequence it is rate * tokens * fixed / (1 - busy), and infinite from busy = 1 on.",
-        "L = rate * W，而 W = tokens * (fixed + per_sequence * L)。把後者代入前者，解出 L：令 busy = rate * tokens * per_sequence，"
-        "就是 rate * tokens * fixed / (1 - busy)；busy 到 1 之後是無限大。",
+        "Little's law gives L from the time W that a request takes, and W depends on L, because every step serves all of them: write "
+        "both down and solve for L. At some rate the denominator reaches zero: what does the queue do from there on?",
+        "Little 定律由一個請求花的時間 W 得到 L；而 W 又取決於 L，因為每一步都要服務所有的請求：把兩個式子寫下來，解出 L。"
+        "到了某個速率，分母會變成零：從那裡開始，佇列會怎麼樣？",
     ),
 )
 def check_exercise_8() -> None:

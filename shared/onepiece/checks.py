@@ -90,6 +90,9 @@ def expect(got: Any, want: Any, *, atol: float = 0.0, mistakes: Mapping[Text, An
     detail = "" if math.isinf(difference) else tr(f" (largest difference {difference:.3g})", f"（最大差異 {difference:.3g}）")
     if got is None and likely is None:
         likely = tr("your function returned nothing: is a `return` missing?", "你的函式沒有回傳值：是不是少了 `return`？")
+    if isinstance(want, Mapping) and isinstance(got, Mapping) and set(got) == set(want):
+        differs = [key for key in want if _difference(got[key], want[key]) > atol]
+        got, want = {key: got[key] for key in differs}, {key: want[key] for key in differs}
     where = _worst_place(got, want)
     raise Missed(what=label, got=_describe(got, where) + detail, want=_describe(want, where), mistake=likely)
 
@@ -205,7 +208,10 @@ def main(arguments: list[str]) -> int:
     try:
         exercises = load_exercises(Path(lab_directory))
     except (Exception, SystemExit) as error:
-        protocol.write(json.dumps({"import_error": f"{type(error).__name__}: {error}", "traceback": _learners_frames(error)}) + "\n")
+        # Of a syntax error this has the file, the line and the place in it.
+        said = "".join(traceback.format_exception_only(error)).strip()
+        frames = "" if isinstance(error, SyntaxError) else _learners_frames(error)
+        protocol.write(json.dumps({"import_error": said, "traceback": frames}, ensure_ascii=False) + "\n")
         return 1
     for item in exercises:  # what is said of each that the process does not live to check; the last word counts
         unreached = tr("your program ended before this was checked", "你的程式在檢查這一題之前就結束了")

@@ -70,6 +70,12 @@ def test_an_array_where_something_else_is_wanted_is_missed(got: Any, want: Any) 
         expect(got, want)
 
 
+def test_of_a_mapping_only_what_differs_is_shown() -> None:
+    with pytest.raises(Missed) as missed:
+        expect({"a": 1, "b": 2, "c": 3}, {"a": 1, "b": 3, "c": 3})
+    assert (missed.value.got.partition(" (")[0], missed.value.want) == ("{'b': 2}", "{'b': 3}")
+
+
 def test_the_tolerance_is_absolute_and_inclusive() -> None:
     expect(1.5, 1.0, atol=0.5)
     expect(T([1.0, 1.5]), T([1.0, 1.0]), atol=0.5)
@@ -254,8 +260,9 @@ def test_a_module_that_cannot_be_imported_is_one_outcome_with_its_place(tmp_path
     code, outcomes, _ = run_checks(tmp_path, "def count(steps):\n    return (steps\n")
     assert code == 1
     (only,) = outcomes
-    assert only["import_error"].startswith("SyntaxError: ")
-    assert "counting.py, line 2" in only["import_error"]
+    assert "SyntaxError: " in only["import_error"]
+    assert 'counting.py", line 2' in only["import_error"]
+    assert "return (steps\n" in only["import_error"], "the line itself"
 
 
 def test_a_learners_module_comes_before_the_reference(tmp_path: Path) -> None:

@@ -152,7 +152,10 @@ def _show(console: Console, lab: Lab, outcomes: list[dict[str, Any]], hint: bool
         if hint and outcome["status"] != "passed":
             console.print(f"[bold]{tr('hint', '提示')} {outcome['exercise']}[/]  {escape(outcome['hint'])}")
     passed = sum(outcome["status"] == "passed" for outcome in outcomes)
-    console.print(tr(f"{passed} of {len(outcomes)} exercises passed.", f"{len(outcomes)} 題中通過 {passed} 題。"))
+    if _nothing_imported(outcomes):
+        console.print(tr("No exercise can be checked before this is mended.", "修好之前，所有練習都無法檢查。"))
+    else:
+        console.print(tr(f"{passed} of {len(outcomes)} exercises passed.", f"{len(outcomes)} 題中通過 {passed} 題。"))
     still_open = [outcome for outcome in outcomes if outcome["status"] != "passed"]
     if any("ModuleNotFoundError" in (outcome["error"] or "") for outcome in outcomes):
         console.print(damaged_environment("check"))
