@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +16,25 @@ sys.path.insert(0, str(TESTS))  # `import toy_course`, `import parts`, wherever 
 # The lab floor needs torch, which the environment of the other tests does not have; it has a call of its own.
 collect_ignore = [] if importlib.util.find_spec("torch") else ["lab_floor"]
 collect_ignore_glob = ["bench/*"]
+
+
+@pytest.fixture(scope="session")
+def run_small(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Any, Any]]:
+    """Run a real lab of the course small, on this machine without a container: once, however many tests look at it.
+
+    Returns what was said (`toy_course.Done`), and the home that the run is in (`toy_course.Checkout`).
+    """
+    import toy_course
+
+    made: dict[str, tuple[Any, Any]] = {}
+
+    def run(lab_id: str) -> tuple[Any, Any]:
+        if lab_id not in made:
+            checkout = toy_course.Checkout(toy_course.ROOT, toy_course.ROOT).elsewhere(tmp_path_factory.mktemp("small") / "home")
+            made[lab_id] = checkout.host("run", lab_id, "--profile", "cpu", "--device", "cpu", "--backend", "local"), checkout
+        return made[lab_id]
+
+    return run
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -277,7 +277,7 @@ class Checkout:
             stderr=subprocess.STDOUT,
             text=True,
             encoding="utf-8",
-            timeout=300,
+            timeout=1200,  # a whole lab, on a busy machine
         )
         return Done(done.returncode, done.stdout)
 

@@ -641,21 +641,15 @@ WHOLE = [lab_id for lab_id in ("lab-1.5-flashattention", "lab-1.1.1-lora") if CH
 
 @pytest.mark.slow_lab
 @pytest.mark.parametrize("lab_id", WHOLE)
-def test_a_real_lab_measures_the_same_in_its_image(lab_id: str, course: Course, home: Path) -> None:
+def test_a_real_lab_measures_the_same_in_its_image(
+    lab_id: str, course: Course, home: Path, run_small: Callable[[str], tuple[Done, Checkout]]
+) -> None:
+    done, small = run_small(lab_id)
+    assert done.code == 0, done.output
     real = Course(Checkout(ROOT, home), course.settings)
-    for backend in ("container", "local"):
-        done = subprocess.run(
-            real.checkout.host_command("run", lab_id, "--backend", backend),
-            cwd=ROOT,
-            env=real.checkout.host_environ | real.settings,
-            capture_output=True,
-            text=True,
-            timeout=1200,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-    local, inside = sorted(
-        (results_of(run) for run in (home / "runs" / lab_id).iterdir()), key=lambda results: results["backend"] == "container"
-    )
+    done = real.in_container(lab_id)
+    assert done.code == 0, done.output
+    local, inside = results_of(only_run(small.home, lab_id)), results_of(only_run(home, lab_id))
     assert (local["backend"], inside["backend"]) == ("local", "container")
     assert [gate["passed"] for gate in inside["gates"]] == [gate["passed"] for gate in local["gates"]]
     assert [key(record) for record in inside["records"]] == [key(record) for record in local["records"]]
@@ -680,16 +674,7 @@ SERVERS = [lab.id for lab in catalog.load().labs if lab.server and (CHOSEN == "a
 @pytest.mark.slow_lab
 @pytest.mark.parametrize("lab_id", SERVERS)
 def test_a_lab_that_starts_a_server_passes_in_its_image_without_a_network(lab_id: str, course: Course, home: Path) -> None:
-    real = Course(Checkout(ROOT, home), course.settings)
-    done = subprocess.run(
-        real.checkout.host_command("run", lab_id, "--backend", "container"),
-        cwd=ROOT,
-        env=real.checkout.host_environ | real.settings,
-        capture_output=True,
-        text=True,
-        timeout=1200,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    (run,) = (home / "runs" / lab_id).iterdir()
-    results = results_of(run)
+    done = Course(Checkout(ROOT, home), course.settings).in_container(lab_id)
+    assert done.code == 0, done.output
+    results = results_of(only_run(home, lab_id))
     assert (results["status"], results["backend"], results["server"]) == ("passed", "container", None), "the server is the image's"

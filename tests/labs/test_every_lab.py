@@ -18,7 +18,7 @@ from typing import Any
 import nbformat
 import pytest
 import toy_course
-from toy_course import Checkout
+from toy_course import Checkout, Done
 
 from onepiece import catalog
 from onepiece.catalog import Lab
@@ -238,10 +238,9 @@ def test_the_starter_passes_no_check(lab: Lab, homes: Callable[[str], Checkout])
 
 @whole_runs
 def test_the_whole_lab_passes_small_with_every_gate_held_and_every_control_missed(
-    lab: Lab, homes: Callable[[str], Checkout], read_results: Callable[[Path], dict[str, Any]]
+    lab: Lab, run_small: Callable[[str], tuple[Done, Checkout]], read_results: Callable[[Path], dict[str, Any]]
 ) -> None:
-    home = homes("run")
-    done = home.host("run", lab.id, "--profile", "cpu", "--device", "cpu")
+    done, home = run_small(lab.id)
     assert done.code == 0, done.output
     (run,) = home.runs(lab.id)
     results = read_results(run)

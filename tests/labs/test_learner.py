@@ -172,7 +172,8 @@ def test_a_syntax_error_in_the_learners_file_is_shown_with_its_place(checkout: C
     done = checkout.host("check", LAB, *arguments)
     assert done.code == 1
     assert "SyntaxError" in done.output
-    assert "counting.py, line 2" in done.words
+    assert 'counting.py", line 2' in done.words
+    assert "return (steps" in done.words, "the line itself"
     no_traceback_of_ours(done)
 
 
