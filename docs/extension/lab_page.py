@@ -102,7 +102,7 @@ def _results(lab: Lab, language: str) -> str:
         versions = listed((f"{name} {results['versions'][name]}" for name in _TOLD if name in results["versions"]), language)
         parts.append(
             RAN[language].format(
-                profile=results["profile"], machine=run.machine, day=run.day, versions=versions,
+                profile=results["profile"], machine=run.machine(language), day=run.day, versions=versions,
                 seconds=f"{results['seconds']:.0f}", memory=results["peak_bytes"] / 2**30,
             )
         )  # fmt: skip

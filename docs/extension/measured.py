@@ -50,7 +50,7 @@ class Measured(SphinxRole):
             if found is not None:
                 how = _HOW[found.how][language].format(n=len(found.values))
                 shown = readable(found.value, language)
-                title = f"{lab_id}: {metric}{f' ({variant})' if variant else ''}, {how}; {run.machine}; {run.day}"
+                title = f"{lab_id}: {metric}{f' ({variant})' if variant else ''}, {how}; {run.machine(language)}; {run.day}"
                 document = f"labs/{lab_id}/{found.notebook}"
                 return [course_link(shown, shown, classes=["measured"], title=title, document=document)], []
         self._missing(lab, lab_id, metric, variant, chosen)

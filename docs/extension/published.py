@@ -35,13 +35,13 @@ class Published:
         """`cpu-cpu`: profile and device."""
         return self.path.stem
 
-    @property
-    def machine(self) -> str:
+    def machine(self, language: str) -> str:
         """What it ran on: the GPU if there was one, else the processor."""
         hardware = self.results["hardware"]
         if hardware.get("gpus") and self.results["device"] == "cuda":
             return " + ".join(hardware["gpus"])
-        return f"{hardware.get('processor', '?')}, {hardware.get('cores', '?')} cores"
+        cores = {"en": "{} cores", "zh-TW": "{} 核心"}[language].format(hardware.get("cores", "?"))
+        return f"{hardware.get('processor', '?')}, {cores}"
 
     @property
     def day(self) -> str:
