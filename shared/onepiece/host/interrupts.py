@@ -1,8 +1,8 @@
 """Being asked to stop: Ctrl-C, SIGTERM, a closed terminal.
 
-The handler raises `KeyboardInterrupt`, and notes it, because neither is enough alone. Python drops an exception that is raised while an
-object is finalised (an HTTP response that closes itself, `iobase_finalize` in CPython's `Modules/_io/iobase.c`), and a signal that comes
-just before a blocking read does not end it. So whoever waits for long looks at the note now and then: `raise_if_asked`, `Aside`.
+The handler raises `KeyboardInterrupt`, and notes it, because neither is enough alone. Python drops an exception that is raised in a
+callback of its import locks, or while an object is finalised (`iobase_finalize` in CPython's `Modules/_io/iobase.c`), and a signal that
+comes just before a blocking read does not end it. So whoever waits for long looks at the note now and then: `raise_if_asked`, `Aside`.
 """
 
 from __future__ import annotations
