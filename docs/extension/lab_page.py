@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 
 from onepiece.catalog import Lab
+from onepiece.host import runs
 
 from .download import lab_zip
 from .facts import facts_table
@@ -49,6 +50,10 @@ NOT_LOCKED = {
     "en": "(It ran with `--environment`, in an environment that was there already, not in the one of the lock.)",
     "zh-TW": "（以 `--environment` 在現成的環境裡執行，不是照鎖定檔安裝的環境。）",
 }
+CHANGED_SINCE = {
+    "en": "(The lab has been changed since that run.)",
+    "zh-TW": "（那次執行之後，這個實驗又改過。）",
+}
 PLOT = {
     "en": "How far each measured value, and each control, is from its bound.",
     "zh-TW": "每個量測值與對照組離界限多遠。",
@@ -85,19 +90,20 @@ def _page(lab: Lab, language: str, outputs: str, has_quiz: bool) -> str:
     pages = [*lab.notebooks, f"{WORDS['quiz'][language]} <quiz>"] if has_quiz else list(lab.notebooks)
     notebooks = [f"## {WORDS['notebooks'][language]}", outputs, _toctree(pages)]
     take = [f"## {WORDS['take'][language]}", TAKE[language].format(lab=lab.id)]
-    return "\n\n".join([*parts, *notebooks, f"## {WORDS['results'][language]}", _results(lab, language), *take]) + "\n"
+    return "\n\n".join([*parts, *notebooks, f"## {WORDS['results'][language]}", results_section(lab, language), *take]) + "\n"
 
 
 def _toctree(entries: list[str]) -> str:
     return "\n".join(["```{toctree}", ":maxdepth: 1", "", *entries, "```"])
 
 
-def _results(lab: Lab, language: str) -> str:
-    runs = published(lab)
-    if not runs:
+def results_section(lab: Lab, language: str) -> str:
+    """Every published run: on what it ran, its gates as a table and as a plot."""
+    found = published(lab)
+    if not found:
         return NO_RESULTS[language].format(lab=lab.id)
     parts = []
-    for run in runs:
+    for run in found:
         results = run.results
         versions = listed((f"{name} {results['versions'][name]}" for name in _TOLD if name in results["versions"]), language)
         parts.append(
@@ -108,6 +114,8 @@ def _results(lab: Lab, language: str) -> str:
         )  # fmt: skip
         if results["environment"]["lock_sha256"] is None:
             parts.append(NOT_LOCKED[language])
+        if results["sources_sha256"] != runs.sources_hash(lab):
+            parts.append(CHANGED_SINCE[language])
         parts.append(gates_table(lab, run, language))
         parts.append(fenced("{raw} html", gate_plot(run, PLOT[language], language)))
     return "\n\n".join(parts)

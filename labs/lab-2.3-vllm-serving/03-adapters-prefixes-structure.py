@@ -31,6 +31,7 @@ import re
 import secrets
 import time
 import warnings
+from collections import Counter
 
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it, and it tells that an optional package is missing
 warnings.filterwarnings("ignore", message="IProgress not found|Could not find a config file")
@@ -316,12 +317,12 @@ lab.say(
 # %% [markdown] lang="en"
 # ## Before the server goes
 #
-# The first server has one more thing to show. Thirty-two long streams run, which keep it busy for seconds, and it is asked to end (SIGTERM, what `docker stop` and Kubernetes send). What do the clients get? Their patience is two seconds without a byte.
+# The first server has one more thing to show. It gets enough long requests to be busy for seconds, and at the first token that arrives it is asked to end (SIGTERM, what `docker stop` and Kubernetes send). What do the clients get? Their patience is two seconds without a byte.
 
 # %% [markdown] lang="zh-TW"
 # ## 伺服器退場之前
 #
-# 第一個伺服器還有一件事要示範。三十二個長串流正在跑，要忙上好幾秒，這時請它結束（SIGTERM，也就是 `docker stop` 和 Kubernetes 送的訊號）。用戶端會得到什麼？它們的耐心是兩秒收不到任何位元組。
+# 第一個伺服器還有一件事要示範。給它足夠多的長請求，要忙上好幾秒；第一個 token 一到，就請它結束（SIGTERM，也就是 `docker stop` 和 Kubernetes 送的訊號）。用戶端會得到什麼？它們的耐心是兩秒收不到任何位元組。
 
 # %%
 alone = greedy | {"prompt": expected["prompts"][0], "max_tokens": settings.long_tokens, "ignore_eos": True}
@@ -333,8 +334,8 @@ plain_tokens_per_step = total(grown, "vllm:generation_tokens_total") / total(gro
 
 async def asked_to_end():
     async with connect(server.url, timeout=2.0) as client:
-        # All have begun, and there are so many that the engine cannot have finished them before the signal arrives.
-        answers = await asyncio.gather(*(begin(client, alone) for _ in range(32)))
+        # At the first token of all: seconds of work are left for the engine, however late the signal arrives.
+        answers = await begin(client, *[alone] * settings.cut_off_streams)
         terminate(server)
         return await asyncio.gather(*answers)
 
@@ -342,16 +343,17 @@ async def asked_to_end():
 cut_off = run(asked_to_end())
 lost = sum(not succeeded(reply) for reply in cut_off)
 lab.record("lost_in_drain", lost, variant="no_timeout")
-lab.table(
-    [tr("HTTP status", "HTTP 狀態"), "token", "finish_reason", "[DONE]", tr("problem", "問題")],
-    [(reply.http_status, len(reply.token_ids), reply.finish_reason, reply.done, reply.problem[:90]) for reply in cut_off],
-)
+ends = Counter((reply.http_status, reply.finish_reason, reply.done, reply.problem[:90]) for reply in cut_off)
+lab.table([tr("clients", "用戶端"), tr("HTTP status", "HTTP 狀態"), "finish_reason", "[DONE]", tr("problem", "問題")], [(count, *end) for end, count in ends.most_common()])
+like_success = sum(reply.http_status == 200 and not succeeded(reply) for reply in cut_off)
+aborted = sum(reply.finish_reason == "abort" for reply in cut_off)
 told = sum(reply.http_status == 200 != reply.status for reply in cut_off)
 silent = sum("Timeout" in reply.error for reply in cut_off)
-like_success = sum(reply.http_status == 200 and not succeeded(reply) for reply in cut_off)
+without_reason = sum(reply.status == 200 and reply.done and reply.finish_reason is None for reply in cut_off)
+longest = max((len(reply.token_ids) for reply in cut_off if not succeeded(reply)), default=0)
 lab.say(
-    f"{lost} of {len(cut_off)} answers are cut off, {like_success} of these with HTTP status 200. By default vLLM ends its engine at once (`--shutdown-timeout 0`) and then waits for the connections to close. {told} clients were told so by an event inside the stream; {silent} waited for tokens that nobody computes any more, until their own timeout ended it. A client needs both: eyes for such an event, and a timeout. Notebook 4 spares its clients that.",
-    f"{len(cut_off)} 個回答中有 {lost} 個被截斷，其中 {like_success} 個的 HTTP 狀態是 200。vLLM 預設會立刻結束引擎（`--shutdown-timeout 0`），然後等連線關閉。{told} 個用戶端從串流裡的事件得知此事；{silent} 個在等沒有人會再算的 token，直到自己逾時才結束。用戶端兩者都需要：看得懂這種事件，也要有逾時。第 4 本筆記本會讓用戶端不必受這種罪。",
+    f"{lost} of {len(cut_off)} answers are cut off, after at most {longest} of {settings.long_tokens} tokens; {like_success} of these have HTTP status 200. By default vLLM ends its engine at once (`--shutdown-timeout 0`). How a client learns of it depends on the moment: {aborted} by the finish_reason `abort`, {told} by an error inside the stream, {silent} by their own timeout, after waiting for tokens that nobody computes any more. And {without_reason} are told nothing at all: their stream ends in order, with `[DONE]` and without a finish_reason. A client needs eyes for all of these. Notebook 4 spares its clients that.",
+    f"{len(cut_off)} 個回答中有 {lost} 個被截斷，最多只拿到 {settings.long_tokens} 個 token 中的 {longest} 個；其中 {like_success} 個的 HTTP 狀態是 200。vLLM 預設會立刻結束引擎（`--shutdown-timeout 0`）。用戶端怎麼知道，要看當下的時機：{aborted} 個是 finish_reason 寫著 `abort`，{told} 個是串流裡出現錯誤，{silent} 個一直在等沒有人會再算的 token，直到自己逾時。還有 {without_reason} 個完全沒有得到通知：串流正常結束，有 `[DONE]`，卻沒有 finish_reason。這些用戶端全都要看得懂。第 4 本筆記本會讓用戶端不必受這種罪。",
 )
 
 # %% [markdown] lang="en"

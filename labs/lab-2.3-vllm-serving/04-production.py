@@ -198,7 +198,7 @@ async def burst(client):
             await asyncio.sleep(0.02)
 
     looking = asyncio.create_task(look())
-    replies = await asyncio.gather(*(stream(client, story(number, settings.long_tokens // 4)) for number in range(settings.burst)))
+    replies = await asyncio.gather(*(stream(client, story(number, settings.long_tokens // 2)) for number in range(settings.burst)))
     looking.cancel()
     return replies, seen
 
@@ -241,7 +241,7 @@ lab.say(
 lab.source(retry_delay)
 
 # %%
-ledger = with_client(lambda client: complete_all(lambda number: stream(client, story(number, settings.long_tokens // 4)), count=settings.burst, attempts=12, seed=0))
+ledger = with_client(lambda client: complete_all(lambda number: stream(client, story(number, settings.long_tokens // 2)), count=settings.burst, attempts=16, seed=0))
 read_idle(server.url)
 unanswered = sum(not entry.complete for entry in ledger)
 lab.record("unanswered", unanswered)
@@ -347,24 +347,24 @@ wanted = [reply.token_ids for reply in undisturbed]
 
 
 async def killed_meanwhile(client):
-    back = asyncio.Event()
-    loop = asyncio.get_running_loop()
+    begun, back = asyncio.Event(), asyncio.Event()
 
     def crash_and_restart():
         global server
         server.kill()
         server = start_production(settings, place.parent, adapter=adapter, key=key, port=server.ports["http"])
         server.save(place)
-        loop.call_soon_threadsafe(back.set)
 
     async def crash():
-        await asyncio.sleep(settings.crash_seconds)  # long before so many tokens can be computed
+        async with asyncio.timeout(60):
+            await begun.wait()  # the first token of all: most of the work is still to be done
         await asyncio.to_thread(crash_and_restart)
+        back.set()
 
-    crashing = asyncio.create_task(crash())
-    ledger = await complete_all(lambda number: stream(client, story(number, settings.long_tokens)), count=clients, attempts=4, seed=0, until=back)
-    await crashing
-    return ledger
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(crash())
+        asking = tasks.create_task(complete_all(lambda number: stream(client, story(number, settings.long_tokens), begun=begun), count=clients, attempts=4, seed=0, until=back))
+    return asking.result()
 
 
 ledger = with_client(killed_meanwhile)
@@ -396,7 +396,8 @@ lab.table(
 
 # %%
 async def drained(client):
-    answers = [await begin(client, story(number, settings.long_tokens)) for number in range(4)]  # all four have begun
+    beginning = (begin(client, story(number, settings.long_tokens)) for number in range(settings.most_running))
+    answers = [answer for [answer] in await asyncio.gather(*beginning)]  # all have begun
     running = sum(not answer.done() for answer in answers)
     terminate(server)
     await asyncio.sleep(0.1)

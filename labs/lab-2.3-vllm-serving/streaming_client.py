@@ -180,14 +180,14 @@ async def stream(
     return Reply(sent if intended is None else intended, sent, ended, status, http_status, tuple(events), tuple(times), done, error)
 
 
-async def begin(client: httpx2.AsyncClient, body: Body) -> asyncio.Task[Reply]:
-    """Send one request and come back when its first event is there, or its end: the rest of it goes on in the task."""
+async def begin(client: httpx2.AsyncClient, *bodies: Body) -> list[asyncio.Task[Reply]]:
+    """Send requests at once and come back when the first event of any of them is there, or an end: the rest goes on in the tasks."""
     begun = asyncio.Event()
-    answer = asyncio.create_task(stream(client, body, begun=begun))
+    answers = [asyncio.create_task(stream(client, body, begun=begun)) for body in bodies]
     first = asyncio.create_task(begun.wait())
-    await asyncio.wait({answer, first}, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait({first, *answers}, return_when=asyncio.FIRST_COMPLETED)
     first.cancel()
-    return answer
+    return answers
 
 
 async def whole_body(client: httpx2.AsyncClient, body: Body, *, path: str = COMPLETIONS) -> Reply:

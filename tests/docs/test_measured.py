@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+from pathlib import Path
 
 import pytest
 import toy_course
 from built_site import Built
 from extension.gate_plot import decades_from_bound
+from extension.lab_page import results_section
 from extension.numbers import readable
 from extension.published import published
 from extension.translations import pairs
@@ -17,6 +20,7 @@ from hypothesis import strategies as st
 
 from onepiece import catalog
 from onepiece.host import sources
+from onepiece.host.runs import sources_hash
 from onepiece.text import LANGUAGES
 
 ROLE = re.compile(r"\{measured\}`([^`]+)`")
@@ -67,6 +71,17 @@ def test_a_published_run_outside_the_lock_says_so(built: Built) -> None:
         assert html(built, "en", f"labs/{lab.id}/index").count("an environment that was there already") == len(given)
         assert html(built, "zh-TW", f"labs/{lab.id}/index").count("不是照鎖定檔安裝的環境") == len(given)
     assert sum(counts) > 0, "the course has such a run, or this test shows nothing"
+
+
+def test_results_of_an_earlier_version_of_a_lab_say_so(tmp_path: Path) -> None:
+    shutil.copytree(toy_course.ROOT / "labs" / "lab-1.5-flashattention", tmp_path / "lab-1.5-flashattention")
+    lab = catalog.load(tmp_path).lab("lab-1.5-flashattention")
+    for results in (lab.directory / "results").glob("*.json"):
+        content = json.loads(results.read_text(encoding="utf-8")) | {"sources_sha256": sources_hash(lab)}
+        results.write_text(json.dumps(content), encoding="utf-8")
+    assert "changed since" not in results_section(lab, "en")
+    (lab.directory / "one_more.py").write_text("", encoding="utf-8")
+    assert results_section(lab, "en").count("changed since") == results_section(lab, "zh-TW").count("又改過") == len(published(lab)) > 0
 
 
 def test_a_notebook_shows_the_outputs_of_the_run_and_whose_they_are(toy_site: Built) -> None:

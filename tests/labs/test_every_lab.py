@@ -23,6 +23,7 @@ from toy_course import Checkout, Done
 from onepiece import catalog
 from onepiece.catalog import Lab
 from onepiece.host import sources
+from onepiece.host.runs import sources_hash
 from onepiece.text import LANGUAGES
 
 LABS = toy_course.ROOT / "labs"
@@ -190,6 +191,14 @@ def test_its_exercises_are_numbered_from_one_and_each_has_exactly_one_check(lab:
     ]
     assert sorted(checked) == sorted(exercises(lab))
     assert sorted(exercises(lab)) == list(range(1, len(exercises(lab)) + 1))
+
+
+@every_lab
+def test_its_published_results_on_a_cpu_are_those_of_the_sources_that_are_here(lab: Lab) -> None:
+    """Whoever changes a lab measures it anew: `nox -s <lab> -- --publish`. Results on a GPU may be older, and their page says so."""
+    results = json.loads((lab.directory / "results" / "cpu-cpu.json").read_text(encoding="utf-8"))
+    assert results["sources_sha256"] == sources_hash(lab)
+    assert results["status"] == "passed"
 
 
 @every_lab
