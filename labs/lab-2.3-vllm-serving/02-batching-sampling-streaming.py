@@ -160,7 +160,8 @@ def steps_per_token(grown):
 
 overlap = {}
 for name, concurrency in (("together", settings.clients), ("one_by_one", 1)):
-    replies, grown = measured(concurrency, settings.stream_tokens // 2, settings.clients)
+    tries = [measured(concurrency, settings.stream_tokens // 2, settings.clients) for _ in range(settings.repeats)]
+    replies, grown = min(tries, key=lambda found: steps_per_token(found[1]))  # the best of several, as above
     overlap[name] = (most_at_once(replies), steps_per_token(grown), total(grown, "vllm:iteration_tokens_total_count"), total(grown, "vllm:generation_tokens_total"))
 lab.record("clients_at_once", overlap["together"][0])
 lab.record("clients_at_once", overlap["one_by_one"][0], variant="one_by_one")

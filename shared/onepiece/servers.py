@@ -32,13 +32,16 @@ from onepiece.errors import UserError
 from onepiece.places import ENVIRONMENTS, SHARED
 
 READY_SECONDS = 300.0
-"""Patience until a server answers; vLLM needs some 40 seconds of one core, Triton with a torch model some 10."""
+"""Patience until a server answers; vLLM needs some 11 seconds of one core (26 the first time), Triton with a torch model some 10."""
 _STOP_SECONDS = 15.0
 _WATCH_SECONDS = 0.5
 _LOG_LINES = 12
 _IMAGE_SERVER = Path("/opt/server")
 _VLLM_ON_CPU = (
     *("--enforce-eager", "--dtype", "float32"),
+    # The model in the engine's own process, as on one GPU. vLLM's default on a CPU is a process of its own, for whose answer the engine
+    # spins: on two cores its threads for requests and answers starved now and then, and eight requests were served one after the other.
+    *("--distributed-executor-backend", "vllm.v1.executor.uniproc_executor.UniProcExecutor"),
     *("--block-size", "32", "--kv-cache-memory-bytes", "64M", "--max-model-len", "256"),
 )
 _SETTINGS = "ONEPIECE_SERVER_SETTINGS"  # what the guard sets for the server, as JSON
@@ -140,7 +143,7 @@ def vllm(
     """
     port = port or free_port()
     settings = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}
-    # Each start imports vLLM in three processes, one after the other: without compiled bytecode 47 s, with it 17 s.
+    # Each start imports vLLM in two processes, one after the other: without compiled bytecode 27 s, with it 13 s.
     settings["PYTHONDONTWRITEBYTECODE"] = ""
     where = ["--served-model-name", served_name, "--host", "127.0.0.1", "--port", str(port)]
     if official():
