@@ -44,12 +44,12 @@ def start():
 starting = ThreadPoolExecutor().submit(start)
 
 # %% [markdown] lang="en"
-# The server starts in the background: three processes (HTTP, scheduler, model), each of which imports vLLM. It takes a while even for a model of one megabyte, and the model is the smallest part of it. We use the time to compute the answers that we expect: the same model, in this process, with Transformers, one prompt at a time.
+# The server starts in the background: two processes (HTTP; the engine, which is scheduler and model), each of which imports vLLM. (On a CPU, vLLM by itself gives the model a third one, and the engine spins while it waits for it: with few cores, requests that come together are then sometimes served one after the other. On one GPU it does as here.) It takes a while even for a model of one megabyte, and the model is the smallest part of it. We use the time to compute the answers that we expect: the same model, in this process, with Transformers, one prompt at a time.
 #
 # The prompts are of all kinds that the model was taught, half of them plain text and half in the chat template.
 
 # %% [markdown] lang="zh-TW"
-# 伺服器在背景啟動：三個行程（HTTP、排程器、模型），每個都要匯入 vLLM。就算模型只有一 MB，也要等一會兒，而模型是其中最小的部分。我們利用這段時間，先算出預期的答案：同一個模型，在這個行程裡，用 Transformers 一次算一個提示。
+# 伺服器在背景啟動：兩個行程（HTTP；引擎，也就是排程器和模型），每個都要匯入 vLLM。（在 CPU 上，vLLM 預設會把模型放進第三個行程，引擎則一邊空轉一邊等它：核心不多時，同時到的請求有時就變成一個接一個地處理。只有一個 GPU 時，vLLM 的做法跟這裡一樣。）就算模型只有一 MB，也要等一會兒，而模型是其中最小的部分。我們利用這段時間，先算出預期的答案：同一個模型，在這個行程裡，用 Transformers 一次算一個提示。
 #
 # 提示涵蓋模型學過的各種題目，一半是純文字，一半套用對話範本。
 

@@ -7,7 +7,7 @@
 # |---|---|
 # | You build | a rule for what counts as an answer; retries that do not make it worse; a ledger that survives a killed server; an estimate of capacity from two measurements |
 # | You write | exercises 6 and 7 (`retrying.py`) and 8 (`capacity.py`) |
-# | You need | a little over a minute on two CPU cores, 2 GB of memory |
+# | You need | just under a minute on two CPU cores, 2 GB of memory |
 # | You should see | every refusal counted on both sides; work that stops when nobody listens; a killed server that costs nobody a wrong answer; an end without loss |
 
 # %% [markdown] lang="zh-TW"
@@ -19,7 +19,7 @@
 # |---|---|
 # | 你會做出 | 判斷「什麼才算回答」的規則；不會雪上加霜的重試；伺服器被砍掉也不怕的帳本；用兩次量測估計容量 |
 # | 你要寫的 | 練習 6、7（`retrying.py`）、8（`capacity.py`） |
-# | 你需要 | 兩個 CPU 核心跑一分鐘多一點，2 GB 記憶體 |
+# | 你需要 | 兩個 CPU 核心跑將近一分鐘，2 GB 記憶體 |
 # | 你應該看到 | 兩邊都算得清楚的拒絕；沒人在聽就停下來的工作；沒有讓任何人拿到錯誤答案的當機；沒有損失的結束 |
 
 # %%
@@ -198,7 +198,7 @@ async def burst(client):
             await asyncio.sleep(0.02)
 
     looking = asyncio.create_task(look())
-    replies = await asyncio.gather(*(stream(client, story(number, settings.long_tokens // 2)) for number in range(settings.burst)))
+    replies = await asyncio.gather(*(stream(client, story(number, settings.burst_tokens)) for number in range(settings.burst)))
     looking.cancel()
     return replies, seen
 
@@ -241,7 +241,7 @@ lab.say(
 lab.source(retry_delay)
 
 # %%
-ledger = with_client(lambda client: complete_all(lambda number: stream(client, story(number, settings.long_tokens // 2)), count=settings.burst, attempts=16, seed=0))
+ledger = with_client(lambda client: complete_all(lambda number: stream(client, story(number, settings.burst_tokens)), count=settings.burst, attempts=16, seed=0))
 read_idle(server.url)
 unanswered = sum(not entry.complete for entry in ledger)
 lab.record("unanswered", unanswered)

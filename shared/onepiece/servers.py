@@ -40,7 +40,7 @@ _IMAGE_SERVER = Path("/opt/server")
 _VLLM_ON_CPU = (
     *("--enforce-eager", "--dtype", "float32"),
     # The model in the engine's own process, as on one GPU. vLLM's default on a CPU is a process of its own, for whose answer the engine
-    # spins: on two cores its threads for requests and answers starved now and then, and eight requests were served one after the other.
+    # spins: on two cores, eight requests that came together were now and then served one after the other.
     *("--distributed-executor-backend", "vllm.v1.executor.uniproc_executor.UniProcExecutor"),
     *("--block-size", "32", "--kv-cache-memory-bytes", "64M", "--max-model-len", "256"),
 )
