@@ -254,12 +254,12 @@ lab.table(
     [(n, f"{column(n, 0).median:.0f}", f"{column(n, 1).median:.0f}", *(f"{column(n, index).median * 1e3:.0f} ms" for index in (2, 3, 4)), f"{column(n, 5).median:.0%}") for n in sweep],
 )
 together = max(sweep, key=lambda n: column(n, 5).median)
+in_one_piece = column(together, 5).median
 lab.say(
-    f"Read the last column before the gaps: with {together} clients, {column(together, 5).median:.0%} of the tokens came in one piece of bytes with the one before. Their gap is 0, which says nothing about the engine: in between, the server's HTTP process or this client had no turn to pass them on. A gap is only as good as the clock that it was read from.",
-    f"看間隔之前，先看最後一欄：{together} 個用戶端時，有 {column(together, 5).median:.0%} 的 token 與前一個在同一段位元組裡到達。它們的間隔是 0，但這與引擎無關：在那之間，伺服器負責 HTTP 的行程，或是這個用戶端，沒有輪到執行，來不及轉交。間隔可不可信，要看是在哪裡計時的。",
+    f"Read the last column before the gaps. {f'With {together} clients, {in_one_piece:.0%} of the tokens came in one piece of bytes with the one before. Their gap is 0, which says nothing about the engine: in between, the HTTP process of the server or this client had no turn to pass them on.' if in_one_piece >= 0.005 else 'Here every token came in a piece of its own, so the gaps are those of the engine. On a busier machine several come in one piece: their gap is 0, which says nothing about the engine, only that the HTTP process of the server or this client had no turn in between.'} A gap is only as good as the clock that it was read from.",
+    f"看間隔之前，先看最後一欄。{f'{together} 個用戶端時，有 {in_one_piece:.0%} 的 token 與前一個在同一段位元組裡到達。它們的間隔是 0，但這與引擎無關：在那之間，伺服器負責 HTTP 的行程，或是這個用戶端，沒有輪到執行，來不及轉交。' if in_one_piece >= 0.005 else '這裡每個 token 都是自己一段到達的，所以間隔就是引擎的間隔。在比較忙的機器上，會有好幾個在同一段裡到達：它們的間隔是 0，但這與引擎無關，只表示在那之間，伺服器負責 HTTP 的行程或這個用戶端沒有輪到執行。'}間隔可不可信，要看是在哪裡計時的。",
 )
 
-# %%
 figure, (left, right) = subplots(1, 2, figsize=(9, 3.6))
 for axes, index, label in ((left, 0, "tokens per second, all clients"), (right, 1, "tokens per second, each client")):
     middle = [column(n, index).median for n in sweep]
