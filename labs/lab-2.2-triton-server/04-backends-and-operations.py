@@ -326,6 +326,14 @@ def waiting_for(server, model):
     return total(parse_metrics(fetch_metrics(server)), "nv_inference_pending_request_count", model=model)
 
 
+def in_flight_on(server, background):
+    """Requests that take a while, as soon as all have arrived: each instance has one, and the server says that the others wait."""
+    sent = [background.submit(sleep_on, server) for _ in range(settings.in_flight)]
+    while waiting_for(server, "timed") < settings.in_flight - timed.instances and not all(done.done() for done in sent):
+        time.sleep(0.02)
+    return sent
+
+
 def alive_answers(server):
     """Whether the server on these ports gives the right answer to a prompt, now."""
     with closing(over_grpc(server)) as own:
@@ -352,8 +360,7 @@ with ThreadPoolExecutor(8) as background:
     )
     while len(answered) < settings.restart_requests // 4 and not careful.done():
         time.sleep(0.02)
-    sleeping = [background.submit(sleep_on, server) for _ in range(2)]
-    time.sleep(settings.in_flight_milliseconds / 3000)
+    sleeping = in_flight_on(server, background)
     regions_before = len(lab_server.regions(directory))
     server.kill()
     while_dead, left_over = alive_answers(server), lab_server.regions(directory)
@@ -406,9 +413,7 @@ lab.say(
 
 # %%
 with ThreadPoolExecutor(settings.in_flight + 1) as background:
-    in_flight = [background.submit(sleep_on, restarted) for _ in range(settings.in_flight)]
-    while waiting_for(restarted, "timed") < settings.in_flight - timed.instances and not all(done.done() for done in in_flight):
-        time.sleep(0.02)  # until all have arrived, and those without an instance wait in the queue
+    in_flight = in_flight_on(restarted, background)
     began = time.monotonic()
     stopping = background.submit(restarted.stop)
     time.sleep(settings.in_flight_milliseconds / 3000)

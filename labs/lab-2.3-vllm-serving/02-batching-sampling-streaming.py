@@ -260,6 +260,7 @@ lab.say(
     f"看間隔之前，先看最後一欄。{f'{together} 個用戶端時，有 {in_one_piece:.0%} 的 token 與前一個在同一段位元組裡到達。它們的間隔是 0，但這與引擎無關：在那之間，伺服器負責 HTTP 的行程，或是這個用戶端，沒有輪到執行，來不及轉交。' if in_one_piece >= 0.005 else '這裡每個 token 都是自己一段到達的，所以間隔就是引擎的間隔。在比較忙的機器上，會有好幾個在同一段裡到達：它們的間隔是 0，但這與引擎無關，只表示在那之間，伺服器負責 HTTP 的行程或這個用戶端沒有輪到執行。'}間隔可不可信，要看是在哪裡計時的。",
 )
 
+# %%
 figure, (left, right) = subplots(1, 2, figsize=(9, 3.6))
 for axes, index, label in ((left, 0, "tokens per second, all clients"), (right, 1, "tokens per second, each client")):
     middle = [column(n, index).median for n in sweep]
