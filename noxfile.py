@@ -15,10 +15,10 @@ if sys.version_info < (3, 11):  # noqa: UP036 -- an older Python must read this 
 
 sys.path.insert(0, str(Path(__file__).parent / "shared"))
 
-from onepiece import catalog
-from onepiece.errors import UserError
-from onepiece.host import environments
-from onepiece.places import IMAGES, SHARED
+from onepiece.course import catalog
+from onepiece.course.errors import UserError
+from onepiece.course.places import IMAGES, SHARED
+from onepiece.host.road import environments
 
 nox.needs_version = ">=2026.10.20"
 nox.options.sessions = ["catalog"]  # a bare `nox` shows the course
@@ -108,19 +108,19 @@ def tests(session: nox.Session) -> None:
     session.run(python, "-m", "pytest", *arguments, env=variables, external=True, **PATIENCE)
 
 
-def lab_floor_command(name: str, doc: str) -> None:
-    """Register `python -m onepiece.<name>`, in the CPU environment, as a session."""
+def lab_floor_command(name: str, module: str, doc: str) -> None:
+    """Register `python -m onepiece.<module>`, in the CPU environment, as a session."""
 
     @nox.session(name=name, venv_backend="none", default=False)
     def run_module(session: nox.Session) -> None:
         variables = {"PYTHONPATH": str(SHARED), "PYTHONUTF8": "1", "OMP_WAIT_POLICY": "passive"}
-        session.run(environment(session, "cpu"), "-m", f"onepiece.{name}", *session.posargs, env=variables, external=True, **PATIENCE)
+        session.run(environment(session, "cpu"), "-m", f"onepiece.{module}", *session.posargs, env=variables, external=True, **PATIENCE)
 
     run_module.__doc__ = doc
 
 
-lab_floor_command("pretrain", "Train a shipped tiny model anew: nox -s pretrain -- tiny")
-lab_floor_command("skills", "Measure a tiny model and write its model card: nox -s skills -- tiny")
+lab_floor_command("pretrain", "tiny.pretrain", "Train a shipped tiny model anew: nox -s pretrain -- tiny")
+lab_floor_command("skills", "tiny.model_card", "Measure a tiny model and write its model card: nox -s skills -- tiny")
 
 
 @nox.session(venv_backend="none", default=False)

@@ -24,8 +24,8 @@ from extension.course import DOCS
 from extension.search_index import write_index
 from extension.translations import pairs
 
-from onepiece.places import HOME, SHARED
-from onepiece.text import LANGUAGES
+from onepiece.course.places import HOME, SHARED
+from onepiece.course.text import LANGUAGES
 
 SITE = HOME / "site"
 WORK = SITE / ".build"  # what is staged, and what Sphinx remembers
@@ -75,7 +75,7 @@ def _build(language: str, assets: Path, strict: bool) -> int:
 def _code_changed(work: Path, strict: bool) -> bool:
     """Did what makes pages change since the last build? Sphinx itself watches pages, configuration and templates only."""
     digest = hashlib.sha256(str(strict).encode())
-    code = [DOCS / "conf.py", *(DOCS / "extension").glob("*.py"), *(DOCS / "templates").glob("*"), *SHARED.glob("onepiece/*.py")]
+    code = [DOCS / "conf.py", *(DOCS / "extension").glob("*.py"), *(DOCS / "templates").glob("*"), *SHARED.glob("onepiece/**/*.py")]
     for path in sorted(code):
         digest.update(path.read_bytes())
     digest.update(json.dumps(sorted(path.relative_to(work).as_posix() for path in (work / "source").rglob("*.md"))).encode())

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from onepiece import world
-from onepiece.tiny_tokenizer import train_tokenizer
+from onepiece.tiny.tokenizer import train_tokenizer
 
 torch.set_num_threads(1)  # models this small are faster so, and far faster on a busy machine
 

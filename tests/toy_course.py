@@ -116,7 +116,7 @@ CHECKS = """
 from counting import count, double
 
 from onepiece.checks import exercise, expect
-from onepiece.text import Text
+from onepiece.course.text import Text
 
 
 @exercise(1, title=Text("count", "計數"), minutes=5, level="core", hint=Text("use range", "用 range"))
@@ -250,7 +250,7 @@ class Checkout:
 
     def host_command(self, *arguments: str) -> list[str]:
         """What the nox session calls."""
-        from onepiece.host import environments
+        from onepiece.host.road import environments
 
         return [str(environments.ensure("host", session="tests").python), "-m", "onepiece.host", *arguments]
 

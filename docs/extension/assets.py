@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fontTools import subset
 
-from onepiece.places import SHARED
+from onepiece.course.places import SHARED
 
 from . import course
 

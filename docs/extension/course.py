@@ -8,10 +8,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from onepiece import catalog, learning_paths
-from onepiece.catalog import Lab
-from onepiece.places import LABS, ROOT
-from onepiece.text import Text
+from onepiece.course import catalog, learning_paths
+from onepiece.course.catalog import Lab
+from onepiece.course.places import LABS, ROOT
+from onepiece.course.text import Text
 
 DOCS = ROOT / "docs"
 CHAPTERS = DOCS / "chapters"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import tomllib
 
-from onepiece.catalog import Lab
-from onepiece.places import ROOT
+from onepiece.course.catalog import Lab
+from onepiece.course.places import ROOT
 
 from . import course, facts
 from .punctuation import brackets, colon, listed

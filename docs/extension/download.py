@@ -8,8 +8,8 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from onepiece.catalog import Lab
-from onepiece.host.start import make_workspace
+from onepiece.course.catalog import Lab
+from onepiece.host.road.workspace import make_workspace
 
 _EPOCH = (2026, 1, 1, 0, 0, 0)  # equal sources give equal bytes
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onepiece.catalog import Lab
+from onepiece.course.catalog import Lab
 
 from . import course
 from .punctuation import listed

@@ -6,7 +6,7 @@ import html
 import math
 from typing import Any
 
-from onepiece.events import decode_number
+from onepiece.course.json_numbers import decode_number
 
 from .numbers import readable
 from .published import Published

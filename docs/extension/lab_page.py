@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from onepiece.catalog import Lab
-from onepiece.host import runs
+from onepiece.course.catalog import Lab
+from onepiece.host.road import runs
 
 from .download import lab_zip
 from .facts import facts_table

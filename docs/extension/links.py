@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from onepiece.places import ROOT
+from onepiece.course.places import ROOT
 
 from . import course
 

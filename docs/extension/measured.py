@@ -8,8 +8,8 @@ from sphinx.util import logging
 from sphinx.util.docutils import SphinxRole
 from sphinx.writers.html5 import HTML5Translator
 
-from onepiece.catalog import Lab
-from onepiece.host import sources
+from onepiece.course.catalog import Lab
+from onepiece.host.road import sources
 
 from . import course
 from .numbers import readable

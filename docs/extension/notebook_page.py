@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from onepiece.catalog import Lab
-from onepiece.host import runs, sources
-from onepiece.places import RUNS
-from onepiece.text import LANGUAGES
+from onepiece.course.catalog import Lab
+from onepiece.course.places import RUNS
+from onepiece.course.text import LANGUAGES
+from onepiece.host.road import runs, sources
 
 from .stage import Stage
 

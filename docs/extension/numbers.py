@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from onepiece.events import decode_number
+from onepiece.course.json_numbers import decode_number
 
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 

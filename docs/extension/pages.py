@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from onepiece.errors import UserError
+from onepiece.course.errors import UserError
 
 from . import course
 from .assets import drawn_figures

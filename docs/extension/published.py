@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from onepiece.catalog import Lab
-from onepiece.events import decode_number
+from onepiece.course.catalog import Lab
+from onepiece.course.json_numbers import decode_number
 
 _ORDER = ("cpu-cpu", "gpu-cuda", "cpu-cuda", "gpu-cpu")  # what a sentence quotes first
 

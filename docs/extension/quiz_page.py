@@ -14,10 +14,10 @@ from sphinx.application import Sphinx
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
-from onepiece import quiz
-from onepiece.errors import UserError
-from onepiece.quiz import Question
-from onepiece.text import Text
+from onepiece.course import quiz
+from onepiece.course.errors import UserError
+from onepiece.course.quiz import Question
+from onepiece.course.text import Text
 
 from . import course, mathml
 from .numbers import readable

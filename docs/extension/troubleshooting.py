@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from onepiece.errors import known_errors
+from onepiece.course.errors import known_errors
 
 from .punctuation import colon
 

@@ -40,13 +40,13 @@ from lora_targets import lora_parameters, shapes_of, target_linears
 from merging import relative_difference
 from onepiece import lab, world
 from onepiece.adaptation import load_base
+from onepiece.course.errors import UserError
+from onepiece.course.text import Text, tr
 from onepiece.data import IGNORED, Collator, InstructionDataset, plain_prompt
-from onepiece.errors import UserError
 from onepiece.figures import COLORS, subplots
 from onepiece.measure import peak_memory, timed
 from onepiece.models import count_parameters, load_model, memory_estimate, meta_model
 from onepiece.records import Record
-from onepiece.text import Text, tr
 from onepiece.training import causal_lm_loss, make_optimizer, to_device
 from training_cost import held_bytes, nf4_bytes, tensor_bytes, training_bytes
 

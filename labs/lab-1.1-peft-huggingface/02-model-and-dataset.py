@@ -31,15 +31,16 @@ from matplotlib.patches import Patch
 from exact_match import exact_matches, wilson
 from instruction_data import FORMATS, as_messages, differing, raw_instructions, without_input, write_rows
 from instruction_format import alpaca_prompt, supervised_example
-from onepiece import lab, skills, world
+from onepiece import lab, world
 from onepiece.adaptation import load_base, load_task
+from onepiece.course.text import Text, tr
 from onepiece.data import IGNORED, Collator, InstructionDataset, plain_prompt
 from onepiece.evaluation import mean_loss
 from onepiece.figures import COLORS, subplots
 from onepiece.models import count_parameters
 from onepiece.records import Record, read_records, split_by_hash, write_records
-from onepiece.text import Text, tr
-from onepiece.tiny_tokenizer import prompt_text
+from onepiece.tiny import skills
+from onepiece.tiny.tokenizer import prompt_text
 
 settings = lab.settings
 torch.set_num_threads(1)  # for a model this small a second thread only waits

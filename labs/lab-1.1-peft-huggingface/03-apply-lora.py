@@ -35,11 +35,11 @@ from lora_setup import lora_config, lora_model, save_adapter
 from lora_targets import lora_parameters, shapes_of, target_linears, train_only
 from onepiece import lab
 from onepiece.adaptation import fit, load_base, load_task
+from onepiece.course.text import Text, tr
 from onepiece.data import Batches, Collator, InstructionDataset, ordered_batches
 from onepiece.evaluation import mean_loss
+from onepiece.figures import training_curves
 from onepiece.models import count_parameters
-from onepiece.plots import training_curves
-from onepiece.text import Text, tr
 from onepiece.training import to_device, train
 
 settings = lab.settings

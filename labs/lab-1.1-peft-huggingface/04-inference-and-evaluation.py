@@ -34,14 +34,15 @@ import torch
 from exact_match import KINDS, count_kinds, exact_matches, wilson
 from left_padding import left_padded, right_padded
 from lora_setup import load_adapted
-from onepiece import lab, skills
+from onepiece import lab
 from onepiece.adaptation import forgetting, load_base, load_task
+from onepiece.course.text import Text, tr
 from onepiece.evaluation import exact_matches as matches
 from onepiece.evaluation import over_seeds, paired_bootstrap, wilson_interval
 from onepiece.figures import COLORS, subplots
-from onepiece.text import Text, tr
-from onepiece.tiny_tokenizer import prompt_text
-from onepiece.world_words import FIRST_NEGATION
+from onepiece.tiny import skills
+from onepiece.tiny.tokenizer import prompt_text
+from onepiece.world.words import FIRST_NEGATION
 
 settings = lab.settings
 torch.set_num_threads(1)  # for a model this small a second thread only waits

@@ -31,14 +31,15 @@ from fresh_process import logits_of_a_fresh_process
 from left_padding import left_padded
 from lora_setup import base_identity, load_adapted
 from merging import data_bytes, directory_bytes, merge_by_hand, merged_weight, put_weights, relative_difference
-from onepiece import lab, skills
+from onepiece import lab
 from onepiece.adaptation import load_base, load_task
-from onepiece.errors import UserError
+from onepiece.course.errors import UserError
+from onepiece.course.text import Text, tr
 from onepiece.figures import subplots
 from onepiece.measure import timed
 from onepiece.models import count_parameters, memory_estimate
-from onepiece.text import Text, tr
-from onepiece.tiny_tokenizer import prompt_text
+from onepiece.tiny import skills
+from onepiece.tiny.tokenizer import prompt_text
 from release_card import Release, card
 
 settings = lab.settings

@@ -17,7 +17,7 @@ from left_padding import left_padded
 from lora_targets import lora_parameters, target_linears, train_only
 from merging import merged_weight
 from onepiece.checks import exercise, expect
-from onepiece.text import Text
+from onepiece.course.text import Text
 from training_cost import TrainingBytes, training_bytes
 
 CLOSE = 1e-9  # absolute, float64

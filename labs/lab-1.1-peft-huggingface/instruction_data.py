@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from onepiece import world
-from onepiece.text import tr
+from onepiece.course.text import tr
 from onepiece.world import Item
 
 Row = dict[str, Any]

@@ -38,11 +38,12 @@ from lora import LoraLinear, LoraSettings, add_lora, initial_factors, lora_layer
 from lora_files import save_adapter
 from model_layers import ALL_LINEAR
 from nf4 import BLOCK, SCALE_BLOCK
-from onepiece import lab, skills
+from onepiece import lab
 from onepiece.adaptation import accuracy, batches, fit, load_base, load_task
+from onepiece.course.text import Text, tr
 from onepiece.figures import COLORS, subplots
 from onepiece.models import count_parameters, memory_estimate, meta_model
-from onepiece.text import Text, tr
+from onepiece.tiny import skills
 
 settings = lab.settings
 torch.set_num_threads(settings.threads)

@@ -41,11 +41,11 @@ from model_layers import ALL_LINEAR
 from nf4 import Nf4Linear, quantize_model
 from onepiece import lab
 from onepiece.adaptation import accuracy, batches, fit, forgetting, load_base, load_task
-from onepiece.errors import UserError
+from onepiece.course.errors import UserError
+from onepiece.course.text import Text, tr
 from onepiece.evaluation import wilson_interval
 from onepiece.figures import COLORS, subplots
 from onepiece.models import count_parameters
-from onepiece.text import Text, tr
 from onepiece.training import accumulate_gradients
 
 settings = lab.settings

@@ -36,13 +36,14 @@ from peft import PeftModel
 
 from lora import disabled, merge_lora, set_scaling
 from lora_files import load_adapter, read_settings, use_adapter
-from onepiece import lab, skills
+from onepiece import lab
 from onepiece.adaptation import accuracy, batches, forgetting, load_base, load_task
+from onepiece.course.text import Text, tr
 from onepiece.evaluation import generate_batch
 from onepiece.figures import subplots
 from onepiece.measure import timed
-from onepiece.text import Text, tr
-from onepiece.tiny_tokenizer import prompt_text
+from onepiece.tiny import skills
+from onepiece.tiny.tokenizer import prompt_text
 
 settings = lab.settings
 torch.set_num_threads(settings.threads)

@@ -37,11 +37,11 @@ from model_layers import ALL_LINEAR
 from nf4 import quantize_model
 from onepiece import lab
 from onepiece.adaptation import accuracy, batches, load_base, load_task
+from onepiece.course.text import Text, tr
 from onepiece.figures import COLORS, subplots
 from onepiece.measure import timed
 from onepiece.models import count_parameters, load_model
-from onepiece.text import Text, tr
-from onepiece.tiny_tokenizer import prompt_text
+from onepiece.tiny.tokenizer import prompt_text
 from serving import GREEDY, complete, missing_packages, served
 
 settings = lab.settings

@@ -17,7 +17,7 @@ from lora import LoraLinear, LoraSettings, add_lora, initial_factors, lora_layer
 from lora_files import adapter_tensors
 from nf4 import nearest_levels, nf4_levels
 from onepiece.checks import exercise, expect
-from onepiece.text import Text
+from onepiece.course.text import Text
 
 CLOSE = 1e-9  # absolute, float64
 SINGLE = 1e-6  # absolute, for float32 numbers of size 1

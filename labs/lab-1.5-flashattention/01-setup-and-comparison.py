@@ -34,9 +34,9 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from flash_attention import flash_attention, naive_attention
 from onepiece import lab
+from onepiece.course.text import Text, tr
 from onepiece.figures import subplots
 from onepiece.measure import peak_memory, timed
-from onepiece.text import Text, tr
 
 settings = lab.settings
 torch.set_num_threads(1)  # on two threads every small tile would wait for the slower one

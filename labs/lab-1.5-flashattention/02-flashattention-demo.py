@@ -35,8 +35,8 @@ from matplotlib.colors import ListedColormap
 from matplotlib.patches import Patch
 
 from onepiece import lab
+from onepiece.course.text import Text, tr
 from onepiece.figures import subplots
-from onepiece.text import Text, tr
 
 try:  # early: Triton chooses between compiler and interpreter when it is first imported
     from flash_attention_triton import INTERPRETED, flash_attention_triton

@@ -31,9 +31,9 @@ from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 from broken_variants import broken_attention
 from flash_attention import flash_attention, naive_attention
 from onepiece import lab
+from onepiece.course.text import Text, tr
 from onepiece.figures import subplots
 from onepiece.measure import MemoryBudgetExceeded, memory_budget, peak_memory
-from onepiece.text import Text, tr
 from small_transformer import ModelConfig, build_model, sample_batch, stdlib_corpus, train_steps
 
 settings = lab.settings

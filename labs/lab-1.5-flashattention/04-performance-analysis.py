@@ -50,9 +50,9 @@ from memory_traffic import (
     tiled_forward_traffic,
 )
 from onepiece import lab
+from onepiece.course.text import Text, tr
 from onepiece.figures import subplots
 from onepiece.measure import timed
-from onepiece.text import Text, tr
 from tiling import Traffic
 
 with contextlib.suppress(ImportError):  # early: Triton chooses between compiler and interpreter when it is first imported

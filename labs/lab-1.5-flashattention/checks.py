@@ -31,7 +31,7 @@ from flash_attention import (
 )
 from memory_traffic import AttentionShape, tiled_forward_traffic
 from onepiece.checks import exercise, expect
-from onepiece.text import Text
+from onepiece.course.text import Text
 from tiling import Tiling, Traffic
 
 CLOSE = 1e-9  # absolute, float64

@@ -40,9 +40,10 @@ from inference_client import REFUSED, infer, over_grpc, over_http
 from lab_server import closing
 from language_model import TritonPythonModel
 from model_repository import config_text, lesson_file, write_model
-from onepiece import lab, servers, world
+from onepiece import lab, world
+from onepiece.course.text import tr
 from onepiece.models import load_model
-from onepiece.text import tr
+from onepiece.serving import servers
 
 settings = lab.settings
 torch.set_num_threads(1)

@@ -36,9 +36,10 @@ from inference_client import counts, infer, over_grpc, over_http, rows_by_batch_
 from lesson_models import BATCHING, CACHED, MAX_TOKENS, TEXT
 from load_generator import closed_loop
 from model_repository import Model, Tensor, write_model
-from onepiece import lab, servers, world
+from onepiece import lab, world
+from onepiece.course.text import Text, tr
 from onepiece.figures import COLORS, subplots
-from onepiece.text import Text, tr
+from onepiece.serving import servers
 from pipeline import TEXT_TO_TEXT, ensemble_text
 from stream_model import TritonPythonModel as StreamModel
 

@@ -41,9 +41,10 @@ from lab_server import closing
 from lesson_models import LIMITED, SEQUENCES
 from load_generator import closed_loop, most_at_once
 from model_repository import write_model
-from onepiece import lab, servers
+from onepiece import lab
+from onepiece.course.text import Text, tr
 from onepiece.figures import COLORS, subplots
-from onepiece.text import Text, tr
+from onepiece.serving import servers
 from tab_model import add_to_tab
 from versions import Policy, choose_version, policy_text, served_versions
 

@@ -40,9 +40,11 @@ from lab_server import closing
 from lesson_models import BATCHING
 from load_generator import ask_until_answered, closed_loop
 from model_repository import write_model
-from onepiece import lab, places, servers
+from onepiece import lab
+from onepiece.course import places
+from onepiece.course.text import Text, tr
 from onepiece.figures import subplots
-from onepiece.text import Text, tr
+from onepiece.serving import servers
 from server_metrics import fetch_metrics, parse_metrics, settled_metrics, total
 
 settings = lab.settings

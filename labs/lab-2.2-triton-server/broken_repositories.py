@@ -13,7 +13,7 @@ import numpy as np
 from diagnosis import Request
 from lesson_models import linear
 from model_repository import Tensor, write_model
-from onepiece.text import Text
+from onepiece.course.text import Text
 
 
 def replaced(old: str, new: str) -> Callable[[Path], object]:

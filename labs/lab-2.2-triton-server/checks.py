@@ -18,7 +18,7 @@ from language_model import join_requests, split_rows
 from load_generator import most_at_once
 from model_repository import Tensor, tensor_text
 from onepiece.checks import exercise, expect
-from onepiece.text import Text
+from onepiece.course.text import Text
 from pipeline import Step, step_text
 from server_metrics import parse_metrics
 from tab_model import add_to_tab

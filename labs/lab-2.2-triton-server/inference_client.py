@@ -12,7 +12,7 @@ import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
 from tritonclient.utils import np_to_triton_dtype
 
-from onepiece.servers import Server
+from onepiece.serving.servers import Server
 
 REFUSED = (triton_grpc.InferenceServerException,)
 """What a client raises when the server says no, or is not there (`tritonclient.http` raises the same class)."""

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from inference_client import over_grpc, over_http
-from onepiece import servers
-from onepiece.servers import Server
+from onepiece.serving import servers
+from onepiece.serving.servers import Server
 
 OPTIONS = (
     "--model-control-mode=explicit",  # nothing is loaded until somebody asks; a broken model harms no other

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from model_repository import Model, Tensor
-from onepiece import checkpoints, models
+from onepiece import models
+from onepiece.tiny import checkpoints
 
 FEATURES, SCORES = 4, 2
 INPUT_IDS = Tensor("input_ids", "INT64", (-1,))

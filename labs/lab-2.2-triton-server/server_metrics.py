@@ -6,7 +6,7 @@ import re
 import time
 import urllib.request
 
-from onepiece.servers import Server
+from onepiece.serving.servers import Server
 
 Labels = tuple[tuple[str, str], ...]
 """Sorted pairs (name, value), such as (("model", "tiny"), ("version", "1"))."""

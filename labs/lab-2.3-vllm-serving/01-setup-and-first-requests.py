@@ -28,8 +28,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from lab_servers import NAME, start_first
-from onepiece import lab, servers
-from onepiece.text import tr
+from onepiece import lab
+from onepiece.course.text import tr
+from onepiece.serving import servers
 
 settings = lab.settings
 place = lab.artifact("server.json")
@@ -58,7 +59,7 @@ import torch
 
 from onepiece import world
 from onepiece.adaptation import load_base
-from onepiece.tiny_tokenizer import prompt_text
+from onepiece.tiny.tokenizer import prompt_text
 from reference import greedy_tokens, next_probabilities, token_logprobs
 
 torch.set_num_threads(settings.threads)

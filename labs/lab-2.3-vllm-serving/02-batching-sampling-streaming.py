@@ -32,10 +32,11 @@ import torch
 
 from lab_servers import NAME, frozen, start_first
 from load import closed_loop, mean_at_once, most_at_once, open_loop, percentile, poisson_arrivals, run
-from onepiece import lab, servers
+from onepiece import lab
+from onepiece.course.text import Text, tr
 from onepiece.figures import COLORS, subplots
 from onepiece.measure import Timing
-from onepiece.text import Text, tr
+from onepiece.serving import servers
 from reference import nucleus, total_variation
 from server_metrics import changes, read_idle, read_with, total
 from streaming_client import EventParser, connect, send, stream, whole_body

@@ -42,12 +42,13 @@ from peft import LoraConfig, get_peft_model
 
 from lab_servers import NAME, start_first, start_production, terminate
 from load import closed_loop, run
-from onepiece import lab, servers
+from onepiece import lab
 from onepiece.adaptation import fit, load_base, load_task
+from onepiece.course.text import Text, tr
 from onepiece.evaluation import exact_match
 from onepiece.figures import COLORS, subplots
-from onepiece.text import Text, tr
-from onepiece.tiny_tokenizer import prompt_text
+from onepiece.serving import servers
+from onepiece.tiny.tokenizer import prompt_text
 from prefix_cache import predicted_hits, shared_tokens
 from reference import greedy_tokens
 from retrying import succeeded

@@ -34,9 +34,10 @@ import httpx2
 from capacity import StepModel
 from lab_servers import NAME, start_production, terminate
 from load import closed_loop, mean_at_once, open_loop, percentile, poisson_arrivals, run
-from onepiece import lab, servers
+from onepiece import lab
+from onepiece.course.text import Text, tr
 from onepiece.figures import COLORS, subplots
-from onepiece.text import Text, tr
+from onepiece.serving import servers
 from retrying import complete_all, retry_delay, succeeded
 from server_metrics import changes, read_idle, read_with, total
 from streaming_client import COMPLETIONS, begin, connect, stream

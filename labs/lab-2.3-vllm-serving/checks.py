@@ -15,7 +15,7 @@ import mistakes as wrong
 from capacity import StepModel
 from load import open_loop, percentile, run
 from onepiece.checks import exercise, expect
-from onepiece.text import Text
+from onepiece.course.text import Text
 from prefix_cache import predicted_hits
 from retrying import BASE_SECONDS, LONGEST_SECONDS, retry_delay, succeeded
 from server_metrics import parse

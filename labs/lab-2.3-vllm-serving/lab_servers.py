@@ -14,8 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from onepiece import checkpoints, models, servers
-from onepiece.servers import Server
+from onepiece import models
+from onepiece.serving import servers
+from onepiece.serving.servers import Server
+from onepiece.tiny import checkpoints
 
 NAME = "base"
 """What clients call the model, whichever it is."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onepiece.text import Text
+from onepiece.course.text import Text
 
 # ---------------------------------------------------------------------------------------------- events
 

@@ -3,9 +3,9 @@
 Two floors share this package, and `tests/unit/test_floors.py` keeps them apart:
 
 - `onepiece.host`: what runs before and after a lab (no torch, starts in well under a second);
-- every other module: what runs inside a lab's environment or image.
+- every other module: what runs inside a lab's environment or image. What a notebook imports stands at the top.
 
-`text`, `errors`, `places`, `languages` and `catalog` are plain data that both floors may import.
+`course` is plain data that both floors import, and needs the standard library only.
 """
 
 __version__ = "0.1.0"

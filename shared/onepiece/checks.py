@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from onepiece.text import Text, tr
+from onepiece.course.text import Text, tr
 
 LEVELS = ("core", "stretch")
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from onepiece.records import Record, Turn, read_records
-from onepiece.tiny_tokenizer import BOS
+from onepiece.tiny.tokenizer import BOS
 from onepiece.world import ARROW
 
 if TYPE_CHECKING:

@@ -1,11 +1,22 @@
-"""One legible, colour-blind-safe style for every figure of the course."""
+"""One legible, colour-blind-safe style for every figure of the course, and the figures that labs share.
+
+`training_curves`, `comparison_bars` and `ablation_lines` return a figure, which `lab.figure` shows and saves. Labels are English.
+Nothing here needs torch: pages of the site draw with it too.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 from cycler import cycler
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from onepiece.evaluation import Interval
+    from onepiece.training import History
 
 # Okabe & Ito, "Color Universal Design" (2008): distinguishable with every common colour vision deficiency.
 COLORS = {
@@ -48,3 +59,103 @@ def subplots(*args: Any, **kwargs: Any) -> Any:
 
     use_style()
     return pyplot.subplots(*args, **kwargs)
+
+
+def training_curves(
+    histories: Mapping[str, History | Sequence[float]], *, window: int = 1, ylabel: str = "loss (nats per token)", title: str = ""
+) -> Figure:
+    """Losses over steps, one line per run.
+
+    Args:
+        histories: label -> history, or its losses.
+        window: each point is the mean of the last so many steps; the first points of fewer. 1 shows every step as it was.
+
+    Raises:
+        ValueError: there is no run, or one without a step.
+    """
+    _refuse_empty(histories)
+    figure, axes = subplots()
+    for label, history in histories.items():
+        losses: Sequence[float] = getattr(history, "losses", history)
+        _refuse_empty(losses)
+        means = [sum(losses[max(0, end - window) : end]) / min(end, window) for end in range(1, len(losses) + 1)]
+        # Lines of hundreds of steps: a marker on each would hide them.
+        axes.plot(range(1, len(means) + 1), means, label=label, markevery=max(1, len(means) // 8))
+    axes.set(xlabel="step", ylabel=ylabel, title=title)
+    axes.legend()
+    return figure
+
+
+def comparison_bars(values: Mapping[str, Interval | float], *, ylabel: str, title: str = "", reference: float | None = None) -> Figure:
+    """One bar per variant, with its 95% interval where there is one.
+
+    Args:
+        values: label -> value; an `Interval` gets its error bar.
+        reference: a dashed line to compare with, such as chance or full fine-tuning.
+
+    Raises:
+        ValueError: there is no variant.
+    """
+    _refuse_empty(values)
+    figure, axes = subplots()
+    for place, value in enumerate(values.values()):
+        axes.bar(place, _middle(value), width=0.6, yerr=_error_bar([value]), capsize=4)
+    axes.set_xticks(range(len(values)), list(values), rotation=20 if max(map(len, values)) > 12 else 0)
+    if reference is not None:
+        axes.axhline(reference, color="black", linestyle="--", linewidth=1.2, marker="")
+    axes.set(ylabel=ylabel, title=title)
+    return figure
+
+
+def ablation_lines(
+    x_values: Sequence[float],
+    series: Mapping[str, Sequence[Interval | float]],
+    *,
+    xlabel: str,
+    ylabel: str,
+    title: str = "",
+    log_x: bool = False,
+) -> Figure:
+    """What changes with one setting (a rank, a prompt length, a number of bits): a line per variant, with intervals.
+
+    Args:
+        x_values: the settings.
+        series: label -> a value for each of them.
+        log_x: a logarithmic axis in base 2, for settings that double.
+
+    Raises:
+        ValueError: there is no line, or one does not have a value for each setting.
+    """
+    _refuse_empty(series)
+    figure, axes = subplots()
+    for label, values in series.items():
+        if len(values) != len(x_values):
+            msg = f"{label} has {len(values)} values for {len(x_values)} settings"
+            raise ValueError(msg)
+        axes.errorbar(x_values, [_middle(value) for value in values], yerr=_error_bar(values), label=label, capsize=3)
+    if log_x:
+        axes.set_xscale("log", base=2)
+    axes.set_xticks(x_values, [f"{value:g}" for value in x_values], minor=False)
+    axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    axes.legend()
+    return figure
+
+
+def _middle(value: Interval | float) -> float:
+    return float(getattr(value, "value", value))
+
+
+def _error_bar(values: Sequence[Interval | float]) -> list[list[float]] | None:
+    """[below, above] of each value, as matplotlib takes them; None if no value has an interval."""
+    if all(isinstance(value, (int, float)) for value in values):
+        return None
+    return [
+        [_middle(value) - getattr(value, "low", value) for value in values],
+        [getattr(value, "high", value) - _middle(value) for value in values],
+    ]
+
+
+def _refuse_empty(values: Mapping[str, object] | Sequence[object]) -> None:
+    if len(values) == 0:
+        msg = "there is nothing to plot"
+        raise ValueError(msg)

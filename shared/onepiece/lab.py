@@ -27,9 +27,9 @@ from dataclasses import make_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from onepiece.errors import UserError
-from onepiece.events import encode_number
-from onepiece.text import Text, tr
+from onepiece.course.errors import UserError
+from onepiece.course.json_numbers import encode_number
+from onepiece.course.text import Text, tr
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

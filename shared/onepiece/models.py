@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from onepiece import checkpoints
-from onepiece.errors import UserError
+from onepiece.course.errors import UserError
+from onepiece.tiny import checkpoints
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase

@@ -24,8 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from onepiece.errors import UserError
-from onepiece.text import tr
+from onepiece.course.errors import UserError
+from onepiece.course.text import tr
 
 
 class Turn(NamedTuple):

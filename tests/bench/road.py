@@ -29,7 +29,7 @@ import toy_course
 from rich.console import Console
 from rich.table import Table
 
-from onepiece.host import environments
+from onepiece.host.road import environments
 
 NOX = os.environ.get("ONEPIECE_NOX", sys.executable)
 
@@ -193,7 +193,7 @@ def in_container(root: Path, scratch: Path, repeats: int) -> dict[str, list[floa
         options += ["--user", f"{os.getuid()}:{os.getgid()}", "--network", "none", "--init", "--entrypoint", "/opt/onepiece/bin/python"]
         read_end, write_end = os.pipe()  # the runner ends when its standard input does
         try:
-            command = ["docker", "run", "--rm", "--interactive", *options, image, "-m", "onepiece.execute", inside, "01-first"]
+            command = ["docker", "run", "--rm", "--interactive", *options, image, "-m", "onepiece.kernel.execute", inside, "01-first"]
             return wall(command, stdin=read_end)
         finally:
             os.close(read_end)

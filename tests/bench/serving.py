@@ -21,9 +21,10 @@ from rich.console import Console
 from rich.table import Table
 from road import median_and_spread
 
-from onepiece import servers
-from onepiece.host import environments, serving_stack
-from onepiece.servers import Server
+from onepiece.host.road import environments
+from onepiece.host.serving import stack as serving_stack
+from onepiece.serving import servers
+from onepiece.serving.servers import Server
 
 Rounds = dict[str, list[dict[str, float]]]
 

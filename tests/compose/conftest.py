@@ -20,9 +20,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 import stand_in
 from stack import Stack
 
-from onepiece import servers
-from onepiece.host import images
-from onepiece.host.environments import versions
+from onepiece.host.containers import images
+from onepiece.host.road.environments import versions
+from onepiece.serving import servers
 
 PACKAGES = {"gateway": "nginx-light gettext-base wget", "prometheus": "prometheus wget"}
 

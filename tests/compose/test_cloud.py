@@ -13,8 +13,8 @@ import toy_course
 import yaml
 from parts import missing
 
-from onepiece import places
-from onepiece.host.environments import versions
+from onepiece.course import places
+from onepiece.host.road.environments import versions
 
 CLOUD = toy_course.ROOT / "compose" / "cloud"
 LABS = {path.parent.name for path in (toy_course.ROOT / "labs").glob("*/lab.toml")}

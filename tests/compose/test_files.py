@@ -17,8 +17,8 @@ import toy_course
 import yaml
 from parts import missing
 
-from onepiece.host import serving_stack
-from onepiece.host.environments import versions
+from onepiece.host.road.environments import versions
+from onepiece.host.serving import stack as serving_stack
 
 COMPOSE = toy_course.ROOT / "compose"
 FILES = [toy_course.ROOT / "compose.yaml", *sorted(COMPOSE.glob("serving*.yaml"))]

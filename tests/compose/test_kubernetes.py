@@ -19,7 +19,7 @@ import yaml
 from parts import missing
 from test_cloud import options, pinned
 
-from onepiece.host.environments import versions
+from onepiece.host.road.environments import versions
 
 COMPOSE = toy_course.ROOT / "compose"
 KUBERNETES = COMPOSE / "cloud/kubernetes"

@@ -18,9 +18,11 @@ from requests_to import ANSWER, GRPC, PROMPT, Client, until
 from toy_course import Checkout
 from watched import expressions, metrics_in
 
-from onepiece import servers
-from onepiece.errors import UserError
-from onepiece.host import environments, serving, serving_stack
+from onepiece.course.errors import UserError
+from onepiece.host.commands import serving
+from onepiece.host.road import environments
+from onepiece.host.serving import stack
+from onepiece.serving import servers
 
 pytestmark = linux_only
 
@@ -92,7 +94,7 @@ def metrics_of(checkout: Checkout) -> set[str]:
 def test_it_serves_survives_a_crash_and_ctrl_c_leaves_nothing(
     real: None, checkout: Checkout, ports: dict[str, str], tmp_path: Path
 ) -> None:
-    if serving_stack.nginx() is None:
+    if stack.nginx() is None:
         missing("vllm", "nginx is not installed (a Debian package: nginx-light)")
     log = tmp_path / "output.txt"
     process = started(checkout, ports, log)
@@ -113,7 +115,7 @@ def test_it_serves_survives_a_crash_and_ctrl_c_leaves_nothing(
     assert again.code == 2 and "runs already" in again.words
 
     (vllm,) = [
-        pid for pid, line in toy_course.processes_of(checkout.home).items() if "api_server" in line and "onepiece.servers" not in line
+        pid for pid, line in toy_course.processes_of(checkout.home).items() if "api_server" in line and "onepiece.serving.servers" not in line
     ]
     os.kill(vllm, signal.SIGKILL)
     until(lambda: client.complete().status == 503, 20, "the gateway says that vLLM is away")
@@ -203,7 +205,7 @@ def test_a_value_that_is_wrong_is_said_before_anything_starts(checkout: Checkout
 def test_values_are_those_that_compose_and_nginx_take(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"HTTP_PORT": "65535", "BODY": "512k", "TIMEOUT": "10m", "VLLM_START": "15m", "VLLM_THREADS": "2"}.items():
         monkeypatch.setenv(f"ONEPIECE_{name}", value)
-    settings = serving_stack.Settings()
+    settings = stack.Settings()
     assert (settings.http, settings.vllm_start, settings.vllm_threads) == (65535, 900.0, "2")
     assert (settings.limits["BODY"], settings.limits["TIMEOUT"]) == ("512k", "10m")
 
@@ -213,7 +215,7 @@ def test_a_model_is_a_name_a_directory_or_one_of_a_hub(monkeypatch: pytest.Monke
     for model, path in (("", tiny), ("tiny", tiny), (str(tiny), tiny), ("Qwen/Qwen2.5-0.5B-Instruct", None)):
         monkeypatch.setenv("ONEPIECE_MODEL", model)
         monkeypatch.delenv("ONEPIECE_MODELS", raising=False)
-        assert serving_stack.Settings().path() == path
+        assert stack.Settings().path() == path
 
 
 def test_elsewhere_docker_is_the_way(monkeypatch: pytest.MonkeyPatch) -> None:

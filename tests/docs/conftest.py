@@ -15,7 +15,7 @@ import toy_course
 from parts import linux_only, missing
 from toy_course import Checkout
 
-from onepiece.host import environments
+from onepiece.host.road import environments
 
 TESTS = Path(__file__).resolve().parent
 sys.path[:0] = [str(TESTS), str(toy_course.ROOT / "docs")]  # `import browser`, and the site's own extension

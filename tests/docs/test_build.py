@@ -17,8 +17,8 @@ import toy_course
 from built_site import Built
 from parts import linux_only
 
-from onepiece import catalog
-from onepiece.text import LANGUAGES
+from onepiece.course import catalog
+from onepiece.course.text import LANGUAGES
 
 
 class Page(HTMLParser):
@@ -166,7 +166,7 @@ def test_it_is_served_on_loopback_and_says_where(built: Built) -> None:
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_every_error_of_the_program_is_on_the_troubleshooting_page(built: Built, language: str) -> None:
-    from onepiece.errors import known_errors
+    from onepiece.course.errors import known_errors
 
     text = (built.staged(language) / "guides" / "troubleshooting.md").read_text(encoding="utf-8")
     assert text.count("\n: ") == len(known_errors())

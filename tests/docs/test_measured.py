@@ -18,10 +18,10 @@ from extension.translations import pairs
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onepiece import catalog
-from onepiece.host import sources
-from onepiece.host.runs import sources_hash
-from onepiece.text import LANGUAGES
+from onepiece.course import catalog
+from onepiece.course.text import LANGUAGES
+from onepiece.host.road import sources
+from onepiece.host.road.runs import sources_hash
 
 ROLE = re.compile(r"\{measured\}`([^`]+)`")
 

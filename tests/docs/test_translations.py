@@ -10,7 +10,7 @@ import pytest
 from built_site import Built
 from extension.translations import Pair, pairs
 
-from onepiece.text import LANGUAGES
+from onepiece.course.text import LANGUAGES
 
 FENCE = re.compile(r"^(`{3,}|~{3,}).*\n(?:.*\n)*?\1$", re.MULTILINE)
 

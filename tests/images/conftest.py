@@ -16,8 +16,8 @@ import stand_in
 from docker_engine import REGISTRY, docker
 from parts import missing
 
-from onepiece.host import image_inputs, images
-from onepiece.host.environments import versions
+from onepiece.host.containers import image_inputs, images
+from onepiece.host.road.environments import versions
 
 
 @pytest.fixture(scope="session")

@@ -152,7 +152,7 @@ def _empty_wheel(directory: Path, version: str) -> None:
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "shared"))
-    from onepiece.host.environments import versions
+    from onepiece.host.road.environments import versions
 
     stand_in = ensure(versions()["images"]["flash_attn"]["version"])
     bases = [base["tag"] for base in versions()["images"]["bases"].values()]

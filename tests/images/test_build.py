@@ -24,10 +24,11 @@ import stand_in
 import toy_course
 from docker_engine import REGISTRY, docker
 
-from onepiece import catalog
-from onepiece.errors import UserError
-from onepiece.host import build_images, images
-from onepiece.host.environments import versions
+from onepiece.course import catalog
+from onepiece.course.errors import UserError
+from onepiece.host.commands import images as build_images
+from onepiece.host.containers import images
+from onepiece.host.road.environments import versions
 
 IMAGES = toy_course.ROOT / "images"
 LAB = "lab-1.5-flashattention"
@@ -397,7 +398,7 @@ def _command_lines() -> list[Path]:
 
 
 def test_the_command_builds_and_says_what_it_takes(built: dict[str, images.Image], capsys: pytest.CaptureFixture[str]) -> None:
-    from onepiece.host.view import make_console
+    from onepiece.host.command_line import make_console
 
     assert build_images.command(make_console(), [LAB, "--cpu"]) == 0
     said = capsys.readouterr().out

@@ -23,12 +23,12 @@ import toy_course
 from parts import linux_only, missing
 from toy_course import GOOD, LAB, Checkout, Done
 
-from onepiece import catalog
+from onepiece.course import catalog
 
 pytestmark = linux_only
 
 ROOT = toy_course.ROOT
-SCHEMA = json.loads((ROOT / "shared" / "onepiece" / "host" / "results.schema.json").read_text(encoding="utf-8"))
+SCHEMA = json.loads((ROOT / "shared" / "onepiece" / "host" / "road" / "results.schema.json").read_text(encoding="utf-8"))
 PATIENCE = 60.0  # until a test gives up; nothing waits that long when all is well
 PROBES, ONLINE, EATS, RAISES, SLEEPS = "lab-9.2-probes", "lab-9.3-online", "lab-9.4-eats", "lab-9.5-raises", "lab-9.6-sleeps"
 

@@ -13,13 +13,13 @@ import pytest
 import toy_course
 from packaging.requirements import Requirement
 
-from onepiece import catalog
-from onepiece.host import images
-from onepiece.host.environments import versions
+from onepiece.course import catalog
+from onepiece.host.containers import images
+from onepiece.host.road.environments import versions
 
 IMAGES = toy_course.ROOT / "images"
 DOCKERFILES = sorted(IMAGES.glob("*/Dockerfile"))
-TEMPLATE = toy_course.ROOT / "shared/onepiece/host/new_lab/Dockerfile.in"
+TEMPLATE = toy_course.ROOT / "shared/onepiece/host/scaffold/Dockerfile.in"
 GROUPS = versions()["images"]["groups"]
 STARTS_A_SERVER = {lab.id for lab in catalog.load().labs if lab.server}
 COMPILERS = {"build-essential", "clang", "cmake", "g++", "gcc", "libc6-dev", "make", "nvcc", "python3-dev"}

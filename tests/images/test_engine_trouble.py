@@ -23,11 +23,12 @@ import toy_course
 from parts import linux_only, missing
 from toy_course import LAB, Checkout, Done
 
-from onepiece import catalog
-from onepiece.errors import UserError
-from onepiece.host import container, engine, preflight, runs, sandbox, sources
-from onepiece.host.plan import Plan
-from onepiece.text import Text
+from onepiece.course import catalog
+from onepiece.course.errors import UserError
+from onepiece.course.text import Text
+from onepiece.host.containers import container, engine, sandbox
+from onepiece.host.road import preflight, runs, sources
+from onepiece.host.road.plan import Plan
 
 pytestmark = linux_only
 

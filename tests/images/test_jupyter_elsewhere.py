@@ -16,7 +16,7 @@ import pytest
 import toy_course
 from parts import linux_only
 
-from onepiece.host.environments import versions
+from onepiece.host.road.environments import versions
 
 ROOT = toy_course.ROOT
 DEVCONTAINER = json.loads(re.sub(r"(?m)^//.*$", "", (ROOT / ".devcontainer" / "devcontainer.json").read_text(encoding="utf-8")))

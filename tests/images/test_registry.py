@@ -13,8 +13,9 @@ import pytest
 from docker_engine import docker, registry
 from rich.console import Console
 
-from onepiece.errors import UserError
-from onepiece.host import images, pin
+from onepiece.course.errors import UserError
+from onepiece.host.commands import pin
+from onepiece.host.containers import images
 
 
 def test_an_image_is_pushed_found_and_pulled_by_digest(

@@ -21,9 +21,12 @@ from parts import missing
 from rich.console import Console
 from test_registry import send
 
-from onepiece import catalog
-from onepiece.errors import UserError
-from onepiece.host import build_images, environments, image_inputs, images, pin, publishing
+from onepiece.course import catalog
+from onepiece.course.errors import UserError
+from onepiece.host.commands import images as build_images
+from onepiece.host.commands import pin
+from onepiece.host.containers import image_inputs, images, publishing
+from onepiece.host.road import environments
 
 GITHUB = toy_course.ROOT / ".github"
 WORKFLOWS = sorted((GITHUB / "workflows").glob("*.yml"))

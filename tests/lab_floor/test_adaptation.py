@@ -12,10 +12,11 @@ import pytest
 import small_models
 import torch
 
-from onepiece import checkpoints, skills, world
+from onepiece import world
 from onepiece.adaptation import Task, accuracy, batches, fit, forgetting, load_base, load_task
-from onepiece.errors import UserError
-from onepiece.skills import Score
+from onepiece.course.errors import UserError
+from onepiece.tiny import checkpoints, skills
+from onepiece.tiny.skills import Score
 
 
 def settings(**changes: Any) -> SimpleNamespace:

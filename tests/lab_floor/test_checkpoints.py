@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from onepiece import checkpoints, model_card, skills, world
-from onepiece.errors import UserError
-from onepiece.skills import Score
-from onepiece.tiny_recipes import RECIPES
+from onepiece import world
+from onepiece.course.errors import UserError
+from onepiece.tiny import checkpoints, model_card, skills
+from onepiece.tiny.recipes import RECIPES
+from onepiece.tiny.skills import Score
 
 NAMES = checkpoints.NAMES
 
@@ -169,8 +170,8 @@ def test_the_card_tells_what_was_measured(name: str) -> None:
 
 
 def test_the_shipped_tokenizer_is_the_one_that_the_recipe_trains() -> None:
-    from onepiece.corpus import tokenizer_texts
-    from onepiece.tiny_tokenizer import train_tokenizer
+    from onepiece.tiny.corpus import tokenizer_texts
+    from onepiece.tiny.tokenizer import train_tokenizer
 
     trained = json.loads(train_tokenizer(tokenizer_texts(), 1024).backend_tokenizer.to_str())
     shipped = json.loads((checkpoints.directory("tiny") / "tokenizer.json").read_text(encoding="utf-8"))

@@ -18,7 +18,7 @@ import toy_course
 
 from onepiece import checks
 from onepiece.checks import Exercise, Missed, exercise, expect, run_exercise
-from onepiece.text import Text
+from onepiece.course.text import Text
 
 NAN, INF = math.nan, math.inf
 T = torch.tensor
@@ -206,7 +206,7 @@ def test_an_exercise_has_one_check_and_a_known_level(registry: dict[int, Exercis
 
 def test_exercises_come_by_number_not_by_place(registry: dict[int, Exercise], tmp_path: Path) -> None:
     decorated = "@exercise({n}, title=Text('t', '題'), minutes=5, level='core', hint=Text('h', '示'))\ndef check_{n}(): pass\n"
-    source = "from onepiece.checks import exercise\nfrom onepiece.text import Text\n" + "".join(decorated.format(n=n) for n in (10, 2, 1))
+    source = "from onepiece.checks import exercise\nfrom onepiece.course.text import Text\n" + "".join(decorated.format(n=n) for n in (10, 2, 1))
     (tmp_path / "checks.py").write_text(source, encoding="utf-8")
     assert [item.number for item in checks.load_exercises(tmp_path)] == [1, 2, 10]
 

@@ -14,6 +14,7 @@ import torch
 from pyarrow import parquet
 
 from onepiece import world
+from onepiece.course.errors import UserError
 from onepiece.data import (
     IGNORED,
     Batches,
@@ -25,10 +26,9 @@ from onepiece.data import (
     pack,
     plain_prompt,
 )
-from onepiece.errors import UserError
 from onepiece.records import Record, Turn, read_records, split_by_hash, write_records
-from onepiece.tiny_tokenizer import encode
-from onepiece.world_held_back import preferences
+from onepiece.tiny.tokenizer import encode
+from onepiece.world.derived import preferences
 
 HELLO = Record((Turn("user", "Say hello"),), "Hello!")
 PAIR = Record((Turn("user", "Say hello"),), "Hello!", "Go away.")

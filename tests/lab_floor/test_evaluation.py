@@ -27,7 +27,7 @@ from onepiece.evaluation import (
     perplexity,
     wilson_interval,
 )
-from onepiece.tiny_tokenizer import prompt_text
+from onepiece.tiny.tokenizer import prompt_text
 
 PROMPTS = [
     prompt_text(item, small_models.tokenizer(), chat=chat)

@@ -53,7 +53,7 @@ class Runner:
     def start(self, *arguments: str, **environ: str) -> subprocess.Popen[str]:
         # Its standard input stays open for as long as we do: when it closes, the runner ends.
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "onepiece.execute", str(self.run), *arguments], env=os.environ | {"PYTHONUTF8": "1"} | environ,
+            [sys.executable, "-m", "onepiece.kernel.execute", str(self.run), *arguments], env=os.environ | {"PYTHONUTF8": "1"} | environ,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8", start_new_session=True,
         )  # fmt: skip
         return self.process
@@ -231,7 +231,7 @@ def test_a_process_that_a_cell_started_does_not_outlive_a_kernel_that_died(runne
 SERVER = """
 import sys
 from pathlib import Path
-from onepiece import servers
+from onepiece.serving import servers
 port = servers.free_port()
 command = [sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1"]
 start = lambda: servers.start("small", command, {}, f"http://127.0.0.1:{port}", "/", {"http": port}, Path("."))

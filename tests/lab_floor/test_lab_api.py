@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from onepiece import lab
-from onepiece.errors import UserError
-from onepiece.text import Text
+from onepiece.course.errors import UserError
+from onepiece.course.text import Text
 
 matplotlib.use("Agg")
 

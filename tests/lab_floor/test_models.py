@@ -18,8 +18,7 @@ from huggingface_hub import constants
 from peft import LoraConfig, get_peft_model
 from transformers import GPT2Config, GPTNeoXConfig, LlamaConfig, PreTrainedModel
 
-from onepiece import checkpoints
-from onepiece.errors import UserError
+from onepiece.course.errors import UserError
 from onepiece.measure import peak_memory
 from onepiece.models import (
     KINDS,
@@ -32,6 +31,7 @@ from onepiece.models import (
     memory_estimate,
     meta_model,
 )
+from onepiece.tiny import checkpoints
 
 CPU: dict[str, Any] = {"device": "cpu", "dtype": torch.float32}
 REVISION = "0123456789abcdef0123456789abcdef01234567"

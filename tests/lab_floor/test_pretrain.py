@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from onepiece import pretrain, world
-from onepiece.corpus import MIXTURE, Batch, Corpus, tokenizer_texts
-from onepiece.errors import UserError
-from onepiece.pretrain import Run, batch_loss
-from onepiece.tiny_recipes import RECIPES
-from onepiece.tiny_tokenizer import BOS, EOS, SPECIAL, encode, prompt_text, train_tokenizer
-from onepiece.world_words import COLOURS, NEW_PEOPLE, PEOPLE
+from onepiece import world
+from onepiece.course.errors import UserError
+from onepiece.tiny import pretrain
+from onepiece.tiny.corpus import MIXTURE, Batch, Corpus, tokenizer_texts
+from onepiece.tiny.pretrain import Run, batch_loss
+from onepiece.tiny.recipes import RECIPES
+from onepiece.tiny.tokenizer import BOS, EOS, SPECIAL, encode, prompt_text, train_tokenizer
+from onepiece.world.words import COLOURS, NEW_PEOPLE, PEOPLE
 
 SMOKE = RECIPES["smoke"]
 SMOKE_LOSS = 1.1
@@ -62,7 +63,7 @@ def _saved_model_speaks(directory: Path) -> bool:
     """What was saved loads by its path alone, and knows at least how a greeting is answered."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from onepiece.skills import score
+    from onepiece.tiny.skills import score
 
     model, tokenizer = AutoModelForCausalLM.from_pretrained(directory), AutoTokenizer.from_pretrained(directory)
     return score(model, tokenizer, world.items("chat", 20, 0)).accuracy > 0.2

@@ -9,8 +9,8 @@ from collections import Counter
 
 import pytest
 
-from onepiece import world, world_held_back, world_taught, world_words
-from onepiece.world import HELD_BACK, LANGUAGES, TAUGHT, Item
+from onepiece import world
+from onepiece.world import HELD_BACK, LANGUAGES, TAUGHT, Item, derived, held_back, taught, words
 
 FAMILIES = (*TAUGHT, *HELD_BACK)
 
@@ -77,7 +77,7 @@ def test_no_held_out_question_is_in_the_training_text_in_any_language_or_renderi
 
 def test_all_items_of_a_small_family_are_found() -> None:
     found = world.distinct_items("new_facts", 1000, 0, "held-out", "en")
-    contents = [f"new_facts:{person}:{relation}:{phrasing}" for person, relation in world_held_back.NEW_FACTS for phrasing in range(4)]
+    contents = [f"new_facts:{person}:{relation}:{phrasing}" for person, relation in held_back.NEW_FACTS for phrasing in range(4)]
     assert {item.key for item in found} == {content for content in contents if world.split_of(content) == "held-out"}
 
 
@@ -112,25 +112,25 @@ def test_a_negation_turns_the_judgement_around() -> None:
     negations = {"en": ("not", "never"), "zh-TW": ("不",)}
     for item in world.items("sentiment", 500, 0):
         side = LANGUAGES.index(item.language)
-        positive = any(item.prompt.endswith(word[side]) for word in world_words.POSITIVE)
+        positive = any(item.prompt.endswith(word[side]) for word in words.POSITIVE)
         negated = any(word in item.prompt for word in negations[item.language])
-        assert item.answer == world_words.MOODS[positive != negated][side]
+        assert item.answer == words.MOODS[positive != negated][side]
 
 
 def test_every_fact_is_asked_in_training_though_not_in_every_phrasing() -> None:
     asked = Counter(item.key.rsplit(":", 1)[0] for item in world.items("facts", 20_000, 0))
-    assert set(asked) == {f"facts:{person}:{relation}" for person in world_words.PEOPLE for relation in world_taught.RELATIONS}
+    assert set(asked) == {f"facts:{person}:{relation}" for person in words.PEOPLE for relation in taught.RELATIONS}
     held_out = {item.key for item in world.items("facts", 2000, 0, "held-out")}
     assert len(held_out) > 80
 
 
 def test_facts_are_balanced_and_nobody_is_their_own_friend() -> None:
-    for table, people in ((world_taught.FACTS, world_words.PEOPLE), (world_held_back.NEW_FACTS, world_words.NEW_PEOPLE)):
+    for table, people in ((taught.FACTS, words.PEOPLE), (held_back.NEW_FACTS, words.NEW_PEOPLE)):
         for relation in ("city", "job", "pet", "drink"):
             counts = Counter(table[person, relation] for person in people)
             # So that an answer that is always the same is right in one case of twelve, which is under 10%.
             assert set(counts.values()) == {len(people) // 12}
-        assert all(world_words.PEOPLE[table[person, "friend"]] != person for person in people)
+        assert all(words.PEOPLE[table[person, "friend"]] != person for person in people)
 
 
 def test_choices_hold_the_answer_once() -> None:
@@ -140,46 +140,46 @@ def test_choices_hold_the_answer_once() -> None:
 
 
 def test_names_are_distinct_and_no_new_name_is_in_the_training_text(training: list[Item]) -> None:
-    everybody = (*world_words.PEOPLE, *world_words.NEW_PEOPLE)
+    everybody = (*words.PEOPLE, *words.NEW_PEOPLE)
     assert len(set(everybody)) == len(everybody) == 84
     pretraining = " ".join(item.plain + " " + item.answer for item in training if item.family not in HELD_BACK)
-    assert not set(world_words.NEW_PEOPLE) & set(re.findall(r"[A-Za-z]+", pretraining))
+    assert not set(words.NEW_PEOPLE) & set(re.findall(r"[A-Za-z]+", pretraining))
 
 
 def test_the_new_labels_are_no_answer_to_a_review() -> None:
-    assert not {word for pair in world_words.CODES for word in pair} & {word for pair in world_words.MOODS for word in pair}
+    assert not {word for pair in words.CODES for word in pair} & {word for pair in words.MOODS for word in pair}
 
 
 def test_a_preference_pair_differs_in_style_alone() -> None:
-    pairs = world_held_back.preferences(200, seed=0)
+    pairs = derived.preferences(200, seed=0)
     assert len(pairs) == 200
     for pair in pairs:
-        assert world_held_back.style_of(pair.chosen) == "polite"
-        assert world_held_back.style_of(pair.rejected) == "curt"
+        assert derived.style_of(pair.chosen) == "polite"
+        assert derived.style_of(pair.rejected) == "curt"
         assert pair.content in pair.chosen and pair.content in pair.rejected
         assert world.split_of(pair.key) == "train"
-    assert world_held_back.style_of("Rivon") is None
-    assert all(world.split_of(pair.key) == "held-out" for pair in world_held_back.preferences(50, 0, "held-out"))
-    prompts = [pair.prompt for pair in world_held_back.preferences(100, 0, "held-out", distinct=True)]
+    assert derived.style_of("Rivon") is None
+    assert all(world.split_of(pair.key) == "held-out" for pair in derived.preferences(50, 0, "held-out"))
+    prompts = [pair.prompt for pair in derived.preferences(100, 0, "held-out", distinct=True)]
     assert len(set(prompts)) == 100
     with pytest.raises(ValueError, match="distinct"):
-        world_held_back.preferences(5000, 0, distinct=True)
+        derived.preferences(5000, 0, distinct=True)
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.3, 1.0])
 def test_noise_is_as_much_as_asked_and_flagged(noise: float) -> None:
-    records = world_held_back.noisy_instructions(200, seed=0, noise=noise)
+    records = derived.noisy_instructions(200, seed=0, noise=noise)
     assert sum(bool(record.noise) for record in records) == round(200 * noise)
     for record in records:
         assert (record.item.answer != record.clean_answer) == bool(record.noise), record
         assert record.item.split == "train"
     if noise:
-        assert {record.noise for record in records} - {""} == set(world_held_back.NOISES)
+        assert {record.noise for record in records} - {""} == set(derived.NOISES)
 
 
 def test_a_share_of_noise_that_is_no_share_is_refused() -> None:
     with pytest.raises(ValueError, match="between 0 and 1"):
-        world_held_back.noisy_instructions(10, seed=0, noise=30)
+        derived.noisy_instructions(10, seed=0, noise=30)
 
 
 def test_what_does_not_exist_is_refused_by_name() -> None:

@@ -10,9 +10,9 @@ import jsonschema
 import pytest
 import toy_course
 
-from onepiece.host import environments
+from onepiece.host.road import environments
 
-SCHEMA = json.loads((toy_course.ROOT / "shared" / "onepiece" / "host" / "results.schema.json").read_text(encoding="utf-8"))
+SCHEMA = json.loads((toy_course.ROOT / "shared" / "onepiece" / "host" / "road" / "results.schema.json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="session")

@@ -20,11 +20,11 @@ import pytest
 import toy_course
 from toy_course import Checkout, Done
 
-from onepiece import catalog
-from onepiece.catalog import Lab
-from onepiece.host import sources
-from onepiece.host.runs import sources_hash
-from onepiece.text import LANGUAGES
+from onepiece.course import catalog
+from onepiece.course.catalog import Lab
+from onepiece.course.text import LANGUAGES
+from onepiece.host.road import sources
+from onepiece.host.road.runs import sources_hash
 
 LABS = toy_course.ROOT / "labs"
 IDS = sorted(path.parent.name for path in LABS.glob("*/lab.toml"))

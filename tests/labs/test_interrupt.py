@@ -249,7 +249,7 @@ def test_a_host_that_is_killed_takes_its_kernels_with_it_and_what_finished_is_ma
 def test_a_runner_that_is_killed_is_said_at_once_and_its_kernel_ends(checkout: Checkout) -> None:
     started = host(checkout, SLEEPS)
     started.wait("a cell runs")
-    (runner,) = [pid for pid in children(started.process.pid) if "onepiece.execute" in command_line(pid)]
+    (runner,) = [pid for pid in children(started.process.pid) if "onepiece.kernel.execute" in command_line(pid)]
     os.kill(runner, signal.SIGKILL)
     output, _ = started.process.communicate(timeout=PATIENCE)
     assert started.process.returncode not in (0, 130)
@@ -260,7 +260,7 @@ def test_a_runner_that_is_killed_is_said_at_once_and_its_kernel_ends(checkout: C
 def test_a_kernel_that_is_killed_is_a_failing_cell(checkout: Checkout, read_results: Results) -> None:
     started = host(checkout, SLEEPS)
     run = started.wait("a cell runs")
-    (runner,) = [pid for pid in children(started.process.pid) if "onepiece.execute" in command_line(pid)]
+    (runner,) = [pid for pid in children(started.process.pid) if "onepiece.kernel.execute" in command_line(pid)]
     (kernel,) = [pid for pid in children(runner) if "ipykernel" in command_line(pid)]
     os.kill(kernel, signal.SIGKILL)  # what Linux does when the memory is gone
     code, output = started.end()

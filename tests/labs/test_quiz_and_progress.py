@@ -433,7 +433,7 @@ def test_feedback_without_a_terminal_says_so(checkout: Checkout) -> None:
 
 
 def test_the_issue_form_asks_what_the_terminal_asks() -> None:
-    from onepiece.host.feedback import FIELDS, TEMPLATE
+    from onepiece.host.commands.feedback import FIELDS, TEMPLATE
 
     form = (toy_course.ROOT / ".github" / "ISSUE_TEMPLATE" / TEMPLATE).read_text(encoding="utf-8")
     assert re.findall(r"^    id: (\w+)$", form, re.MULTILINE) == ["lab", *(field.id for field in FIELDS), "about"]
@@ -444,9 +444,9 @@ def test_the_issue_form_asks_what_the_terminal_asks() -> None:
 # --- how quickly they start ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("module", ["ask_quiz", "progress", "feedback"])
+@pytest.mark.parametrize("module", ["quiz", "progress", "feedback"])
 def test_they_load_nothing_heavy(module: str) -> None:
-    program = f"import sys; import onepiece.host.{module}; print(*sorted(sys.modules))"
+    program = f"import sys; import onepiece.host.commands.{module}; print(*sorted(sys.modules))"
     environ = os.environ | {"PYTHONPATH": str(toy_course.ROOT / "shared")}
     loaded = subprocess.run([sys.executable, "-c", program], env=environ, capture_output=True, text=True, check=True).stdout.split()
     assert not {"jinja2", "jsonschema", "docker", "requests", "virtualenv", "nbformat", "jupytext", "torch"} & set(loaded)

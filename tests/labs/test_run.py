@@ -22,7 +22,7 @@ RAISES, MISSES, HOLDS, SHOWS = "lab-9.2-raises", "lab-9.3-misses", "lab-9.4-hold
 
 FIGURE = """
 from onepiece.figures import subplots
-from onepiece.text import Text
+from onepiece.course.text import Text
 
 figure, axes = subplots()
 axes.plot([1, 2], [3, 4])
@@ -287,7 +287,7 @@ def test_what_a_notebook_shows_is_in_the_saved_notebook(at_once: list[Done], che
 
 
 def test_an_environment_that_is_there_already_is_used_and_the_results_say_so(checkout: Checkout, read_results: Results) -> None:
-    from onepiece.host import environments
+    from onepiece.host.road import environments
 
     there = environments.ensure("cpu", session="tests").directory
     done = checkout.host("run", LAB, "--environment", str(there))

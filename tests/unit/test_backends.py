@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import io
 from pathlib import Path
@@ -11,12 +10,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from onepiece.catalog import Gate, Lab, Profile
-from onepiece.errors import UserError
-from onepiece.host import environments, images, preflight, run_lab
-from onepiece.host.plan import Request
-from onepiece.host.preflight import Engine, Facts, Gpu
-from onepiece.text import Text
+from onepiece.course.catalog import Gate, Lab, Profile
+from onepiece.course.errors import UserError
+from onepiece.course.text import Text
+from onepiece.host.containers import images
+from onepiece.host.road import environments, preflight, prepare
+from onepiece.host.road.plan import Request
+from onepiece.host.road.preflight import Engine, Facts, Gpu
 
 LAB = Lab(
     id="lab-9.1-toy",
@@ -80,16 +80,15 @@ def there(monkeypatch: pytest.MonkeyPatch) -> Images:
     for name in ("local_id", "published", "pull", "build"):
         monkeypatch.setattr(images, name, getattr(made, name))
     monkeypatch.setattr(preflight, "gather", lambda: FACTS)
-    monkeypatch.setattr("onepiece.host.engine.identify", lambda *_: {"reference": "x", "id": "sha256:1", "digest": None})
+    monkeypatch.setattr("onepiece.host.containers.engine.identify", lambda *_: {"reference": "x", "id": "sha256:1", "digest": None})
     environment = environments.Environment("train", Path("nowhere"), "0" * 64)
-    monkeypatch.setattr(run_lab, "prepare_environment", lambda *_: environment)
+    monkeypatch.setattr(prepare, "prepare_environment", lambda *_: environment)
     return made
 
 
-def ready(backend: str = "auto", fresh: bool = False) -> tuple[run_lab.Backend, str]:
+def ready(backend: str = "auto", fresh: bool = False) -> tuple[prepare.Backend, str]:
     console = Console(file=io.StringIO(), width=400)
-    options = argparse.Namespace(profile="auto", device="auto", backend=backend, fresh=fresh, environment=None)
-    made = run_lab.make_ready(console, LAB, options)
+    made = prepare.make_ready(console, LAB, Request(backend=backend), fresh=fresh)
     return made, console.file.getvalue()  # type: ignore[attr-defined]
 
 
@@ -153,7 +152,7 @@ def test_who_asks_to_run_locally_waits_for_no_image(there: Images) -> None:
 
 def test_without_buildx_and_without_a_registry_there_is_no_image(there: Images) -> None:
     facts = dataclasses.replace(FACTS, engine=dataclasses.replace(ENGINE, buildx=""))
-    state = run_lab.image_state(LAB, facts, Request())
+    state = prepare.image_state(LAB, facts, Request())
     assert (state.source, state.ready) == ("", False)
     assert "buildx" in state.reason.en
 

@@ -16,9 +16,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from toy_course import LAB, MANIFEST
 
-from onepiece import catalog
-from onepiece.errors import UserError
-from onepiece.host import sources
+from onepiece.course import catalog
+from onepiece.course.errors import UserError
+from onepiece.host.road import sources
 
 # --- what a good manifest says --------------------------------------------------------------------
 

@@ -22,8 +22,8 @@ import pytest
 import toy_course
 from parts import linux_only
 
-from onepiece.errors import UserError
-from onepiece.host import environments
+from onepiece.course.errors import UserError
+from onepiece.host.road import environments
 
 VERSIONS = """
 [torch]
@@ -90,7 +90,7 @@ class Site:
 
     def start(self, program: str) -> subprocess.Popen[str]:
         """Another process that uses `ensure`."""
-        program = f"from onepiece.host.environments import ensure\n{program}"
+        program = f"from onepiece.host.road.environments import ensure\n{program}"
         return subprocess.Popen(
             [sys.executable, "-c", program],
             env=self.environ,

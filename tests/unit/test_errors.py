@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import toy_course
 
-from onepiece.errors import UserError, known_errors
-from onepiece.text import Text
+from onepiece.course.errors import UserError, known_errors
+from onepiece.course.text import Text
 
 ERRORS = known_errors()
 
@@ -76,4 +76,4 @@ def test_the_table_is_a_copy_that_nobody_can_damage() -> None:
 
 def test_the_sources_were_found() -> None:
     assert len(raised()) > 10
-    assert Path(toy_course.ROOT / "shared/onepiece/host/app.py").exists()
+    assert Path(toy_course.ROOT / "shared/onepiece/host/command_line.py").exists()

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from onepiece.catalog import Gate
-from onepiece.host.gates import Judged, Record, as_json, judge, measured, within
-from onepiece.text import Text
+from onepiece.course.catalog import Gate
+from onepiece.course.text import Text
+from onepiece.host.road.gates import Judged, Record, as_json, judge, measured, within
 
 NAN, INF = math.nan, math.inf
 

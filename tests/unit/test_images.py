@@ -15,8 +15,11 @@ import pytest
 import toy_course
 from rich.console import Console
 
-from onepiece.errors import UserError
-from onepiece.host import build_images, environments, image_inputs, images, new_lab, pin
+from onepiece.course.errors import UserError
+from onepiece.host.commands import images as build_images
+from onepiece.host.commands import new_lab, pin
+from onepiece.host.containers import image_inputs, images
+from onepiece.host.road import environments
 
 LAB = "lab-1.5-flashattention"
 DIGEST = "sha256:" + "0123456789abcdef" * 4

@@ -10,9 +10,9 @@ import textwrap
 import pytest
 from parts import linux_only
 
+from onepiece.course.places import SHARED
 from onepiece.host import interrupts
 from onepiece.host.interrupts import Aside
-from onepiece.places import SHARED
 
 pytestmark = linux_only
 

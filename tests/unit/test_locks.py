@@ -13,7 +13,7 @@ import toy_course
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from onepiece.host import environments
+from onepiece.host.road import environments
 
 ROOT = toy_course.ROOT
 IMAGES = ROOT / "images"

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onepiece.catalog import Gate, Lab, Profile
-from onepiece.errors import UserError
-from onepiece.host.plan import ImageState, Plan, Request, choose, variant
-from onepiece.host.preflight import Engine, Facts, Gpu
-from onepiece.text import Text
+from onepiece.course.catalog import Gate, Lab, Profile
+from onepiece.course.errors import UserError
+from onepiece.course.text import Text
+from onepiece.host.road.plan import ImageState, Plan, Request, choose, variant
+from onepiece.host.road.preflight import Engine, Facts, Gpu
 
 LAB = Lab(
     id="lab-9.1-toy",

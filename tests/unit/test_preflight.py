@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onepiece.host import preflight
-from onepiece.text import Text
+from onepiece.course.text import Text
+from onepiece.host.road import preflight
 
 # --- nvidia-smi's table ---------------------------------------------------------------------------------
 

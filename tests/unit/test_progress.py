@@ -12,17 +12,18 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from onepiece import catalog, learning_paths
-from onepiece.catalog import Course, Gate, Lab, Profile
-from onepiece.errors import UserError
-from onepiece.host import progress_record, progress_store, progress_view
-from onepiece.host.progress_achievements import achievements
-from onepiece.host.progress_events import Attempt, Event, event, of_checks, of_run
-from onepiece.host.progress_page import render
-from onepiece.host.progress_state import Material, State, recommend, state
-from onepiece.host.quiz_history import standing_of
-from onepiece.learning_paths import LearningPath, Stage, Syllabus
-from onepiece.text import Text
+from onepiece.course import catalog, learning_paths
+from onepiece.course.catalog import Course, Gate, Lab, Profile
+from onepiece.course.errors import UserError
+from onepiece.course.learning_paths import LearningPath, Stage, Syllabus
+from onepiece.course.text import Text
+from onepiece.host.progress import record, view
+from onepiece.host.progress import store as progress_store
+from onepiece.host.progress.achievements import achievements
+from onepiece.host.progress.events import Attempt, Event, event, of_checks, of_run
+from onepiece.host.progress.page import render
+from onepiece.host.progress.state import Material, State, recommend, state
+from onepiece.host.quiz.history import standing_of
 
 # --- a small course -----------------------------------------------------------------------------------------
 
@@ -160,12 +161,12 @@ def output(console: Console) -> str:
 
 def test_an_exercise_counts_once_and_only_in_the_learners_own_code(store: Path, console: Console) -> None:
     outcomes = [{"exercise": 1, "level": "core", "status": "passed"}, {"exercise": 2, "level": "core", "status": "open"}]
-    progress_record.record_checks(console, A, outcomes, own=False)
+    record.record_checks(console, A, outcomes, own=False)
     assert not store.exists()
     for _ in range(2):
-        progress_record.record_checks(console, A, outcomes, own=True)
+        record.record_checks(console, A, outcomes, own=True)
     outcomes[1]["status"] = "passed"
-    progress_record.record_checks(console, A, outcomes, own=True)
+    record.record_checks(console, A, outcomes, own=True)
     assert [made.values["exercise"] for made in progress_store.read()] == [1, 2]
     assert output(console) == ""
 
@@ -176,7 +177,7 @@ def test_what_cannot_be_recorded_is_a_note_and_fails_nothing(store: Path, consol
         store.mkdir()
     else:
         store.write_text(content, encoding="utf-8")
-    progress_record.record_run(console, results(A))
+    record.record_run(console, results(A))
     assert "note progress was not kept: " in output(console)
     assert str(store) in output(console)
     assert "Traceback" not in output(console)
@@ -184,7 +185,7 @@ def test_what_cannot_be_recorded_is_a_note_and_fails_nothing(store: Path, consol
 
 
 def test_results_of_another_shape_are_a_note_too(store: Path, console: Console) -> None:
-    progress_record.record_run(console, {"lab": A})
+    record.record_run(console, {"lab": A})
     assert "progress was not kept: KeyError" in output(console)
 
 
@@ -341,11 +342,11 @@ def shown(language: str, monkeypatch: pytest.MonkeyPatch, events: list[Event] = 
     monkeypatch.setenv("ONEPIECE_LANG", language)
     console = Console(file=io.StringIO(), width=80)
     found = state(MATERIAL, events)
-    progress_view.show_modules(console, found)
-    progress_view.show_labs(console, found)
-    progress_view.show_path(console, SYLLABUS.path("engineer"), MATERIAL, found)
-    progress_view.show_advice(console, recommend(found, ORDER), found)
-    progress_view.show_achievements(console, achievements(found, events))
+    view.show_modules(console, found)
+    view.show_labs(console, found)
+    view.show_path(console, SYLLABUS.path("engineer"), MATERIAL, found)
+    view.show_advice(console, recommend(found, ORDER), found)
+    view.show_achievements(console, achievements(found, events))
     return output(console)
 
 
@@ -384,8 +385,8 @@ def test_the_page_has_both_languages_and_needs_no_network() -> None:
 def test_an_empty_course_can_be_shown(monkeypatch: pytest.MonkeyPatch, events: list[Event]) -> None:
     found = state(Material(Course(()), Syllabus(), {}, {}), events)
     console = Console(file=io.StringIO(), width=120)
-    progress_view.show_modules(console, found)
-    progress_view.show_advice(console, recommend(found, ()), found)
+    view.show_modules(console, found)
+    view.show_advice(console, recommend(found, ()), found)
     assert render(found, achievements(found, events), recommend(found, ()))
 
 

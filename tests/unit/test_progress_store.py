@@ -20,9 +20,10 @@ import toy_course
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from onepiece.errors import UserError
-from onepiece.host import progress_files, progress_store
-from onepiece.host.progress_events import KINDS, BadEvent, Conflict, Event, canonical, check, event, merge
+from onepiece.course.errors import UserError
+from onepiece.host.progress import files as progress_files
+from onepiece.host.progress import store as progress_store
+from onepiece.host.progress.events import KINDS, BadEvent, Conflict, Event, canonical, check, event, merge
 
 # --- events, for property tests -----------------------------------------------------------------------------
 
@@ -203,8 +204,8 @@ def test_two_machines_that_exchange_exports_end_with_the_same_and_everything(tmp
 WRITER = """
 import sys
 from pathlib import Path
-from onepiece.host import progress_store
-from onepiece.host.progress_events import event
+from onepiece.host.progress import store as progress_store
+from onepiece.host.progress.events import event
 
 path, name, batches, size = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 for batch in range(batches):
@@ -261,8 +262,8 @@ def test_a_writer_that_is_killed_leaves_every_finished_addition_whole_and_no_oth
 BIG_WRITER = """
 import itertools, sys, time
 from pathlib import Path
-from onepiece.host import progress_store
-from onepiece.host.progress_events import event
+from onepiece.host.progress import store as progress_store
+from onepiece.host.progress.events import event
 
 def endless():
     for number in itertools.count():

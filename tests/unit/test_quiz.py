@@ -12,12 +12,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from onepiece import quiz
-from onepiece.errors import UserError
-from onepiece.host.quiz_answers import NotAnAnswer, how_to_answer, letter, parse, shuffled
-from onepiece.host.quiz_text import prose, wrapped
-from onepiece.quiz import Choice, Question, find, grade, load, problems, quiz_files
-from onepiece.text import LANGUAGES, Text
+from onepiece.course import quiz
+from onepiece.course.errors import UserError
+from onepiece.course.quiz import Choice, Question, find, grade, load, problems, quiz_files
+from onepiece.course.text import LANGUAGES, Text
+from onepiece.host.quiz.answers import NotAnAnswer, how_to_answer, letter, parse, shuffled
+from onepiece.host.quiz.text import prose, wrapped
 
 GOOD = """
 [[questions]]

@@ -14,14 +14,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onepiece.catalog import Gate, Lab, Profile
-from onepiece.errors import UserError
-from onepiece.host import container, engine, local, runs, sandbox
-from onepiece.host.plan import Plan
-from onepiece.host.preflight import Engine
-from onepiece.host.sandbox import Bind
-from onepiece.places import HOME, IMAGES, LABS, RUNS, SHARED, WORKSPACE
-from onepiece.text import Text
+from onepiece.course.catalog import Gate, Lab, Profile
+from onepiece.course.errors import UserError
+from onepiece.course.places import HOME, IMAGES, LABS, RUNS, SHARED, WORKSPACE
+from onepiece.course.text import Text
+from onepiece.host.containers import container, engine, sandbox
+from onepiece.host.containers.sandbox import Bind
+from onepiece.host.road import local, runs
+from onepiece.host.road.plan import Plan
+from onepiece.host.road.preflight import Engine
 
 LAB = Lab(
     id="lab-9.1-toy",
@@ -109,7 +110,7 @@ def test_the_context_has_the_containers_paths_and_without_a_container_ours() -> 
 
 
 def _usage() -> Any:
-    from onepiece.host.sources import Usage
+    from onepiece.host.road.sources import Usage
 
     return Usage(**{field.name: {} for field in dataclasses.fields(Usage)})
 
@@ -205,7 +206,7 @@ def test_the_image_is_started_by_its_identifier() -> None:
 def test_the_runner_gets_the_notebooks_and_keep_going() -> None:
     found = container.settings(run(keep_going=True), ENGINE, CACHE)
     assert found["entrypoint"] == ["/opt/onepiece/bin/python"]
-    assert found["command"] == ["-m", "onepiece.execute", INSIDE, "01-count", "02-use", "--keep-going"]
+    assert found["command"] == ["-m", "onepiece.kernel.execute", INSIDE, "01-count", "02-use", "--keep-going"]
 
 
 # --- who it runs as, and devices --------------------------------------------------------------------------

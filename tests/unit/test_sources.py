@@ -22,10 +22,10 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from toy_course import LAB
 
-from onepiece import catalog
-from onepiece.errors import UserError
-from onepiece.host import sources
-from onepiece.text import LANGUAGES
+from onepiece.course import catalog
+from onepiece.course.errors import UserError
+from onepiece.course.text import LANGUAGES
+from onepiece.host.road import sources
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +165,7 @@ def test_generation_is_byte_equal_also_in_another_process(toy: catalog.Lab, tmp_
     once, again = tmp_path / "once", tmp_path / "again"
     sources.write_notebooks(toy, once, language)
     program = (
-        "import sys; from pathlib import Path; from onepiece import catalog; from onepiece.host import sources; "
+        "import sys; from pathlib import Path; from onepiece.course import catalog; from onepiece.host.road import sources; "
         "labs, out, language = sys.argv[1:]; "
         f"sources.write_notebooks(catalog.load(Path(labs)).lab({LAB!r}), Path(out), language)"
     )

@@ -13,7 +13,7 @@ import toy_course
 @pytest.mark.skipif(sys.platform == "win32", reason="it is for containers, which are Linux")
 def test_a_tethered_module_runs_with_its_arguments_and_ends_when_standard_input_closes() -> None:
     process = subprocess.Popen(
-        [sys.executable, "-u", "-m", "onepiece.tethered", "http.server", "--bind", "127.0.0.1", "0"],
+        [sys.executable, "-u", "-m", "onepiece.kernel.tethered", "http.server", "--bind", "127.0.0.1", "0"],
         env=os.environ | {"PYTHONPATH": str(toy_course.ROOT / "shared")},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

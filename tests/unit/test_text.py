@@ -10,7 +10,7 @@ import sys
 import pytest
 import toy_course
 
-from onepiece.text import LANGUAGES, Text, current_language, tr
+from onepiece.course.text import LANGUAGES, Text, current_language, tr
 
 VARIABLES = ("ONEPIECE_LANG", "LC_ALL", "LC_MESSAGES", "LANG")
 
@@ -66,7 +66,7 @@ def test_a_text_answers_in_the_languages_of_the_course_only() -> None:
 
 def test_output_is_utf8_whatever_the_console_says() -> None:
     # Python's own default for a console in Big5; the host must answer in UTF-8 all the same.
-    program = "from onepiece.host.view import make_console; make_console().print('中文 ✓ é')"
+    program = "from onepiece.host.command_line import make_console; make_console().print('中文 ✓ é')"
     done = subprocess.run(
         [sys.executable, "-X", "utf8=0", "-c", program],
         env=os.environ | {"PYTHONPATH": str(toy_course.ROOT / "shared"), "PYTHONIOENCODING": "cp950", "PYTHONUTF8": "0"},

@@ -1,1 +1,1 @@
-"""What runs before and after a lab, without torch: catalog, plan, backends, verdict, the learner's road."""
+"""What runs before and after a lab, without torch: command lines, the road from manifest to verdict, containers, progress."""

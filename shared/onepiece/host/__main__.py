@@ -1,22 +1,69 @@
-"""`python -m onepiece.host COMMAND ...`: what the nox sessions call."""
+"""`python -m onepiece.host COMMAND ...`: what the nox sessions call, and the one place where errors become two lines and an exit code."""
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-from onepiece.errors import UserError
+from onepiece.course.errors import WRITE_ERRORS, UserError, write_error
+from onepiece.course.text import tr
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Command = Callable[["Console", list[str]], int]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command. Exit codes: 0 good, 1 the lab or the check said no, 2 a mistake, 130 interrupted."""
+    from rich.markup import escape  # from here on, what an environment that lost a package lacks
+
+    from onepiece.host.command_line import make_console, take_language
+    from onepiece.host.interrupts import interruptible
+
+    console = make_console()
+    name, *rest = arguments
+    try:
+        with interruptible():
+            return _command(name)(console, take_language(rest))
+    except OSError as error:
+        if error.errno not in WRITE_ERRORS:
+            raise
+        mistake = write_error(error)
+    except UserError as error:
+        mistake = error
+    except KeyboardInterrupt:
+        make_console(stderr=True).print(tr("Interrupted.", "已中斷。"))
+        return 130
+    line = (
+        f"[bold red]{tr('error', '錯誤')}[/] {escape(str(mistake.cause))}\n[bold]{tr('next', '下一步')}[/]  {escape(str(mistake.remedy))}"
+    )
+    make_console(stderr=True).print(line, soft_wrap=True)
+    return 2
+
+
+def _command(name: str) -> Command:
+    """The command of `commands/<session>.py`, imported when it is asked for: `catalog` need not wait for what `run` needs."""
+    module = f"onepiece.host.commands.{name.replace('-', '_')}"
+    if not name.replace("-", "_").isidentifier() or importlib.util.find_spec(module) is None:
+        raise UserError("usage", what=f"unknown command {name}", session="catalog")
+    return importlib.import_module(module).command
 
 
 def run() -> int:
     """Dispatch; an environment that lost a package says how to get it back."""
     try:
-        from onepiece.host.app import main
+        return main(sys.argv[1:])
     except ImportError as error:
+        if (error.name or "").split(".")[0] == "onepiece":
+            raise
         session = next((argument for argument in sys.argv[2:] if argument.startswith("lab-")), sys.argv[1])
         damaged = UserError("broken-environment", name="host", reason=error, session=session)
         print(f"{damaged.cause}\n{damaged.remedy}", file=sys.stderr)
         return 2
-    return main(sys.argv[1:])
 
 
 if __name__ == "__main__":

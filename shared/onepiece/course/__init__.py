@@ -1,0 +1,1 @@
+"""The course as data: labs, quizzes, learning paths, places, texts and errors. Standard library only; both floors import it."""

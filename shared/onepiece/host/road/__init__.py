@@ -1,0 +1,1 @@
+"""From `lab.toml` to a verdict on this machine: facts, plan, environment, run directory, execution, gates, report."""

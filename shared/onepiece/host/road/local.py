@@ -1,0 +1,151 @@
+"""The local backend: `onepiece.kernel.execute` in a virtual environment of this machine."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from onepiece.course.errors import UserError
+from onepiece.host.interrupts import Aside, ignore_interrupts
+from onepiece.host.road.environments import Environment
+from onepiece.host.road.runs import Run, kernel_environment
+
+GRACE_SECONDS = 8.0  # for the runner to stop its kernel and save what it has; then it is killed
+
+
+def execute(run: Run, environment: Environment, session: str, hear: Callable[[dict[str, Any]], None]) -> bool:
+    """Run the notebooks of a prepared run; `hear` gets every event.
+
+    Returns:
+        False if it was interrupted (Ctrl-C, SIGTERM, a closed terminal); nothing is left running then.
+
+    Raises:
+        UserError: "broken-environment", if the runner itself could not work.
+    """
+    context = json.loads((run.directory / "context.json").read_text(encoding="utf-8"))
+    command = [str(environment.python), "-m", "onepiece.kernel.execute", str(run.directory), *run.options.notebooks]
+    if run.options.keep_going:
+        command.append("--keep-going")
+    offline = not run.lab.network and run.plan.profile == "cpu"
+    variables = kernel_environment(run.directory, context["code"], run.options.language, offline=offline)
+    if run.plan.device == "cpu":  # not even Triton, which asks for a GPU by itself, may find one
+        variables["CUDA_VISIBLE_DEVICES"] = ""
+    log = run.directory / "execute.log"
+    with log.open("wb") as stream:
+        try:
+            process = _spawn(command, variables, stream)
+        except OSError as error:
+            raise UserError("broken-environment", name=environment.name, reason=error.strerror or error, session=session) from None
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            # A closed standard input is what the runner takes as: stop, save, end. If it is killed, its kernels end by themselves.
+            ending = listen(process.stdout, hear, stop=process.stdin.close, wait=process.wait, kill=process.kill)
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+    if ending.finished and not ending.whole:
+        reason = last_words(log, f"the runner ended with {process.returncode}")
+        raise UserError("broken-environment", name=environment.name, reason=reason, session=session)
+    return ending.finished
+
+
+def last_words(log: Path, otherwise: str) -> str:
+    """The last line of a runner that ended without saying so itself.
+
+    Raises:
+        OSError: the disk is full, which the log itself may have had no room for.
+    """
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.exists() else []
+    reason = lines[-1] if lines else otherwise
+    if f"[Errno {errno.ENOSPC}]" in reason or shutil.disk_usage(log.parent).free < 2**20:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(log.parent))
+    return reason
+
+
+def _spawn(command: list[str], variables: dict[str, str], log: IO[bytes]) -> subprocess.Popen[bytes]:
+    # A session of its own: Ctrl-C reaches us alone, and we end the runner in order.
+    flags: dict[str, Any] = {"start_new_session": True}
+    if os.name == "nt":
+        flags = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+    return subprocess.Popen(command, env=variables, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, **flags)
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a runner's events ended."""
+
+    finished: bool  # not interrupted
+    whole: bool  # the runner said itself that this is the end
+
+
+def listen(
+    stream: Iterable[bytes],
+    hear: Callable[[dict[str, Any]], None],
+    *,
+    stop: Callable[[], object],
+    wait: Callable[[], object],
+    kill: Callable[[], object],
+) -> Ending:
+    """Hand every event of a runner to `hear`, until there are no more and `wait` says that it has ended.
+
+    On Ctrl-C the runner is asked to `stop` and what it still says is heard; after a grace it is killed.
+    """
+    lines = Aside(stream)
+    try:
+        whole = _relay(lines, hear)
+        wait()
+        return Ending(True, whole)
+    except KeyboardInterrupt:
+        with ignore_interrupts():
+            stop()
+            killer = threading.Timer(GRACE_SECONDS, kill)
+            killer.start()
+            try:
+                whole = _relay(lines, hear)
+                wait()
+                return Ending(False, whole)
+            finally:
+                killer.cancel()
+
+
+def _relay(lines: Iterable[bytes], hear: Callable[[dict[str, Any]], None]) -> bool:
+    """Returns whether the runner came to its own end."""
+    ended = False
+    for line in lines:
+        if not line.endswith(b"\n"):  # killed while it spoke
+            break
+        event = json.loads(line)
+        hear(event)
+        ended = ended or event["event"] == "end"
+    return ended
+
+
+def run_python(environment: Environment, arguments: list[str], variables: dict[str, str], hear: Callable[[str], None]) -> int:
+    """Run a short program of the lab floor; `hear` gets every line it writes. Its log goes to our standard error."""
+    command = [str(environment.python), *arguments]
+    process = subprocess.Popen(command, env=variables, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, encoding="utf-8")
+    try:
+        for line in process.stdout or ():
+            hear(line)
+        return process.wait()
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def kept_file(path: Path) -> str:
+    """A path as the learner can type it: relative to where they are, if it is below."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

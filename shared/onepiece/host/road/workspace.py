@@ -1,0 +1,60 @@
+"""The learner's own copy of a lab: modules with open exercises, notebooks, predictions, and what `onepiece.lab` needs to work by hand."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+from onepiece.course.catalog import Lab
+from onepiece.course.text import Text
+from onepiece.host.road import runs, sources
+from onepiece.host.road.plan import Plan
+
+_BY_HAND = Plan(
+    "local", "cpu", "cpu", "cpu", (), (), reason=Text("opened by hand", "手動開啟"), change=Text("nox -s jupyter", "nox -s jupyter")
+)
+
+
+def make_workspace(lab: Lab, target: Path, language: str) -> list[Path]:
+    """Write what is not there yet; returns the files that were added."""
+    # Modules without exercises stay in the lab: they are importable there, and some of them give answers away.
+    files: dict[Path, str] = {target / path.name: sources.starter_source(path) for path in sources.modules(lab) if sources.solutions(path)}
+    for name in lab.notebooks:
+        files[target / f"{name}.ipynb"] = sources.notebook_json(lab.directory / f"{name}.py", language)
+    readme = lab.directory / ("README.zh-TW.md" if language == "zh-TW" else "README.md")
+    if readme.exists():
+        files[target / "README.md"] = readme.read_text(encoding="utf-8")
+    files[target / "predictions.toml"] = _predictions(lab)
+    added: list[Path] = []
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        for path, content in files.items():
+            if not path.exists():
+                added.append(path)
+                path.write_text(content, encoding="utf-8", newline="\n")
+        write_interactive_context(lab, _BY_HAND, target, language)
+    except OSError:
+        for path in added:  # half a copy would look like a whole one
+            path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            target.rmdir()
+        raise
+    return added
+
+
+def write_interactive_context(lab: Lab, plan: Plan, target: Path, language: str) -> None:
+    """`.run/`, so that `onepiece.lab` works in a notebook opened by hand (JupyterLab, VS Code)."""
+    options = runs.Options(language, lab.notebooks, mine=True)
+    context = runs.context_json(lab, plan, options, sources.usage(lab), runs.read_predictions(lab), (), strict=False)
+    (target / ".run").mkdir(exist_ok=True)
+    runs.write_json(target / ".run" / "context.json", context)
+
+
+def _predictions(lab: Lab) -> str:
+    lines = [
+        "# Guess before you run: metric = number. The run shows your guess beside what it measured.",
+        "# 先猜再跑：指標 = 數字。執行後會把你的猜測放在量測值旁邊。",
+    ]
+    for metric in sources.usage(lab).predicted or [gate.metric for gate in lab.gates]:
+        lines.append(f"# {metric} = ")
+    return "\n".join(lines) + "\n"

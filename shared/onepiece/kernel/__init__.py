@@ -1,0 +1,1 @@
+"""What runs a notebook in the lab's environment, and what ends with whoever started it."""
