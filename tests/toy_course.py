@@ -147,6 +147,7 @@ def write_lab(root: Path, lab_id: str = LAB, **changes: str) -> Path:
     """A lab below `root/labs`; `changes` replaces files by stem (`manifest`, `count`, `use`, `counting`, `checks`)."""
     directory = root / "labs" / lab_id
     directory.mkdir(parents=True, exist_ok=True)
+    write_image(root, lab_id)
     files = {
         "manifest": ("lab.toml", MANIFEST),
         "count": ("01-count.py", COUNT),
@@ -159,6 +160,13 @@ def write_lab(root: Path, lab_id: str = LAB, **changes: str) -> Path:
     return directory
 
 
+def write_image(root: Path, lab_id: str) -> None:
+    """The Dockerfile of a lab that adds nothing to its group, where the course has images at all."""
+    if (root / "images").is_dir() and not (root / "images" / lab_id).exists():
+        (root / "images" / lab_id).mkdir()
+        shutil.copy(ROOT / "images" / "lab-1.1-peft-huggingface" / "Dockerfile", root / "images" / lab_id / "Dockerfile")
+
+
 def write_quick_lab(root: Path, lab_id: str, **code: str) -> Path:
     """A lab of one-cell notebooks that need no torch: `first="..."` makes `01-first` with that code after the import of `lab`.
 
@@ -167,6 +175,7 @@ def write_quick_lab(root: Path, lab_id: str, **code: str) -> Path:
     """
     directory = root / "labs" / lab_id
     directory.mkdir(parents=True, exist_ok=True)
+    write_image(root, lab_id)
     names = [f"{number:02d}-{stem}" for number, stem in enumerate(code, start=1)]
     listed = ", ".join(f'"{name}"' for name in names)
     (directory / "lab.toml").write_text(MANIFEST.replace('"01-count", "02-use"', listed), encoding="utf-8")
@@ -184,9 +193,9 @@ lab.record("agrees", True)
 
 def write_course(root: Path) -> Path:
     """A checkout with one toy lab and the real code and locks; environments are those of the real checkout."""
-    write_lab(root)
     for name in ("images", "shared"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+    write_lab(root)
     for name in ("noxfile.py", "pyproject.toml"):
         shutil.copy(ROOT / name, root / name)
     link_environments(root)

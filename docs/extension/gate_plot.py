@@ -63,8 +63,8 @@ def gate_plot(run: Published, caption: str, language: str) -> str:
 def _row(run: Published, gate: dict[str, Any], language: str) -> str:
     records = [record for record in run.results["records"] if record["metric"] == gate["metric"]]
     dots = [_dot("measured", record["value"], gate["bound"], language) for record in records if record["variant"] is None]
-    variant = gate["control"]["variant"] if gate["control"] else None
-    if variant:
+    for contrast in filter(None, (gate["control"], gate.get("null"))):
+        variant = contrast["variant"]
         dots += [_dot("control", record["value"], gate["bound"], language, variant) for record in records if record["variant"] == variant]
     label = html.escape(gate["objective"][language])
     return f'<div class="gate-row"><span class="gate-label">{label}</span><span class="gate-track">{"".join(dots)}</span></div>'

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 from onepiece.course.catalog import Lab
-from onepiece.host.road import runs
+from onepiece.host.road import shared_modules
 
 from .download import lab_zip
 from .facts import facts_table
@@ -33,6 +34,7 @@ WORDS = {
     "not held": {"en": "not held", "zh-TW": "沒通過"},
     "not judged": {"en": "not judged: {reason}", "zh-TW": "未判定：{reason}"},
     "control": {"en": "control (must miss)", "zh-TW": "對照組（必須不過）"},
+    "null": {"en": "null system (must miss)", "zh-TW": "空系統（必須不過）"},
     "missed": {"en": "missed", "zh-TW": "沒過"},
     "not missed": {"en": "did not miss", "zh-TW": "過了"},
     "quiz": {"en": "Quiz", "zh-TW": "測驗"},
@@ -53,6 +55,10 @@ NOT_LOCKED = {
 CHANGED_SINCE = {
     "en": "(The lab has been changed since that run.)",
     "zh-TW": "（那次執行之後，這個實驗又改過。）",
+}
+SHARED_CHANGED_SINCE = {
+    "en": "(Code that this lab shares with others has been changed since that run.)",
+    "zh-TW": "（那次執行之後，這個實驗與其他實驗共用的程式碼又改過。）",
 }
 PLOT = {
     "en": "How far each measured value, and each control, is from its bound.",
@@ -114,8 +120,10 @@ def results_section(lab: Lab, language: str) -> str:
         )  # fmt: skip
         if results["environment"]["lock_sha256"] is None:
             parts.append(NOT_LOCKED[language])
-        if results["sources_sha256"] != runs.sources_hash(lab):
+        if results["sources_sha256"] != shared_modules.sources_hash(lab):
             parts.append(CHANGED_SINCE[language])
+        elif results.get("shared_sha256") != shared_modules.shared_hash(lab):
+            parts.append(SHARED_CHANGED_SINCE[language])
         parts.append(gates_table(lab, run, language))
         parts.append(fenced("{raw} html", gate_plot(run, PLOT[language], language)))
     return "\n\n".join(parts)
@@ -124,16 +132,24 @@ def results_section(lab: Lab, language: str) -> str:
 def gates_table(lab: Lab, run: Published, language: str) -> str:
     """Objective, measured value, bound, verdict and control of each gate."""
     word: Callable[[str], str] = lambda key: WORDS[key][language]  # noqa: E731
-    lines = [f"| {word('objective')} | {word('measured')} | {word('bound')} | | {word('control')} |", "|---|--:|--:|---|---|"]
+    contrasts = ["control", *(["null"] if any(gate.get("null") for gate in run.results["gates"]) else [])]  # not in older results
+    lines = [
+        f"| {word('objective')} | {word('measured')} | {word('bound')} | | {' | '.join(map(word, contrasts))} |",
+        "|---|--:|--:|---|" + "---|" * len(contrasts),
+    ]
     for gate in run.results["gates"]:
         if gate["passed"] is None:
             verdict = word("not judged").format(reason=gate["reason"])
         else:
             verdict = "✓ " + word("held") if gate["passed"] else "✗ " + word("not held")
-        control = ""
-        if gate["control"] and gate["control"]["value"] is not None:
-            missed = "✓ " + word("missed") if gate["control"]["missed"] else "✗ " + word("not missed")
-            control = f"`{gate['control']['variant']}`: {readable(gate['control']['value'], language)} {missed}"
-        cells = [gate["objective"][language], readable(gate["value"], language), gate["bound"], verdict, control]
+        cells = [gate["objective"][language], readable(gate["value"], language), gate["bound"], verdict]
+        cells += [_contrast(gate.get(key), language) for key in contrasts]
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines)
+
+
+def _contrast(found: dict[str, Any] | None, language: str) -> str:
+    if not found or found["value"] is None:
+        return ""
+    missed = "✓ " + WORDS["missed"][language] if found["missed"] else "✗ " + WORDS["not missed"][language]
+    return f"`{found['variant']}`: {readable(found['value'], language)} {missed}"

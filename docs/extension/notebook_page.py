@@ -13,7 +13,7 @@ from typing import Any
 from onepiece.course.catalog import Lab
 from onepiece.course.places import RUNS
 from onepiece.course.text import LANGUAGES
-from onepiece.host.road import runs, sources
+from onepiece.host.road import shared_modules, sources
 
 from .stage import Stage
 
@@ -65,7 +65,7 @@ def latest_run(lab: Lab, language: str) -> Run | None:
             results = json.loads(path.read_text(encoding="utf-8"))
         except ValueError:  # cut off while it was written
             continue
-        if results["complete"] and not results["mine"] and results["sources_sha256"] == runs.sources_hash(lab):
+        if results["complete"] and not results["mine"] and results["sources_sha256"] == shared_modules.sources_hash(lab):
             found.append(Run(path.parent, results))
     return next((run for run in found if run.results["language"] == language), found[0] if found else None)
 

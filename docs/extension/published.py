@@ -61,8 +61,9 @@ class Published:
             how = "mean" if gate["over"] == "mean" else "worst"
             if variant is None and gate["value"] is not None:
                 return Measurement(gate["value"], values, notebook, how if len(values) > 1 else "one")
-            if gate["control"] and gate["control"]["variant"] == variant and gate["control"]["value"] is not None:
-                return Measurement(gate["control"]["value"], values, notebook, how if len(values) > 1 else "one")
+            for contrast in filter(None, (gate["control"], gate.get("null"))):
+                if contrast["variant"] == variant and contrast["value"] is not None:
+                    return Measurement(contrast["value"], values, notebook, how if len(values) > 1 else "one")
         if len(values) == 1:
             return Measurement(values[0], values, notebook, "one")
         return Measurement(sum(decode_number(value) for value in values) / len(values), values, notebook, "mean")
@@ -70,5 +71,6 @@ class Published:
 
 def published(lab: Lab) -> list[Published]:
     """Every published run of a lab, the one that a sentence quotes first."""
-    found = [Published(path, json.loads(path.read_text(encoding="utf-8"))) for path in sorted((lab.directory / "results").glob("*.json"))]
+    files = sorted((lab.directory / "results").glob("[cg]pu-*.json"))
+    found = [Published(path, json.loads(path.read_text(encoding="utf-8"))) for path in files]
     return sorted(found, key=lambda run: _ORDER.index(run.name) if run.name in _ORDER else len(_ORDER))

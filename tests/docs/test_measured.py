@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from onepiece.course import catalog
 from onepiece.course.text import LANGUAGES
 from onepiece.host.road import sources
-from onepiece.host.road.runs import sources_hash
+from onepiece.host.road.shared_modules import shared_hash, sources_hash
 
 ROLE = re.compile(r"\{measured\}`([^`]+)`")
 
@@ -76,12 +76,22 @@ def test_a_published_run_outside_the_lock_says_so(built: Built) -> None:
 def test_results_of_an_earlier_version_of_a_lab_say_so(tmp_path: Path) -> None:
     shutil.copytree(toy_course.ROOT / "labs" / "lab-1.5-flashattention", tmp_path / "lab-1.5-flashattention")
     lab = catalog.load(tmp_path).lab("lab-1.5-flashattention")
-    for results in (lab.directory / "results").glob("*.json"):
-        content = json.loads(results.read_text(encoding="utf-8")) | {"sources_sha256": sources_hash(lab)}
+    for results in (lab.directory / "results").glob("[cg]pu-*.json"):
+        content = json.loads(results.read_text(encoding="utf-8")) | {"sources_sha256": sources_hash(lab), "shared_sha256": shared_hash(lab)}
         results.write_text(json.dumps(content), encoding="utf-8")
     assert "changed since" not in results_section(lab, "en")
     (lab.directory / "one_more.py").write_text("", encoding="utf-8")
     assert results_section(lab, "en").count("changed since") == results_section(lab, "zh-TW").count("又改過") == len(published(lab)) > 0
+
+
+def test_results_from_before_a_change_of_shared_code_say_so(tmp_path: Path) -> None:
+    shutil.copytree(toy_course.ROOT / "labs" / "lab-1.5-flashattention", tmp_path / "lab-1.5-flashattention")
+    lab = catalog.load(tmp_path).lab("lab-1.5-flashattention")
+    for results in (lab.directory / "results").glob("[cg]pu-*.json"):
+        content = json.loads(results.read_text(encoding="utf-8")) | {"sources_sha256": sources_hash(lab), "shared_sha256": "0" * 64}
+        results.write_text(json.dumps(content), encoding="utf-8")
+    assert results_section(lab, "en").count("shares with others has been changed") == len(published(lab)) > 0
+    assert results_section(lab, "zh-TW").count("共用的程式碼又改過") == len(published(lab))
 
 
 def test_a_notebook_shows_the_outputs_of_the_run_and_whose_they_are(toy_site: Built) -> None:

@@ -24,7 +24,7 @@ from onepiece.course import catalog
 from onepiece.course.catalog import Lab
 from onepiece.course.text import LANGUAGES
 from onepiece.host.road import sources
-from onepiece.host.road.runs import sources_hash
+from onepiece.host.road.shared_modules import sources_hash
 
 LABS = toy_course.ROOT / "labs"
 IDS = sorted(path.parent.name for path in LABS.glob("*/lab.toml"))

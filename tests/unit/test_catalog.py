@@ -194,6 +194,18 @@ CHANGES: dict[str, tuple[str, str, str, str, str]] = {
     "a gate over something else": ("max = 0.1", 'max = 0.1\nover = "best"', "key gates[0].over", "'best'", "every | mean"),
     "a gate of an unknown profile": ("max = 0.1", 'max = 0.1\nprofiles = ["tpu"]', "key gates[0].profiles", "tpu", "cpu | gpu"),
     "a gate without a metric": ('metric = "error"\n', "", "key gates[0].metric", "missing", "a non-empty string"),
+    "a budget of no minutes": ("minutes = 1\nmemory_gb", "minutes = 0\nmemory_gb", "key cpu.minutes", "found 0", "a number > 0"),
+    "a budget of negative minutes": ("minutes = 1\nvram_gb", "minutes = -5\nvram_gb", "key gpu.minutes", "found -5", "a number > 0"),
+    "a negative memory budget": ("memory_gb = 1", "memory_gb = -1", "key cpu.memory_gb", "found -1", "a number > 0"),
+    "a negative VRAM": ("vram_gb = 16", "vram_gb = -16", "key gpu.vram_gb", "found -16", "a number > 0"),
+    "a budget without end": ("minutes = 1\nmemory_gb", "minutes = inf\nmemory_gb", "key cpu.minutes", "found inf", "a number > 0"),
+    "a gate that needs an extra which the lab does not list": (
+        "max = 0.1",
+        'max = 0.1\nrequires = ["triton"]',
+        "key gates[0].requires",
+        "'triton'",
+        "the lab's extras: none",
+    ),
     "no control in the whole lab": ('control = "off_by_one"\n', "", "key gates", "no gate has a control", "a negative control"),
     "gates that are no tables": (
         MANIFEST[MANIFEST.index("[[gates]]") :],
@@ -317,6 +329,44 @@ def test_prerequisites_that_meet_again_are_no_cycle(tmp_path: Path) -> None:
     toy_course.write_lab(tmp_path, "lab-1.3-c", manifest=requiring("lab-1.1-a"))
     toy_course.write_lab(tmp_path, "lab-1.4-d", manifest=requiring("lab-1.2-b", "lab-1.3-c"))
     assert not catalog.load(tmp_path / "labs").problems
+
+
+# --- what only shows beside the images ------------------------------------------------------------------
+
+
+@pytest.fixture
+def with_images(tmp_path: Path) -> Path:
+    """A course whose images are there: a group, an extra, and the toy lab's own."""
+    for name in ("train", LAB):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        (tmp_path / "images" / name / "Dockerfile").touch()
+    (tmp_path / "images" / "train" / "extra-triton.txt").touch()
+    return tmp_path
+
+
+def test_a_lab_with_a_group_and_an_image_of_its_own_is_fine(with_images: Path) -> None:
+    toy_course.write_lab(with_images, manifest=MANIFEST.replace('level = "core"', 'level = "core"\nextras = ["triton"]'))
+    assert not catalog.load(with_images / "labs").problems
+
+
+@pytest.mark.parametrize(
+    ("good", "bad", "key", "found", "allowed"),
+    [
+        pytest.param('image = "train"', 'image = "trian"', "key image", "'trian'", "allowed: train", id="an unknown group"),
+        pytest.param('image = "train"', f'image = "{LAB}"', "key image", LAB, "allowed: train", id="a lab for a group"),
+        pytest.param('level = "core"', 'level = "core"\nextras = ["tritn"]', "key extras", "'tritn'", "allowed: triton", id="an extra"),
+    ],
+)
+def test_what_a_manifest_names_of_the_images_must_be_there(with_images: Path, good: str, bad: str, key: str, found: str, allowed: str) -> None:
+    toy_course.write_lab(with_images, manifest=MANIFEST.replace(good, bad))
+    said = refusal_of(with_images / "labs")
+    assert key in said and found in said and allowed in said
+
+
+def test_a_lab_without_a_dockerfile_is_refused(with_images: Path) -> None:
+    toy_course.write_lab(with_images)
+    (with_images / "images" / LAB / "Dockerfile").unlink()
+    assert f"no images/{LAB}/Dockerfile" in refusal_of(with_images / "labs")
 
 
 # --- what only shows beside the notebooks --------------------------------------------------------------

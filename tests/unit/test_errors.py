@@ -11,6 +11,7 @@ import pytest
 import toy_course
 
 from onepiece.course.errors import UserError, known_errors
+from onepiece.course.messages import course, host, lab
 from onepiece.course.text import Text
 
 ERRORS = known_errors()
@@ -61,6 +62,11 @@ def test_every_error_that_is_raised_is_in_the_table_and_gets_exactly_what_it_nee
         needed = set().union(*(placeholders(text) for both in ERRORS[code] for text in (both.en, both.zh_tw)))
         for where, given in places:
             assert given == needed, f"{where}: {code}"
+
+
+def test_no_code_is_in_two_tables() -> None:
+    tables = (course.MESSAGES, lab.MESSAGES, host.MESSAGES)
+    assert sum(map(len, tables)) == len(ERRORS)
 
 
 def test_values_with_braces_are_shown_as_they_are() -> None:

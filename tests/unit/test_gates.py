@@ -156,6 +156,31 @@ def test_a_gate_that_needs_what_is_here_is_judged() -> None:
     assert judge(gate(max=1.0, requires=("triton",)), records(9.0), missing_extras=["flash"]).passed is False
 
 
+# --- null systems -----------------------------------------------------------------------------------------
+
+
+def test_a_null_system_must_miss_as_a_control_must() -> None:
+    judged = judge(gate(min=0.9, null="constant"), records(0.95) + records(0.5, 0.6, variant="constant"))
+    assert (judged.passed, judged.null_missed, judged.null_value, judged.ok) == (True, True, 0.6, True)
+    assert as_json(judged)["null"] == {"variant": "constant", "value": 0.6, "missed": True}
+    passes = judge(gate(min=0.9, null="constant"), records(0.95) + records(0.5, 0.92, variant="constant"))
+    assert (passes.passed, passes.null_missed, passes.ok) == (True, False, False)
+
+
+def test_a_null_system_stands_beside_the_control_and_neither_excuses_the_other() -> None:
+    both = gate(min=0.9, control="broken", null="constant")
+    good = records(0.95) + records(0.1, variant="broken")
+    assert judge(both, good + records(0.2, variant="constant")).ok
+    assert not judge(both, good + records(0.95, variant="constant")).ok
+    assert not judge(both, records(0.95) + records(0.95, variant="broken") + records(0.2, variant="constant")).ok
+
+
+def test_a_null_system_that_was_not_recorded_is_a_failure() -> None:
+    judged = judge(gate(min=0.9, control="broken", null="constant"), records(0.95) + records(0.1, variant="broken"))
+    assert (judged.null_missed, judged.ok, judged.reason) == (False, False, "null not recorded")
+    assert judge(gate(min=0.9, null="constant"), records(0.95), expected=False).reason == "not run"
+
+
 # --- results --------------------------------------------------------------------------------------------
 
 
@@ -170,6 +195,7 @@ def test_a_verdict_travels_as_json_also_when_it_is_not_a_number() -> None:
         "passed": False,
         "reason": None,
         "control": {"variant": "broken", "value": "inf", "missed": True},
+        "null": None,
     }
 
 

@@ -7,16 +7,16 @@ Stdlib only: `nox -s progress` and the site read it. A lab belongs to a path if 
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
+from onepiece.course import toml_table
 from onepiece.course.catalog import LAB_ID, PATHS, Course, Lab
 from onepiece.course.errors import UserError
 from onepiece.course.places import ROOT
-from onepiece.course.text import LANGUAGES, Text
+from onepiece.course.text import Text
+from onepiece.course.toml_table import Table, at
 
 FILE = ROOT / "docs" / "paths.toml"
 CHAPTERS = ROOT / "docs" / "chapters"
@@ -91,41 +91,49 @@ def load(file: Path = FILE, labs: Sequence[Lab] = ()) -> Syllabus:
     """
     if not file.exists():
         return Syllabus()
-    try:
-        table = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise _bad(file, f"cannot be read: {error}") from None
-    modules, chapters = (_texts(file, table, key) for key in ("modules", "chapters"))
-    planned = _lab_ids(file, "planned", table.get("planned"))
-    tables = table.get("paths")
-    if not isinstance(tables, list) or sorted(str(item.get("id")) for item in tables) != sorted(PATHS):
-        raise _bad(file, f"[[paths]] with the ids {', '.join(PATHS)}")
-    existing = {lab.id for lab in labs}
-    paths = tuple(_with_labs(_path(file, item, chapters, {*planned, *existing}), labs) for item in tables)
+    place = file.relative_to(ROOT) if file.is_relative_to(ROOT) else file
+    table = toml_table.read(file, lambda where, what: UserError("bad-paths", where=at(place.as_posix(), where), what=what))
+    modules, chapters = table.texts("modules"), table.texts("chapters")
+    planned = _lab_ids(table, "planned")
+    known = {*planned, *(lab.id for lab in labs)}
+    paths = tuple(_with_labs(_path(item, chapters, known), labs) for item in table.tables("paths"))
+    if sorted(path.id for path in paths) != sorted(PATHS):
+        raise table.bad("paths", ", ".join(path.id for path in paths) or "none", f"one [[paths]] table for each of {', '.join(PATHS)}")
+    table.refuse_unknown()
     return Syllabus(modules, chapters, planned, paths)
 
 
-def _path(file: Path, values: dict[str, Any], chapters: Mapping[str, Text], known: set[str]) -> LearningPath:
-    path_id = values["id"]
-    stages = tuple(
-        Stage(
-            _text(file, f"{path_id}, stage {number}, title", stage.get("title")),
-            tuple(stage.get("chapters", ())),
-            _lab_ids(file, f"{path_id}, stage {number}, labs", stage.get("labs", [])),
-        )
-        for number, stage in enumerate(values.get("stages", []), start=1)
-    )
+def _path(table: Table, chapters: Mapping[str, Text], known: set[str]) -> LearningPath:
+    path_id = table.choice("id", PATHS)
+    table = table.named(path_id)
+    table.take("id")
+    stages = tuple(_stage(stage.named(f"{path_id}, stage {number}")) for number, stage in enumerate(table.tables("stages"), start=1))
     if not stages:
-        raise _bad(file, f"{path_id} has no [[paths.stages]]")
-    made = LearningPath(path_id, *(_text(file, f"{path_id}, {key}", values.get(key)) for key in ("title", "summary")), stages)
+        raise table.bad("stages", "none", "[[paths.stages]] tables")
+    made = LearningPath(path_id, table.text("title"), table.text("summary"), stages)
+    table.refuse_unknown()
     for what, found, allowed in (
         ("chapter", [chapter for stage in stages for chapter in stage.chapters], set(chapters)),
         ("lab", list(made.labs), known),
     ):
         wrong = [item for item in found if item not in allowed or found.count(item) > 1]
         if wrong:
-            raise _bad(file, f"{path_id}: {what} {wrong[0]} is named twice, or is neither planned nor there")
+            raise table.wrong(f"{what} {wrong[0]} is named twice, or is neither planned nor there")
     return made
+
+
+def _stage(table: Table) -> Stage:
+    stage = Stage(table.text("title"), table.strings("chapters", default=()), _lab_ids(table, "labs", default=()))
+    table.refuse_unknown()
+    return stage
+
+
+def _lab_ids(table: Table, key: str, **default: tuple[str, ...]) -> tuple[str, ...]:
+    ids = table.strings(key, **default)
+    wrong = [lab_id for lab_id in ids if not LAB_ID.fullmatch(lab_id)]
+    if wrong:
+        raise table.bad(key, repr(wrong[0]), "ids of labs")
+    return ids
 
 
 def _with_labs(path: LearningPath, labs: Sequence[Lab]) -> LearningPath:
@@ -136,33 +144,3 @@ def _with_labs(path: LearningPath, labs: Sequence[Lab]) -> LearningPath:
             place = next((index for index, stage in enumerate(stages) if lab.chapter in stage.chapters), len(stages) - 1)
             stages[place] = replace(stages[place], labs=(*stages[place].labs, lab.id))
     return replace(path, stages=tuple(stages))
-
-
-def _texts(file: Path, table: dict[str, Any], key: str) -> dict[str, Text]:
-    values = table.get(key)
-    if not isinstance(values, dict):
-        raise _bad(file, f"[{key}] is missing")
-    return {name: _text(file, f"{key}.{name}", value) for name, value in values.items()}
-
-
-def _text(file: Path, where: str, value: Any) -> Text:
-    if (
-        not isinstance(value, dict)
-        or set(value) != set(LANGUAGES)
-        or not all(isinstance(text, str) and text.strip() for text in value.values())
-    ):
-        raise _bad(file, f'{where} is not {{ en = "...", zh-TW = "..." }}')
-    return Text(value["en"], value["zh-TW"])
-
-
-def _lab_ids(file: Path, where: str, value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(item, str) and LAB_ID.fullmatch(item) for item in value):
-        raise _bad(file, f"{where} is not a list of lab ids")
-    if len(set(value)) < len(value):
-        raise _bad(file, f"{where} names a lab twice")
-    return tuple(value)
-
-
-def _bad(file: Path, what: str) -> UserError:
-    place = file.relative_to(ROOT) if file.is_relative_to(ROOT) else file
-    return UserError("bad-paths", where=place.as_posix(), what=what)

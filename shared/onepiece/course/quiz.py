@@ -7,18 +7,17 @@ choice that has no explanation is an error: whoever answers learns why, whatever
 from __future__ import annotations
 
 import difflib
-import math
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from onepiece.course import toml_table
 from onepiece.course.errors import UserError
 from onepiece.course.learning_paths import CHAPTER_DIRECTORY, CHAPTERS
 from onepiece.course.places import LABS, ROOT
 from onepiece.course.text import LANGUAGES, Text
+from onepiece.course.toml_table import Table, at
 
 KINDS = ("single", "multiple", "numeric", "order")
 MAX_CHOICES = 8
@@ -155,11 +154,11 @@ def _read(path: Path) -> tuple[list[Question], list[UserError]]:
     except UserError as error:
         return [], [error]
     seen: set[str] = set()
-    for number, values in enumerate(tables, start=1):
+    for number, table in enumerate(tables, start=1):
         try:
-            question = _question(_Table(path, f"question {number}", values))
+            question = _question(table.named(f"question {number}"))
             if question.id in seen:
-                raise _bad(path, f"question {question.id}", "the id is used twice")
+                raise table.named(f"question {question.id}").wrong("the id is used twice")
         except UserError as error:
             found.append(error)
             continue
@@ -168,35 +167,31 @@ def _read(path: Path) -> tuple[list[Question], list[UserError]]:
     return questions, found
 
 
-def _tables(path: Path) -> list[dict[str, Any]]:
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, no TOML
-        raise _bad(path, "", f"cannot be read: {error}") from None
-    unknown = sorted(set(table) - {"questions"})
-    if unknown:
-        raise _bad(path, "", f"unknown key {unknown[0]}; allowed: [[questions]]")
-    tables = table.get("questions")
-    if not isinstance(tables, list) or not tables or not all(isinstance(item, dict) for item in tables):
-        raise _bad(path, "", "no [[questions]]")
+def _tables(path: Path) -> list[Table]:
+    place = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
+    file = toml_table.read(path, lambda where, what: UserError("bad-quiz", where=at(place.as_posix(), where), what=what))
+    tables = file.tables("questions")
+    file.refuse_unknown()
+    if not tables:
+        raise file.bad("questions", "none", "[[questions]] tables")
     return tables
 
 
-def _question(table: _Table) -> Question:
+def _question(table: Table) -> Question:
     question_id = table.string("id")
     if not _QUESTION_ID.fullmatch(question_id):
-        raise table.bad(f"id {question_id!r}; allowed: lower-case words with dashes")
-    table.where = f"question {question_id}"
-    kind = table.string("kind")
-    if kind not in KINDS:
-        raise table.bad(f"kind {kind!r}; allowed: {' | '.join(KINDS)}")
+        raise table.bad("id", repr(question_id), "lower-case words with dashes")
+    where = f"question {question_id}"
+    table = table.named(where)
+    table.take("id")
+    kind = table.choice("kind", KINDS)
     prompt = table.text("prompt")
-    question = _numeric(table, question_id, prompt) if kind == "numeric" else _with_choices(table, question_id, kind, prompt)
+    question = _numeric(table, question_id, prompt) if kind == "numeric" else _with_choices(table, question_id, kind, prompt, where)
     table.refuse_unknown()
     return question
 
 
-def _numeric(table: _Table, question_id: str, prompt: Text) -> Question:
+def _numeric(table: Table, question_id: str, prompt: Text) -> Question:
     unit = table.take("unit", default="")
     return Question(
         question_id,
@@ -209,83 +204,24 @@ def _numeric(table: _Table, question_id: str, prompt: Text) -> Question:
     )
 
 
-def _with_choices(table: _Table, question_id: str, kind: str, prompt: Text) -> Question:
-    values = table.take("choices")
-    if not isinstance(values, list) or not all(isinstance(item, dict) for item in values):
-        raise table.bad("choices are [[questions.choices]] tables")
-    if not 2 <= len(values) <= MAX_CHOICES:
-        raise table.bad(f"{len(values)} choices; allowed: 2 to {MAX_CHOICES}")
-    choices = tuple(_choice(table.below(f"choice {number}", item), kind) for number, item in enumerate(values, start=1))
+def _with_choices(table: Table, question_id: str, kind: str, prompt: Text, where: str) -> Question:
+    tables = table.tables("choices")
+    if not 2 <= len(tables) <= MAX_CHOICES:
+        raise table.bad("choices", str(len(tables)), f"2 to {MAX_CHOICES} [[questions.choices]] tables")
+    choices = tuple(_choice(item.named(f"{where}, choice {number}"), kind) for number, item in enumerate(tables, start=1))
     right = sum(choice.correct for choice in choices)
     if kind == "single" and right != 1:
-        raise table.bad(f"{right} choices are correct; a single question has exactly one")
+        raise table.wrong(f"{right} choices are correct; a single question has exactly one")
     if kind == "multiple" and right == 0:
-        raise table.bad("no choice is correct")
+        raise table.wrong("no choice is correct")
     for language in LANGUAGES:
-        if len({choice.text[language].strip() for choice in choices}) < len(choices):
-            raise table.bad(f"two choices read the same in {language}")
+        if len({choice.text[language] for choice in choices}) < len(choices):
+            raise table.wrong(f"two choices read the same in {language}")
     return Question(question_id, kind, prompt, choices)
 
 
-def _choice(table: _Table, kind: str) -> Choice:
-    correct = False if kind == "order" else table.take("correct", default=False)
-    if not isinstance(correct, bool):
-        raise table.bad(f"correct = {correct!r}; allowed: true | false")
+def _choice(table: Table, kind: str) -> Choice:
+    correct = False if kind == "order" else table.boolean("correct", default=False)
     choice = Choice(table.text("text"), table.text("explanation"), correct)
     table.refuse_unknown()
     return choice
-
-
-def _bad(path: Path, where: str, what: str) -> UserError:
-    place = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
-    return UserError("bad-quiz", where=place.as_posix() + (f", {where}" if where else ""), what=what)
-
-
-_MISSING: Any = object()
-
-
-class _Table:
-    """A TOML table that knows where it stands and which of its keys were asked for."""
-
-    def __init__(self, path: Path, where: str, values: dict[str, Any]) -> None:
-        self.path, self.where, self._values = path, where, values
-        self._asked: set[str] = set()
-
-    def below(self, where: str, values: dict[str, Any]) -> _Table:
-        return _Table(self.path, f"{self.where}, {where}", values)
-
-    def bad(self, what: str) -> UserError:
-        return _bad(self.path, self.where, what)
-
-    def take(self, key: str, default: Any = _MISSING) -> Any:
-        self._asked.add(key)
-        value = self._values.get(key, default)
-        if value is _MISSING:
-            raise self.bad(f"has no {key}")
-        return value
-
-    def string(self, key: str) -> str:
-        value = self.take(key)
-        if not isinstance(value, str) or not value.strip():
-            raise self.bad(f"{key} = {value!r}; allowed: a non-empty string")
-        return value
-
-    def number(self, key: str, least: float = -math.inf) -> float:
-        value = self.take(key)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < least:
-            raise self.bad(f"{key} = {value!r}; allowed: a number" + (f" >= {least:g}" if math.isfinite(least) else ""))
-        return float(value)
-
-    def text(self, key: str) -> Text:
-        value = self.take(key)
-        if not isinstance(value, dict) or set(value) - set(LANGUAGES):
-            raise self.bad(f'{key} is not {{ en = "...", zh-TW = "..." }}')
-        for language in LANGUAGES:
-            if not isinstance(value.get(language), str) or not value[language].strip():
-                raise self.bad(f"{key} has no {language}")
-        return Text(value["en"].strip(), value["zh-TW"].strip())
-
-    def refuse_unknown(self) -> None:
-        unknown = sorted(set(self._values) - self._asked)
-        if unknown:
-            raise self.bad(f"unknown key {unknown[0]}; allowed: {', '.join(sorted(self._asked))}")

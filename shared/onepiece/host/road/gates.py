@@ -27,7 +27,7 @@ class Judged:
     """A gate, what was measured for it, and whether it held.
 
     `passed` is None if it was not judged in this run, and `reason` says why: its notebook was not run, or an
-    optional part is missing here. `control_missed` is None if the gate has no control.
+    optional part is missing here. `control_missed` is None if the gate has no control, and likewise `null_missed`.
     """
 
     gate: Gate
@@ -36,11 +36,13 @@ class Judged:
     control_value: float | None
     control_missed: bool | None
     reason: str | None = None
+    null_value: float | None = None
+    null_missed: bool | None = None
 
     @property
     def ok(self) -> bool:
-        """True unless the gate, or its control, is known to be wrong."""
-        return self.passed is not False and self.control_missed is not False
+        """True unless the gate, its control or its null system is known to be wrong."""
+        return False not in (self.passed, self.control_missed, self.null_missed)
 
 
 def within(gate: Gate, value: float) -> bool:
@@ -57,8 +59,8 @@ def within(gate: Gate, value: float) -> bool:
 def judge(gate: Gate, records: Sequence[Record], *, expected: bool = True, missing_extras: Sequence[str] = ()) -> Judged:
     """Judge one gate.
 
-    Over "every" seed, the gate holds if all values keep the bound and the control misses if none does; over the
-    "mean", both look at the mean. The value shown is the worst one, and for a control the one nearest to passing.
+    Over "every" seed, the gate holds if all values keep the bound and the control (the null system) misses if none does; over
+    the "mean", all look at the mean. The value shown is the worst one, and for a control the one nearest to passing.
 
     Args:
         gate: what must hold.
@@ -69,20 +71,27 @@ def judge(gate: Gate, records: Sequence[Record], *, expected: bool = True, missi
     absent = [extra for extra in gate.requires if extra in missing_extras]
     if absent:
         return Judged(gate, None, None, None, None, f"needs {', '.join(absent)}")
-    values = [record.value for record in records if record.metric == gate.metric and record.variant is None]
-    control = [record.value for record in records if record.metric == gate.metric and record.variant == gate.control]
-    if not expected and (not values or (gate.control and not control)):
+    values, control, null = (
+        [record.value for record in records if record.metric == gate.metric and record.variant == variant]
+        for variant in (None, gate.control, gate.null)
+    )
+    if not expected and (not values or (gate.control and not control) or (gate.null and not null)):
         return Judged(gate, None, None, None, None, "not run")
     if not values:
         return Judged(gate, None, False, None, None, "not recorded")
     passed = all(within(gate, value) for value in _aggregate(gate, values))
-    shown = _worst(gate, _aggregate(gate, values))
-    if gate.control is None:
-        return Judged(gate, shown, passed, None, None)
-    if not control:
-        return Judged(gate, shown, passed, None, False, "control not recorded")
-    missed = not any(within(gate, value) for value in _aggregate(gate, control))
-    return Judged(gate, shown, passed, _best(gate, _aggregate(gate, control)), missed)
+    contrasts = [_contrast(gate, found) if variant else (None, None) for variant, found in ((gate.control, control), (gate.null, null))]
+    absent = [name for name, (value, missed) in zip(("control", "null"), contrasts, strict=True) if value is None and missed is False]
+    reason = f"{' and '.join(absent)} not recorded" if absent else None
+    return Judged(gate, _worst(gate, _aggregate(gate, values)), passed, *contrasts[0], reason, *contrasts[1])
+
+
+def _contrast(gate: Gate, values: Sequence[float]) -> tuple[float | None, bool]:
+    """Of what must miss: the value nearest to passing, and whether it missed. What nobody measured did not."""
+    if not values:
+        return None, False
+    found = _aggregate(gate, values)
+    return _best(gate, found), not any(within(gate, value) for value in found)
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -116,9 +125,10 @@ def _best(gate: Gate, values: Sequence[float]) -> float:
 def as_json(judged: Judged) -> dict[str, Any]:
     """One entry of `gates` in results.json."""
     gate = judged.gate
-    control = None
-    if gate.control is not None:
-        control = {"variant": gate.control, "value": encode_number(judged.control_value), "missed": judged.control_missed}
+
+    def contrast(variant: str | None, value: float | None, missed: bool | None) -> dict[str, Any] | None:
+        return None if variant is None else {"variant": variant, "value": encode_number(value), "missed": missed}
+
     return {
         "metric": gate.metric,
         "objective": {"en": gate.objective.en, "zh-TW": gate.objective.zh_tw},
@@ -127,7 +137,8 @@ def as_json(judged: Judged) -> dict[str, Any]:
         "value": encode_number(judged.value),
         "passed": judged.passed,
         "reason": judged.reason,
-        "control": control,
+        "control": contrast(gate.control, judged.control_value, judged.control_missed),
+        "null": contrast(gate.null, judged.null_value, judged.null_missed),
     }
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import datetime
 import difflib
 import errno
-import hashlib
 import json
 import math
 import os
@@ -24,7 +23,7 @@ from onepiece.course.catalog import Lab
 from onepiece.course.errors import UserError
 from onepiece.course.json_numbers import decode_number, encode_number
 from onepiece.course.places import HOME, ROOT, RUNS, SHARED, WORKSPACE
-from onepiece.host.road import gates, sources
+from onepiece.host.road import gates, shared_modules, sources
 from onepiece.host.road.environments import lock_hash
 from onepiece.host.road.plan import Plan
 
@@ -232,7 +231,8 @@ def results_json(run: Run, judged: Iterable[gates.Judged], lock_sha256: str | No
         "image": run.image,
         "environment": {"name": run.plan.environment, "lock_sha256": lock_sha256, "missing_extras": list(run.plan.missing_extras)},
         "server": {"name": run.plan.server, "lock_sha256": lock_hash(run.plan.server)} if run.plan.server else None,
-        "sources_sha256": sources_hash(run.lab),
+        "sources_sha256": shared_modules.sources_hash(run.lab),
+        "shared_sha256": shared_modules.shared_hash(run.lab),
         "git": git_state(),
     }
 
@@ -243,14 +243,6 @@ def status(run: Run, judged: Sequence[gates.Judged]) -> str:
     if "failed" in states or any(not item.ok for item in judged):
         return "failed" if "interrupted" not in states else "incomplete"
     return "passed" if run.complete else "incomplete"
-
-
-def sources_hash(lab: Lab) -> str:
-    """One hash over everything in the lab's directory that decides its results."""
-    digest = hashlib.sha256()
-    for path in sorted([lab.directory / "lab.toml", *lab.directory.glob("*.py")]):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()
 
 
 def git_state() -> dict[str, Any]:

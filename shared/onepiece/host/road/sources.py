@@ -316,7 +316,7 @@ def verify(lab: Lab) -> list[UserError]:
     if seen is None:
         return problems
     for index, gate in enumerate(lab.gates):
-        for variant in dict.fromkeys((None, gate.control)):
+        for variant in dict.fromkeys((None, gate.control, gate.null)):
             possible = {(gate.metric, variant), (gate.metric, "*")}
             if not possible & seen.records:
                 what = f"gates[{index}]: metric {gate.metric!r}" + (f", control variant {variant!r}," if variant else "")

@@ -124,13 +124,16 @@ def failing_cell(name: str, error: dict[str, Any]) -> Group:
 
 
 def gates_table(judged: Sequence[Judged]) -> Table:
-    """Objective, measured, bound, verdict, control."""
+    """Objective, measured, bound, verdict, control; and the null system, where a gate names one."""
     table = Table(title=tr("Gates", "關卡"), title_justify="left", expand=False)
     table.add_column(tr("objective", "目標"), ratio=5)
     table.add_column(tr("measured", "量測值"), justify="right", no_wrap=True)
     table.add_column(tr("bound", "界限"), justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     table.add_column(tr("control (must miss)", "對照組（必須不通過）"), ratio=3)
+    with_null = any(item.gate.null for item in judged)
+    if with_null:
+        table.add_column(tr("null system (must miss)", "空系統（必須不通過）"), ratio=2)
     for item in judged:
         gate = item.gate
         verdict = {
@@ -138,17 +141,21 @@ def gates_table(judged: Sequence[Judged]) -> Table:
             False: f"[red]✗ {tr('missed', '未過')}[/]",
             None: f"[dim]– {tr('not judged', '未判定')}[/]",
         }
-        control = ""
-        if item.gate.control:
-            outcome = {True: f"[green]✓ {tr('missed', '未過')}[/]", False: f"[red]✗ {tr('held!', '竟然通過')}[/]", None: "[dim]–[/]"}[
-                item.control_missed
-            ]
-            control = f"{gate.control}: {_number(item.control_value)} {outcome}"
+        contrasts = [_contrast(gate.control, item.control_value, item.control_missed)]
+        if with_null:
+            contrasts.append(_contrast(gate.null, item.null_value, item.null_missed))
         objective = escape(gate.objective[current_language()])
         if item.reason:
             objective += f" [dim]({escape(item.reason)})[/]"
-        table.add_row(objective, _number(item.value), gate.bound, verdict[item.passed], control)
+        table.add_row(objective, _number(item.value), gate.bound, verdict[item.passed], *contrasts)
     return table
+
+
+def _contrast(variant: str | None, value: float | None, missed: bool | None) -> str:
+    if variant is None:
+        return ""
+    outcome = {True: f"[green]✓ {tr('missed', '未過')}[/]", False: f"[red]✗ {tr('held!', '竟然通過')}[/]", None: "[dim]–[/]"}
+    return f"{variant}: {_number(value)} {outcome[missed]}"
 
 
 def predictions_table(results: dict[str, Any]) -> Table:

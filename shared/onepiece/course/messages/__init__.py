@@ -1,0 +1,1 @@
+"""The sentences of every error, cause and remedy in both languages, by who says them."""
