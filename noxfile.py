@@ -98,14 +98,10 @@ command("feedback", "Tell what you think of a lab: nox -s feedback -- lab-1.5-fl
 
 @nox.session(venv_backend="none", default=False)
 def tests(session: nox.Session) -> None:
-    """All tests: the road, the generators, every lab's reference, starter and controls."""
+    """All tests, or those about a lab: nox -s tests -- lab-1.5-flashattention"""
     python, lab_python = environment(session, "tests"), environment(session, "cpu")
     variables = {"PYTHONPATH": str(SHARED), "PYTHONUTF8": "1", "ONEPIECE_NOX": sys.executable, "OMP_WAIT_POLICY": "passive"}
-    arguments = session.posargs or ["tests"]
-    session.run(python, "-m", "ruff", "check", ".", env=variables, external=True)
-    if not session.posargs:
-        session.run(lab_python, "-m", "pytest", "tests/lab_floor", env=variables, external=True, **PATIENCE)
-    session.run(python, "-m", "pytest", *arguments, env=variables, external=True, **PATIENCE)
+    session.run(python, "tests/run.py", "--lab-python", lab_python, *session.posargs, env=variables, external=True, **PATIENCE)
 
 
 def lab_floor_command(name: str, module: str, doc: str) -> None:

@@ -39,3 +39,14 @@ def run_small(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "slow_lab: runs a whole lab on the cpu profile")
+    config.addinivalue_line("markers", "alone: needs the machine to itself (given to tests by what they use, see below)")
+
+
+ALONE = {"engine", "private", "run_small", "real"}  # fixtures: a container engine, a whole lab, real servers
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what would fail or mislead beside another test that works."""
+    for item in items:
+        if ALONE & set(getattr(item, "fixturenames", ())) or item.get_closest_marker("slow_lab"):
+            item.add_marker("alone")

@@ -171,7 +171,7 @@ def in_container(root: Path, scratch: Path, repeats: int) -> dict[str, list[floa
     eval "$(python3 tests/images/stand_in.py)"
     """
     toy_course.write_quick_lab(root, CONTAINED, first=toy_course.GOOD)
-    (root / "images" / CONTAINED).mkdir()
+    (root / "images" / CONTAINED).mkdir(exist_ok=True)
     (root / "images" / CONTAINED / "Dockerfile").write_text("ARG GROUP_IMAGE=onepiece/train\nFROM ${GROUP_IMAGE}\n", encoding="utf-8")
     variables = os.environ | {"ONEPIECE_ROOT": str(root), "ONEPIECE_HOME": str(root)}
     course = [NOX, "-m", "nox", "-s", CONTAINED, "--", "--backend", "container"]

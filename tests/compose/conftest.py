@@ -12,7 +12,7 @@ from pathlib import Path
 from time import monotonic
 
 import pytest
-from parts import missing
+from parts import missing, only_if_asked_for
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "images"))  # `import stand_in`
 sys.path.insert(0, str(Path(__file__).parent))
@@ -28,8 +28,9 @@ PACKAGES = {"gateway": "nginx-light gettext-base wget", "prometheus": "prometheu
 
 
 @pytest.fixture(scope="session")
-def engine() -> None:
+def engine(request: pytest.FixtureRequest) -> None:
     """A usable Docker engine with compose."""
+    only_if_asked_for("docker", request.config)
     if shutil.which("docker") is None:
         missing("docker", "docker is not installed")
     for command in (["docker", "version"], ["docker", "compose", "version"], ["docker", "buildx", "version"]):

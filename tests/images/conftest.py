@@ -14,15 +14,16 @@ sys.path.insert(0, str(Path(__file__).parent))  # `import stand_in`, wherever py
 
 import stand_in
 from docker_engine import REGISTRY, docker
-from parts import missing
+from parts import missing, only_if_asked_for
 
 from onepiece.host.containers import image_inputs, images
 from onepiece.host.road.environments import versions
 
 
 @pytest.fixture(scope="session")
-def engine() -> str:
+def engine(request: pytest.FixtureRequest) -> str:
     """The version of a usable Docker engine."""
+    only_if_asked_for("docker", request.config)
     if shutil.which("docker") is None:
         missing("docker", "docker is not installed")
     done = docker("version", "--format", "{{.Server.Version}}", check=False, timeout=30)

@@ -147,11 +147,7 @@ def private() -> Iterator[PrivateEngine]:
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
-    made = Checkout.make(tmp_path_factory.mktemp("course"))
-    toy_course.write_lab(made.root)
-    (made.root / "images" / LAB).mkdir()
-    (made.root / "images" / LAB / "Dockerfile").write_text("ARG GROUP_IMAGE=onepiece/train\nFROM ${GROUP_IMAGE}\n", encoding="utf-8")
-    return made
+    return Checkout.make(tmp_path_factory.mktemp("course"))
 
 
 @pytest.fixture(scope="module")

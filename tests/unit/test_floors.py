@@ -104,6 +104,13 @@ def test_no_module_imports_itself_around_a_corner() -> None:
     assert circles() == []
 
 
+@pytest.mark.parametrize("page", ["docs/architecture.md", "docs/guides/architecture.zh-TW.md"])
+def test_the_map_of_the_house_names_every_room(page: str) -> None:
+    text = (toy_course.ROOT / page).read_text(encoding="utf-8")
+    rooms = {path.parent.name for path in PACKAGE.rglob("__init__.py")} - {"onepiece"}
+    assert {room for room in rooms if f"{room}/`" not in text} == set()
+
+
 def test_a_command_is_there_for_every_session_and_a_session_for_every_command() -> None:
     """The noxfile is the one list of commands: each is dispatched to the module of its name."""
     named = set(re.findall(r'^command\("([a-z-]+)"', NOXFILE.read_text(encoding="utf-8"), re.MULTILINE)) | {"run"}
