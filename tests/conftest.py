@@ -46,7 +46,10 @@ ALONE = {"engine", "private", "run_small", "real"}  # fixtures: a container engi
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what would fail or mislead beside another test that works."""
+    """Mark what would fail or mislead beside another test that works, and what shares things that are expensive to make."""
     for item in items:
+        if item.config.pluginmanager.hasplugin("xdist"):  # by file; all tests of the site share one site
+            group = "docs" if "docs" in item.path.relative_to(TESTS).parts else item.path.name
+            item.add_marker(pytest.mark.xdist_group(group))
         if ALONE & set(getattr(item, "fixturenames", ())) or item.get_closest_marker("slow_lab"):
             item.add_marker("alone")

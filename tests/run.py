@@ -59,9 +59,9 @@ def everything(parts: Parts) -> None:
     """All that this machine can do."""
     parts.run("ruff", sys.executable, "-m", "ruff", "check", ".")
     parts.pytest("lab floor", LAB_FLOOR, lab_floor=True)
-    # One thread of PyTorch to a worker: two on two cores wait for each other. By file: fixtures of a file are made once.
+    # One thread of PyTorch to a worker: two on two cores wait for each other. By group (conftest.py): its fixtures are made once.
     workers = str(os.cpu_count() or 2)
-    parts.pytest("the others, side by side", "tests", "-m", "not alone", "-n", workers, "--dist", "loadfile", OMP_NUM_THREADS="1")
+    parts.pytest("the others, side by side", "tests", "-m", "not alone", "-n", workers, "--dist", "loadgroup", OMP_NUM_THREADS="1")
     parts.pytest("whole labs, engine and servers", "tests", "-m", "alone", "--durations=15")
 
 

@@ -271,7 +271,7 @@ def test_a_broken_quiz_is_named_and_the_others_are_listed(source: Checkout, tmp_
     for arguments in (["quiz"], ["quiz", LAB]):
         done = checkout.host(*arguments)
         assert done.code == 2
-        assert f"labs/{LAB}/quiz.toml, question even, choice 2: has no explanation" in done.words
+        assert f"labs/{LAB}/quiz.toml, question even, choice 2, key explanation: found missing" in done.words
     assert "labs/lab-9.1-toy/quiz.toml" in checkout.host("progress").words, "a note; the rest is shown"
 
 

@@ -341,7 +341,7 @@ def test_the_beginning_of_an_id_is_enough(checkout: Checkout) -> None:
 )
 def test_a_mistake_is_one_line_of_cause_and_one_of_remedy(checkout: Checkout, tmp_path: Path, arguments: list[str], says: str) -> None:
     fresh = checkout.elsewhere(tmp_path / "home")
-    done = fresh.host("run", LAB, *arguments)
+    done = fresh.host("run", LAB, *arguments, DOCKER_HOST="unix:///nowhere/docker.sock")
     assert done.code == 2
     assert says in done.words
     assert "error" in done.output
