@@ -34,12 +34,12 @@ import outside_the_server  # noqa: F401 -- so that a model's code can be shown h
 from answer_model import TritonPythonModel as AnswerModel
 from inference_client import counts, infer, over_grpc, over_http, rows_by_batch_size, streamed, texts
 from lesson_models import BATCHING, CACHED, MAX_TOKENS, TEXT
-from load_generator import closed_loop
 from model_repository import Model, Tensor, write_model
 from onepiece import lab, world
 from onepiece.course.text import Text, tr
 from onepiece.figures import COLORS, subplots
 from onepiece.serving import servers
+from onepiece.serving.load import closed_loop_in_threads, throughput
 from pipeline import TEXT_TO_TEXT, ensemble_text
 from stream_model import TritonPythonModel as StreamModel
 
@@ -113,7 +113,7 @@ def burst(model, prompts, clients, requests=settings.batch_requests):
         ids = prompts[number % len(prompts)]
         answers[number % len(prompts)] = infer(client, model, {"input_ids": ids, "max_tokens": tokens})["output_ids"][0].tolist()
 
-    measured, after = closed_loop(clients, ask, requests), counts(statistics_client, model)
+    measured, after = closed_loop_in_threads(clients, ask, requests), counts(statistics_client, model)
     return measured, (after["executions"] - before["executions"]) / (after["inferences"] - before["inferences"]), answers
 
 
@@ -123,7 +123,9 @@ for _ in range(settings.repeats):
     for model, results in rounds.items():
         results.append(burst(model, alike, clients))
 executions = {model: max(ratio for _, ratio, _ in results) for model, results in rounds.items()}
-speedups = sorted(one.throughput / other.throughput for (one, *_), (other, *_) in zip(rounds["tiny_batched"], rounds["tiny"], strict=True))
+speedups = sorted(
+    throughput(one) / throughput(other) for (one, *_), (other, *_) in zip(rounds["tiny_batched"], rounds["tiny"], strict=True)
+)
 plain, batched = rounds["tiny"][0][2], rounds["tiny_batched"][0][2]
 asked = sorted(plain)
 lab.record("executions_per_inference", executions["tiny_batched"])
@@ -136,7 +138,7 @@ lab.record(
 )
 lab.table(
     [tr("model", "模型"), tr("executions per request", "每個請求的執行次數"), tr("requests per second, median", "每秒請求數（中位數）")],
-    [(model, executions[model], f"{statistics.median(one.throughput for one, *_ in results):.0f}") for model, results in rounds.items()],
+    [(model, executions[model], f"{statistics.median(throughput(one) for one, *_ in results):.0f}") for model, results in rounds.items()],
 )
 
 # %% [markdown] lang="en"
@@ -153,7 +155,7 @@ _, mixed_executions, _ = burst("tiny_batched", mixed, clients)
 lab.record("executions_per_inference", mixed_executions, variant="mixed_lengths")
 alone = {model: [burst(model, alike[:1], clients[:1], 12)[0] for _ in range(settings.repeats)] for model in rounds}
 waits = sorted(
-    1000 * (statistics.median(one.latencies) - statistics.median(other.latencies))
+    1000 * (statistics.median(each.seconds for each in one) - statistics.median(each.seconds for each in other))
     for one, other in zip(alone["tiny_batched"], alone["tiny"], strict=True)
 )
 rows = {model: rows_by_batch_size(statistics_client, model) for model in rounds}

@@ -39,12 +39,13 @@ import outside_the_server  # noqa: F401 -- so that a model's code can be shown h
 from inference_client import REFUSED, counts, infer, over_grpc, over_http
 from lab_server import closing
 from lesson_models import LIMITED, SEQUENCES
-from load_generator import closed_loop, most_at_once
+from load_generator import most_at_once
 from model_repository import write_model
 from onepiece import lab
 from onepiece.course.text import Text, tr
 from onepiece.figures import COLORS, subplots
 from onepiece.serving import servers
+from onepiece.serving.load import closed_loop_in_threads
 from tab_model import add_to_tab
 from versions import Policy, choose_version, policy_text, served_versions
 
@@ -147,7 +148,7 @@ def dealt(choose):
         scores = infer(client, "all_versions", {"features": features}, version=str(version))["scores"]
         assert np.allclose(scores, wanted[version], atol=1e-5)
 
-    closed_loop(router_clients, ask, len(users))
+    closed_loop_in_threads(router_clients, ask, len(users))
     got = {version: counts(statistics_client, "all_versions", str(version))["requests"] - before[version] for version in (1, 2)}
     return got[2] / sum(got.values())
 
@@ -303,7 +304,7 @@ def spans_of(model):
         outputs = infer(client, model, {"milliseconds": sleep})
         spans.append((int(outputs["began"][0, 0]), int(outputs["ended"][0, 0])))
 
-    closed_loop(asking, ask, settings.timed_requests)
+    closed_loop_in_threads(asking, ask, settings.timed_requests)
     for one in asking:
         one.close()
     first = min(began for began, _ in spans)

@@ -38,14 +38,17 @@ from backend_configs import OTHERS, form_problems, write_other
 from inference_client import REFUSED, infer, over_grpc
 from lab_server import closing
 from lesson_models import BATCHING
-from load_generator import ask_until_answered, closed_loop
+from load_generator import ask_until_answered
 from model_repository import write_model
 from onepiece import lab
 from onepiece.course import places
 from onepiece.course.text import Text, tr
 from onepiece.figures import subplots
 from onepiece.serving import servers
-from server_metrics import fetch_metrics, parse_metrics, settled_metrics, total
+from onepiece.serving.load import closed_loop_in_threads, percentile, throughput
+from onepiece.serving.metrics import changes, total
+from onepiece.serving.waiting import until
+from server_metrics import fetch_metrics, parse_metrics, settled_metrics
 
 settings = lab.settings
 checkpoint = lesson_models.checkpoint_directory(settings)
@@ -89,7 +92,7 @@ after = settled_metrics(server)
 
 def grown(name, **labels):
     """By how much a counter has grown."""
-    return total(after, name, **labels) - total(before, name, **labels)
+    return total(changes(before, after), name, **labels)
 
 
 succeeded = grown("nv_inference_request_success", model="timed")
@@ -124,12 +127,14 @@ request = {"input_ids": prompt, "max_tokens": np.array([[settings.batch_tokens]]
 pool = [over_grpc(server) for _ in range(max(settings.sweep))]
 measured, queued, computed = ({model: {level: [] for level in settings.sweep} for model in models} for _ in range(3))
 for model in models:
-    closed_loop(pool[:4], lambda client, _, model=model: infer(client, model, request), 8)  # the first calls are slower
+    closed_loop_in_threads(pool[:4], lambda client, _, model=model: infer(client, model, request), 8)  # the first calls are slower
 for _ in range(settings.sweep_repeats):
     for level in settings.sweep:
         for model in models:
             before = settled_metrics(server, 0.05)
-            found = closed_loop(pool[:level], lambda client, _, model=model: infer(client, model, request), settings.sweep_requests)
+            found = closed_loop_in_threads(
+                pool[:level], lambda client, _, model=model: infer(client, model, request), settings.sweep_requests
+            )
             after = settled_metrics(server, 0.05)
             measured[model][level].append(found)
             queued[model][level].append(grown("nv_inference_queue_duration_us", model=model) / 1000 / settings.sweep_requests)
@@ -144,6 +149,11 @@ def middle(values):
     return f"{statistics.median(values):.1f} ± {(max(values) - min(values)) / 2:.1f}"
 
 
+def milliseconds(requests, percent):
+    """The latency that `percent` percent of the requests did not exceed."""
+    return 1000 * percentile((each.seconds for each in requests), percent)
+
+
 lab.table(
     [
         tr("model", "模型"), tr("concurrency", "並行數"), tr("requests per second", "每秒請求數"), tr("p50, ms", "p50（ms）"), tr("p95, ms", "p95（ms）"),
@@ -151,9 +161,9 @@ lab.table(
     ],
     [
         (
-            model, level, middle(one.throughput for one in found), *(middle(1000 * one.percentile(percent) for one in found) for percent in (50, 95)),
+            model, level, middle(throughput(one) for one in found), *(middle(milliseconds(one, percent) for one in found) for percent in (50, 95)),
             middle(queued[model][level]), middle(computed[model][level]),
-            f"{statistics.median(one.throughput * statistics.fmean(one.latencies) for one in found):.2f}",
+            f"{statistics.median(throughput(one) * statistics.fmean(each.seconds for each in one) for one in found):.2f}",
         )
         for model, by_level in measured.items()
         for level, found in by_level.items()
@@ -163,8 +173,8 @@ lab.table(
 # %%
 figure, (left, right) = subplots(ncols=2, figsize=(8.6, 3.4))
 for model, by_level in measured.items():
-    left.plot(settings.sweep, [statistics.median(one.throughput for one in found) for found in by_level.values()], label=model)
-    right.plot(settings.sweep, [1000 * statistics.median(one.percentile(95) for one in found) for found in by_level.values()], label=model)
+    left.plot(settings.sweep, [statistics.median(throughput(one) for one in found) for found in by_level.values()], label=model)
+    right.plot(settings.sweep, [statistics.median(milliseconds(one, 95) for one in found) for found in by_level.values()], label=model)
 for axes, label in ((left, "requests per second"), (right, "p95 latency (ms)")):
     axes.set(xlabel="concurrency", ylabel=label, xticks=settings.sweep, ylim=(0, None))
 left.legend()
@@ -178,7 +188,7 @@ lab.figure(
 )
 least, most = settings.sweep[0], settings.sweep[-1]
 gain = {
-    model: statistics.median(one.throughput for one in by_level[most]) / statistics.median(one.throughput for one in by_level[least])
+    model: statistics.median(throughput(one) for one in by_level[most]) / statistics.median(throughput(one) for one in by_level[least])
     for model, by_level in measured.items()
 }
 waiting = {model: statistics.median(queued[model][most]) for model in models}
@@ -331,8 +341,13 @@ def waiting_for(server, model):
 def in_flight_on(server, background):
     """Requests that take a while, as soon as all have arrived: each instance has one, and the server says that the others wait."""
     sent = [background.submit(sleep_on, server) for _ in range(settings.in_flight)]
-    while waiting_for(server, "timed") < settings.in_flight - timed.instances and not all(done.done() for done in sent):
-        time.sleep(0.02)
+    others = settings.in_flight - timed.instances
+    until(
+        lambda: waiting_for(server, "timed") >= others or all(done.done() for done in sent),
+        seconds=settings.patience,
+        what=f"{others} requests wait",
+        pause=0.02,
+    )
     return sent
 
 
@@ -360,8 +375,8 @@ with ThreadPoolExecutor(8) as background:
     careless = background.submit(
         ask_until_answered, lambda: over_grpc(server), ask, settings.restart_requests, clients=settings.restart_clients, patience=0
     )
-    while len(answered) < settings.restart_requests // 4 and not careful.done():
-        time.sleep(0.02)
+    quarter = settings.restart_requests // 4
+    until(lambda: len(answered) >= quarter or careful.done(), seconds=settings.patience, what=f"{quarter} answers", pause=0.02)
     sleeping = in_flight_on(server, background)
     regions_before = len(lab_server.regions(directory))
     server.kill()
@@ -453,11 +468,11 @@ lab.say(
 # %%
 lab.say(
     f"""- The counters agree with the clients for everything that reached a model, and know nothing of {sum(sent.values()) - succeeded - failed:.0f} of {sum(sent.values())} requests.
-- Batching raised what {most} clients get through from {statistics.median(one.throughput for one in measured["tiny"][most]):.0f} to {statistics.median(one.throughput for one in measured["tiny_batched"][most]):.0f} requests per second.
+- Batching raised what {most} clients get through from {statistics.median(throughput(one) for one in measured["tiny"][most]):.0f} to {statistics.median(throughput(one) for one in measured["tiny_batched"][most]):.0f} requests per second.
 - After `kill -9` the server was back on its ports, and clients that ask again had {settings.restart_requests - missing(ledgers["careful"], settings.restart_requests)} of {settings.restart_requests} answers; those that do not, {settings.restart_requests - missing(ledgers["careless"], settings.restart_requests)}.
 - An orderly end lost {finished.count(False)} requests and left {regions_left} regions behind, the crash {killed_in_flight.count(False)} and {len(left_over)}.""",
     f"""- 只要到達模型的請求，計數器都與用戶端一致；{sum(sent.values())} 個請求裡有 {sum(sent.values()) - succeeded - failed:.0f} 個它一無所知。
-- 批次讓 {most} 個用戶端的吞吐量從每秒 {statistics.median(one.throughput for one in measured["tiny"][most]):.0f} 個請求變成 {statistics.median(one.throughput for one in measured["tiny_batched"][most]):.0f} 個。
+- 批次讓 {most} 個用戶端的吞吐量從每秒 {statistics.median(throughput(one) for one in measured["tiny"][most]):.0f} 個請求變成 {statistics.median(throughput(one) for one in measured["tiny_batched"][most]):.0f} 個。
 - `kill -9` 之後，伺服器在原來的連接埠回來了；會再問一次的用戶端拿到 {settings.restart_requests} 個答案中的 {settings.restart_requests - missing(ledgers["careful"], settings.restart_requests)} 個，不會的拿到 {settings.restart_requests - missing(ledgers["careless"], settings.restart_requests)} 個。
 - 有秩序地結束丟了 {finished.count(False)} 個請求、留下 {regions_left} 個區段；當機則是 {killed_in_flight.count(False)} 個與 {len(left_over)} 個。""",
 )

@@ -13,9 +13,12 @@ import tritonclient.http as triton_http
 from tritonclient.utils import np_to_triton_dtype
 
 from onepiece.serving.servers import Server
+from onepiece.serving.waiting import unchanged
 
 REFUSED = (triton_grpc.InferenceServerException,)
 """What a client raises when the server says no, or is not there (`tritonclient.http` raises the same class)."""
+COUNT_SECONDS = 15.0
+"""Patience until the server has counted what it answered."""
 
 
 def over_http(server: Server) -> triton_http.InferenceServerClient:
@@ -64,12 +67,14 @@ def counts(client: triton_http.InferenceServerClient, model: str, version: str =
     """What the server has counted for a model since it was loaded, over its versions or for one, once the numbers stand still.
 
     `inferences` are rows, `executions` calls of `execute`, `requests` those that were answered; `hits` and `misses` of the response cache.
+
+    Raises:
+        TimeoutError: they never stand still.
     """
-    before: dict[str, int] = {}
-    while (now := _counts_now(client, model, version)) != before:  # a request is counted after its answer was sent
-        before = now
-        time.sleep(0.1)
-    return now
+    # A request is counted after its answer was sent.
+    return unchanged(
+        lambda: _counts_now(client, model, version), seconds=COUNT_SECONDS, pause=0.1, what=f"the counts of {model} stand still"
+    )
 
 
 def _counts_now(client: triton_http.InferenceServerClient, model: str, version: str) -> dict[str, int]:

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from model_repository import Model, Tensor
-from onepiece import models
-from onepiece.tiny import checkpoints
+from onepiece.models import model_directory
 
 FEATURES, SCORES = 4, 2
 INPUT_IDS = Tensor("input_ids", "INT64", (-1,))
@@ -35,15 +34,8 @@ LIMITED = 'rate_limiter { resources [ { name: "slots" count: 1 } ] }'
 
 
 def checkpoint_directory(settings: Any) -> Path:
-    """Where the weights and the tokenizer of the profile's language model lie.
-
-    Raises:
-        UserError: what `onepiece.models.fetch` raises.
-    """
-    name = settings.model or settings.base_model
-    if Path(name).is_dir():
-        return Path(name).resolve()
-    return checkpoints.directory(name) if name in checkpoints.NAMES else models.fetch(name, settings.base_revision)
+    """Where the weights and the tokenizer of the profile's language model lie."""
+    return model_directory(settings.model or settings.base_model, settings.base_revision)
 
 
 def linear(name: str = "linear", *, more: str = "") -> Model:

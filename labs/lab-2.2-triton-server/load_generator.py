@@ -1,12 +1,11 @@
-"""Load for a server, in a closed loop: so many clients, each of which asks again as soon as it has its answer.
+"""Load for a server: how much of it is under way at once, and clients that survive the server's restart.
 
-NVIDIA's `perf_analyzer` does this, and more, from the SDK container. A closed loop never overloads a server: if it is slow, the clients
-wait, and ask less often.
+The closed loop itself is `closed_loop_in_threads` of `onepiece.serving.load`. NVIDIA's `perf_analyzer` does that, and more, from the SDK
+container.
 """
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -18,51 +17,6 @@ from inference_client import REFUSED
 
 RETRY_SECONDS = 0.2
 """Between two attempts: a server that starts does not need a storm of them."""
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What so many clients saw."""
-
-    concurrency: int
-    seconds: float
-    latencies: tuple[float, ...]
-    """Seconds, of each request that was answered."""
-
-    @property
-    def throughput(self) -> float:
-        """Answers per second."""
-        return len(self.latencies) / self.seconds
-
-    def percentile(self, percent: float) -> float:
-        """The latency in seconds that `percent` of the requests did not exceed (nearest rank)."""
-        return sorted(self.latencies)[math.ceil(len(self.latencies) * percent / 100) - 1]
-
-
-def closed_loop(clients: Sequence[Any], ask: Callable[[Any, int], object], requests: int) -> Measured:
-    """Ask `requests` times in all: each client in a thread of its own, one request at a time.
-
-    Args:
-        ask: client and number of the request -> whatever it answers; an exception ends the measurement.
-    """
-    numbers, latencies = iter(range(requests)), []
-    taking = threading.Lock()
-
-    def work(client: Any) -> None:
-        while True:
-            with taking:
-                number = next(numbers, None)
-            if number is None:
-                return
-            began = time.perf_counter()
-            ask(client, number)
-            latencies.append(time.perf_counter() - began)
-
-    began = time.perf_counter()
-    with ThreadPoolExecutor(len(clients)) as pool:
-        for done in [pool.submit(work, client) for client in clients]:
-            done.result()
-    return Measured(len(clients), time.perf_counter() - began, tuple(latencies))
 
 
 def most_at_once(spans: Sequence[tuple[float, float]]) -> int:

@@ -1,4 +1,4 @@
-"""NVIDIA's `perf_analyzer`, the standard tool: a load as `load_generator.closed_loop` makes it, with the server's statistics beside it.
+"""NVIDIA's `perf_analyzer`, the standard tool: a closed loop as in `onepiece.serving.load`, with the server's statistics beside it.
 
 It is a program of NVIDIA's SDK container (`nvcr.io/nvidia/tritonserver:<yy.mm>-py3-sdk`). On PyPI there is a package of that name
 without a program in it.

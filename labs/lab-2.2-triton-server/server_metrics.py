@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import time
-import urllib.request
 
+from onepiece.serving.metrics import Labels, Samples, fetch
 from onepiece.serving.servers import Server
+from onepiece.serving.waiting import unchanged
 
-Labels = tuple[tuple[str, str], ...]
-"""Sorted pairs (name, value), such as (("model", "tiny"), ("version", "1"))."""
+SETTLE_SECONDS = 15.0
+"""Patience until the metrics stand still."""
 
 
 def parse_metrics(text: str) -> dict[tuple[str, Labels], float]:
@@ -33,28 +33,17 @@ def parse_metrics(text: str) -> dict[tuple[str, Labels], float]:
 
 def fetch_metrics(server: Server) -> str:
     """The text of the metrics port."""
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(f"http://127.0.0.1:{server.ports['metrics']}/metrics", timeout=10) as answer:
-        return answer.read().decode("utf-8")
+    return fetch(f"http://127.0.0.1:{server.ports['metrics']}")
 
 
-def total(metrics: dict[tuple[str, Labels], float], name: str, **labels: str) -> float:
-    """The sum of a metric over all label sets that have these labels."""
-    return sum(value for (found, own), value in metrics.items() if found == name and labels.items() <= dict(own).items())
-
-
-def settled_metrics(server: Server, seconds: float = 0.3) -> dict[tuple[str, Labels], float]:
-    """The metrics once nothing is pending and they stand still: the server counts a request after it has sent the answer.
+def settled_metrics(server: Server, pause: float = 0.3) -> Samples:
+    """The metrics once they stand still for `pause` seconds: the server counts a request after it has sent the answer.
 
     Raises:
         TimeoutError: they never stand still, so that nothing can be read off them.
     """
-    before: dict[tuple[str, Labels], float] = {}
-    for _ in range(50):
-        now = {key: value for key, value in parse_metrics(fetch_metrics(server)).items() if key[0].startswith("nv_inference_")}
-        if now == before:
-            return now
-        before = now
-        time.sleep(seconds)
-    msg = f"the metrics of {server.url} do not stand still"
-    raise TimeoutError(msg)
+
+    def of_models() -> Samples:
+        return {key: value for key, value in parse_metrics(fetch_metrics(server)).items() if key[0].startswith("nv_inference_")}
+
+    return unchanged(of_models, seconds=SETTLE_SECONDS, pause=pause, what=f"the metrics of {server.url} stand still")

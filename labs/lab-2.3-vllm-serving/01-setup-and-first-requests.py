@@ -140,18 +140,17 @@ lab.table(
 # 所有提示同時送給伺服器。它會把它們放進同一個批次，用的 kernel 和快取都跟 Transformers 不同，而且是在另一個行程裡。貪婪解碼只取最可能的 token，所以 logits 差一個位元不一定有影響，但也可能有。有幾個提示會出現不同的 token？把 `greedy_differing = ...` 寫進 `predictions.toml`。
 
 # %%
-from load import closed_loop, run
-from streaming_client import CHAT, connect, send
+from onepiece.serving.load import closed_loop
+from onepiece.serving.streaming import CHAT, COMPLETIONS, send, with_client
 
 
-def ask_all(bodies, path="/v1/completions"):
+def ask_all(bodies, path=COMPLETIONS):
     """The answers to all bodies, 16 requests at a time."""
 
-    async def work():
-        async with connect(server.url) as client:
-            return await closed_loop(lambda number, _: send(client, bodies[number], path=path), count=len(bodies), concurrency=16)
+    async def work(client):
+        return await closed_loop(lambda number, _: send(client, bodies[number], path=path), count=len(bodies), concurrency=16)
 
-    return run(work())
+    return with_client(server.url, work)
 
 
 def tokens_of(answers):
@@ -267,7 +266,8 @@ lab.table(
 # `/metrics` 是伺服器自己的帳，以 Prometheus 的文字格式寫成：計數器、量表、直方圖。整個第 2 單元都要透過這扇窗看進去，所以我們自己來打開它：
 
 # %%
-from server_metrics import changes, parse, read_idle, total
+from onepiece.serving.metrics import changes, total
+from server_metrics import parse, read_idle
 
 lab.source(parse)
 

@@ -30,16 +30,20 @@ from collections import Counter
 
 import torch
 
-from lab_servers import NAME, frozen, start_first
-from load import closed_loop, mean_at_once, most_at_once, open_loop, percentile, poisson_arrivals, run
+from lab_servers import NAME, start_first
+from load import open_loop, percentile
 from onepiece import lab
 from onepiece.course.text import Text, tr
 from onepiece.figures import COLORS, subplots
 from onepiece.measure import Timing
-from onepiece.serving import servers
+from onepiece.serving import servers, streaming
+from onepiece.serving.load import closed_loop, mean_at_once, most_at_once, poisson_arrivals, span
+from onepiece.serving.metrics import changes, total
+from onepiece.serving.signals import frozen
+from onepiece.serving.streaming import send
 from reference import nucleus, total_variation
-from server_metrics import changes, read_idle, read_with, total
-from streaming_client import EventParser, connect, send, stream, whole_body
+from server_metrics import read_idle, read_with
+from streaming_client import EventParser, stream, whole_body
 
 settings = lab.settings
 place = lab.artifact("server.json")
@@ -51,12 +55,7 @@ print(server.url)
 
 def with_client(work):
     """Run `work(client)` with a client of its own."""
-
-    async def connected():
-        async with connect(server.url) as client:
-            return await work(client)
-
-    return run(connected())
+    return streaming.with_client(server.url, work)
 
 
 def story(number, tokens):
@@ -239,11 +238,10 @@ sweep = {concurrency: [] for concurrency in settings.sweep}
 for _ in lab.progress(range(settings.repeats)):
     for concurrency, results in sweep.items():
         replies, _ = measured(concurrency, settings.sweep_tokens, concurrency)
-        span = max(reply.ended for reply in replies) - min(reply.sent for reply in replies)
         each = [settings.sweep_tokens / reply.seconds for reply in replies]
         first = [reply.first_token_seconds for reply in replies]
         gaps = [gap for reply in replies for gap in reply.gaps]
-        results.append((concurrency * settings.sweep_tokens / span, percentile(each, 50), percentile(first, 50), percentile(first, 95), percentile(gaps, 99), gaps.count(0.0) / len(gaps)))
+        results.append((concurrency * settings.sweep_tokens / span(replies), percentile(each, 50), percentile(first, 50), percentile(first, 95), percentile(gaps, 99), gaps.count(0.0) / len(gaps)))
 
 
 def column(concurrency, index):

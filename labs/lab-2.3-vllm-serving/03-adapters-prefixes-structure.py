@@ -40,20 +40,23 @@ import httpx2
 import torch
 from peft import LoraConfig, get_peft_model
 
-from lab_servers import NAME, start_first, start_production, terminate
-from load import closed_loop, run
+from lab_servers import NAME, start_first, start_production
 from onepiece import lab
 from onepiece.adaptation import fit, load_base, load_task
 from onepiece.course.text import Text, tr
 from onepiece.evaluation import exact_match
 from onepiece.figures import COLORS, subplots
 from onepiece.serving import servers
+from onepiece.serving.load import closed_loop
+from onepiece.serving.metrics import changes, label, total
+from onepiece.serving.signals import terminate
+from onepiece.serving.streaming import with_client
 from onepiece.tiny.tokenizer import prompt_text
 from prefix_cache import predicted_hits, shared_tokens
 from reference import greedy_tokens
 from retrying import succeeded
-from server_metrics import changes, label, read_idle, total
-from streaming_client import begin, connect, stream
+from server_metrics import read_idle
+from streaming_client import begin, stream
 
 settings = lab.settings
 torch.set_num_threads(settings.threads)
@@ -66,11 +69,10 @@ greedy = {"model": NAME, "max_tokens": settings.answer_tokens, "temperature": 0,
 def ask_all(bodies, *, at_once=16, key=None, timeout=60.0):
     """The replies of the server to all bodies."""
 
-    async def work():
-        async with connect(server.url, key=key, timeout=timeout) as client:
-            return await closed_loop(lambda number, _: stream(client, bodies[number]), count=len(bodies), concurrency=min(at_once, len(bodies)))
+    async def work(client):
+        return await closed_loop(lambda number, _: stream(client, bodies[number]), count=len(bodies), concurrency=min(at_once, len(bodies)))
 
-    return run(work())
+    return with_client(server.url, work, key=key, timeout=timeout)
 
 
 def differing(replies, wanted):
@@ -333,15 +335,14 @@ grown = changes(before, read_idle(server.url))
 plain_tokens_per_step = total(grown, "vllm:generation_tokens_total") / total(grown, "vllm:iteration_tokens_total_count")
 
 
-async def asked_to_end():
-    async with connect(server.url, timeout=2.0) as client:
-        # At the first token of all: seconds of work are left for the engine, however late the signal arrives.
-        answers = await begin(client, *[alone] * settings.cut_off_streams)
-        terminate(server)
-        return await asyncio.gather(*answers)
+async def asked_to_end(client):
+    # At the first token of all: seconds of work are left for the engine, however late the signal arrives.
+    answers = await begin(client, *[alone] * settings.cut_off_streams)
+    terminate(server)
+    return await asyncio.gather(*answers)
 
 
-cut_off = run(asked_to_end())
+cut_off = with_client(server.url, asked_to_end, timeout=2.0)
 lost = sum(not succeeded(reply) for reply in cut_off)
 lab.record("lost_in_drain", lost, variant="no_timeout")
 ends = Counter((reply.http_status, reply.finish_reason, reply.done, reply.problem[:90]) for reply in cut_off)

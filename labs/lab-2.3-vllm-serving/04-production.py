@@ -32,15 +32,19 @@ from collections import Counter
 import httpx2
 
 from capacity import StepModel
-from lab_servers import NAME, start_production, terminate
-from load import closed_loop, mean_at_once, open_loop, percentile, poisson_arrivals, run
+from lab_servers import NAME, start_production
+from load import open_loop, percentile
 from onepiece import lab
 from onepiece.course.text import Text, tr
 from onepiece.figures import COLORS, subplots
-from onepiece.serving import servers
+from onepiece.serving import servers, streaming
+from onepiece.serving.load import closed_loop, mean_at_once, poisson_arrivals
+from onepiece.serving.metrics import changes, total
+from onepiece.serving.signals import terminate
+from onepiece.serving.streaming import COMPLETIONS, connect
 from retrying import complete_all, retry_delay, succeeded
-from server_metrics import changes, read_idle, read_with, total
-from streaming_client import COMPLETIONS, begin, connect, stream
+from server_metrics import read_idle, read_with
+from streaming_client import begin, stream
 
 settings = lab.settings
 adapter, key = lab.artifact("adapter"), lab.artifact("api-key").read_text(encoding="utf-8")
@@ -56,14 +60,9 @@ def story(number, tokens):
     return greedy | {"prompt": prompts[number % len(prompts)], "max_tokens": tokens, "ignore_eos": True}
 
 
-def with_client(work, **options):
+def with_client(work):
     """Run `work(client)` with a client that has the key."""
-
-    async def connected():
-        async with connect(server.url, **({"key": key} | options)) as client:
-            return await work(client)
-
-    return run(connected())
+    return streaming.with_client(server.url, work, key=key)
 
 # %% [markdown] lang="en"
 # ## Who may ask?

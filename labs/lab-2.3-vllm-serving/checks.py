@@ -13,13 +13,15 @@ from collections.abc import Callable, Sequence
 
 import mistakes as wrong
 from capacity import StepModel
-from load import open_loop, percentile, run
+from load import open_loop, percentile
 from onepiece.checks import exercise, expect
 from onepiece.course.text import Text
+from onepiece.serving.load import run
+from onepiece.serving.streaming import Reply
 from prefix_cache import predicted_hits
 from retrying import BASE_SECONDS, LONGEST_SECONDS, retry_delay, succeeded
 from server_metrics import parse
-from streaming_client import EventParser, Reply
+from streaming_client import EventParser
 
 CLOSE = 1e-9  # absolute
 ON_TIME = 0.12  # seconds: what a busy machine may be late, and less than what a mistake changes

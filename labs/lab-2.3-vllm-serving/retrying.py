@@ -12,7 +12,7 @@ import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from streaming_client import Reply
+from onepiece.serving.streaming import Reply
 
 TEMPORARY = frozenset({0, 408, 425, 429, 500, 502, 503, 504})
 """Status codes after which the same request may succeed; 0: the connection broke. Everything else will be refused again."""

@@ -77,9 +77,7 @@ def load_model(
         if quantized is None:
             return checkpoints.load_tiny(str(name_or_path), device=device, dtype=dtype)
         checkpoints.verify(str(name_or_path))
-        directory = checkpoints.directory(str(name_or_path))
-    else:
-        directory = _directory(name_or_path, revision)
+    directory = model_directory(name_or_path, revision)
     tokenizer = AutoTokenizer.from_pretrained(directory)
     tokenizer.padding_side = "left"
     if tokenizer.pad_token is None:
@@ -91,13 +89,23 @@ def load_model(
     return model.eval(), tokenizer
 
 
-def _directory(name_or_path: str | Path, revision: str | None) -> Path:
-    """The directory of a model: its own, or that of a snapshot in the hub's cache."""
+def model_directory(name_or_path: str | Path, revision: str | None = None) -> Path:
+    """Where a model lies: what `from_pretrained` and servers take as a path.
+
+    Args:
+        name_or_path: as `load_model` takes it.
+        revision: likewise; None or empty for what is not of the hub.
+
+    Raises:
+        UserError: "model-missing", "model-not-pinned", "model-not-fetched".
+    """
+    if name_or_path in checkpoints.NAMES:
+        return checkpoints.directory(str(name_or_path))
     path = Path(name_or_path).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise UserError("model-missing", path=path)
-        return path
+        return path.resolve()
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(name_or_path)):
         raise UserError("model-missing", path=path)
     if revision is None or not re.fullmatch(r"[0-9a-f]{40}", revision):
