@@ -16,6 +16,8 @@ from typing import Any
 
 import aiohttp
 
+from onepiece.serving.load import closed_loop
+
 
 async def ask(session: aiohttp.ClientSession, target: dict[str, Any]) -> int:
     """One request, read to its end.
@@ -38,21 +40,14 @@ async def ask(session: aiohttp.ClientSession, target: dict[str, Any]) -> int:
 
 async def round_of(session: aiohttp.ClientSession, target: dict[str, Any], requests: int, at_once: int) -> dict[str, float]:
     """`requests` requests by `at_once` clients, each of which asks again as soon as it was answered."""
-    left = iter(range(requests))
-    latencies: list[float] = []
-    tokens = 0
 
-    async def client() -> None:
-        nonlocal tokens
-        for _ in left:
-            began = time.perf_counter()
-            generated = await ask(session, target)  # not `tokens += await`: that reads `tokens` before the wait
-            tokens += generated
-            latencies.append(time.perf_counter() - began)
+    async def timed(_: int, began: float) -> tuple[float, int]:
+        tokens = await ask(session, target)
+        return time.perf_counter() - began, tokens
 
     began = time.perf_counter()
-    await asyncio.gather(*(client() for _ in range(at_once)))
-    return {"seconds": time.perf_counter() - began, "median": statistics.median(latencies), "tokens": tokens}
+    latencies, tokens = zip(*await closed_loop(timed, count=requests, concurrency=at_once), strict=True)
+    return {"seconds": time.perf_counter() - began, "median": statistics.median(latencies), "tokens": sum(tokens)}
 
 
 async def rounds(plan: dict[str, Any]) -> dict[str, list[dict[str, float]]]:

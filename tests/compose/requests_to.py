@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from onepiece.serving import waiting
+
 PROMPT, ANSWER = "27 + 15 →", " 42"
 
 GRPC = """
@@ -155,7 +157,5 @@ def together(calls: int, ask: Callable[[], Answer]) -> list[Answer]:
 def until(holds: Callable[[], bool], seconds: float, what: str) -> float:
     """Wait until it holds; how long that took."""
     began = time.monotonic()
-    while not holds():
-        assert time.monotonic() - began < seconds, f"not within {seconds:.0f} s: {what}"
-        time.sleep(0.5)
+    waiting.until(holds, seconds=seconds, what=what, pause=0.5)
     return time.monotonic() - began

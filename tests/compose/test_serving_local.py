@@ -22,7 +22,7 @@ from onepiece.course.errors import UserError
 from onepiece.host.commands import serving
 from onepiece.host.road import environments
 from onepiece.host.serving import stack
-from onepiece.serving import servers
+from onepiece.serving import metrics, servers
 
 pytestmark = linux_only
 
@@ -88,7 +88,7 @@ def metrics_of(checkout: Checkout) -> set[str]:
     """The names of all metrics that the running servers have."""
     vllm, triton = (servers.Server.load(checkout.home / "runs/serving" / f"{name}.json") for name in ("vllm", "triton"))
     texts = [Client(port).ask("/metrics").body.decode("utf-8") for port in (vllm.ports["http"], triton.ports["metrics"])]
-    return {line.partition("{")[0].split()[0] for text in texts for line in text.splitlines() if line and not line.startswith("#")}
+    return {name for text in texts for name, _ in metrics.parse(text)}
 
 
 def test_it_serves_survives_a_crash_and_ctrl_c_leaves_nothing(

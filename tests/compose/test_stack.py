@@ -11,6 +11,8 @@ from requests_to import ANSWER, GRPC, PROMPT, Client, Load, together, until
 from stack import Stack
 from watched import expressions, metrics_in
 
+from onepiece.serving import metrics
+
 KILL = """
 import os, signal
 for entry in filter(str.isdigit, os.listdir("/proc")):  # what init started, not init: the engine must see a crash
@@ -101,8 +103,8 @@ def test_triton_batches_what_waits_together(stack: Stack) -> None:
     read = "import urllib.request; print(urllib.request.urlopen('http://127.0.0.1:8002/metrics').read().decode())"
 
     def counted() -> tuple[float, float]:
-        text = stack.python("triton", read)
-        return tuple(float(re.search(rf"^nv_inference_{name}{{.*}} (\S+)$", text, re.M).group(1)) for name in ("count", "exec_count"))
+        samples = metrics.parse(stack.python("triton", read))
+        return metrics.total(samples, "nv_inference_count"), metrics.total(samples, "nv_inference_exec_count")
 
     before = counted()
     answers = together(16, stack.client.infer)

@@ -30,6 +30,7 @@ from onepiece.models import (
     load_model,
     memory_estimate,
     meta_model,
+    model_directory,
 )
 from onepiece.tiny import checkpoints
 
@@ -81,11 +82,19 @@ def test_the_tiny_family(name: str) -> None:
         assert load_quantized(name, quantized)(IDS).logits.isfinite().all()
 
 
+def test_where_a_model_lies(saved: tuple[Path, PreTrainedModel], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert model_directory("tiny") == checkpoints.directory("tiny")
+    monkeypatch.chdir(saved[0].parent)
+    assert model_directory(saved[0].name, "") == saved[0].resolve(), "a server may be started elsewhere"
+
+
 def test_what_is_no_model(tmp_path: Path) -> None:
     for name in (tmp_path, tmp_path / "nothing", "tinny", "../x", ""):
         with pytest.raises(UserError, match="there is no model directory") as caught:
             load_model(name, **CPU)
         assert caught.value.code == "model-missing"
+        with pytest.raises(UserError, match="there is no model directory"):
+            model_directory(name)
     for revision in (None, "main", "v1.0", REVISION[:7]):
         with pytest.raises(UserError, match=r"OWNER/NAME .* not pinned .*40 hex digits") as caught:
             load_model("OWNER/NAME", revision=revision, **CPU)

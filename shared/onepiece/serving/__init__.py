@@ -1,1 +1,1 @@
-"""Real servers for labs and for `nox -s serving`: how they are started, watched and ended."""
+"""Real servers for labs and for `nox -s serving`: how they are started and ended; what labs ask, load and watch them with."""
