@@ -64,8 +64,9 @@ def test_a_page_of_vllm_is_read() -> None:
     assert total(samples, "vllm:request_success_total", finished_reason="length") == 4.0
     assert total(samples, "vllm:request_success_total", finished_reason="abort") == 0.0
     assert label(samples, "vllm:cache_config_info", "block_size") == "32"
-    with pytest.raises(KeyError, match="no_such_label"):
-        label(samples, "vllm:cache_config_info", "no_such_label")
+    for name, wanted in (("vllm:cache_config_info", "no_such_label"), ("vllm:cache_config_info", "engine"), ("no_such_name", "engine")):
+        with pytest.raises(KeyError, match=wanted):
+            label(samples, name, wanted)
 
 
 def test_a_page_of_triton_is_read() -> None:
@@ -178,9 +179,9 @@ def test_the_metrics_are_read_by_a_client_that_is_there_already() -> None:
 
 
 def test_an_idle_server_is_waited_for_and_the_queue_counts_too() -> None:
-    with serving(pages(busy(2, 1), busy(0, 1), busy(0, 0) + "done_total 3\n")) as server:
+    with serving(pages(busy(1, 1), busy(1, 0), busy(0, 1), busy(0, 0) + "done_total 3\n")) as server:
         assert total(read_idle(server.url), "done_total") == 3.0
-        assert len(server.questions) == 3
+        assert len(server.questions) == 4
 
 
 def test_a_server_that_stays_busy_is_an_error_in_time() -> None:
@@ -206,6 +207,16 @@ def test_until_returns_the_first_that_holds_and_looks_no_further() -> None:
 def test_until_names_what_never_came() -> None:
     with pytest.raises(TimeoutError, match=r"not within 0.05 s: a miracle"):
         until(lambda: False, seconds=0.05, what="a miracle", pause=0.01)
+
+
+def test_there_is_a_pause_between_two_looks() -> None:
+    looks: list[int] = []
+    with pytest.raises(TimeoutError):
+        until(lambda: looks.append(0), seconds=0.2, what="nothing", pause=0.1)
+    assert len(looks) <= 4
+    with pytest.raises(TimeoutError):
+        unchanged(lambda: looks.append(0) or len(looks), seconds=0.2, what="nothing", pause=0.1)
+    assert len(looks) <= 8
 
 
 def test_unchanged_returns_what_two_looks_in_a_row_saw() -> None:

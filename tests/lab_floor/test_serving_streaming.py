@@ -124,10 +124,11 @@ def test_another_parser_reads_the_bytes() -> None:
 
 
 def test_events_are_there_while_the_server_still_computes() -> None:
-    seen = threading.Event()
+    sent, seen = threading.Event(), threading.Event()
 
     def hold_the_rest_back(question: Question) -> None:
         question.begin()
+        sent.set()
         question.piece(token("a", 1))
         assert seen.wait(30), "the first event never reached the client"
         question.piece(token("b", 2, "stop") + DONE)
@@ -135,7 +136,7 @@ def test_events_are_there_while_the_server_still_computes() -> None:
 
     async def work(client: httpx2.AsyncClient) -> list[Reply]:
         tasks = await begin(client, BODY, BODY)
-        assert not any(task.done() for task in tasks)
+        assert sent.is_set() and not any(task.done() for task in tasks)
         seen.set()
         return list(await asyncio.gather(*tasks))
 
@@ -150,6 +151,9 @@ def test_waiting_for_the_first_event_ends_where_there_is_none() -> None:
 
         async def work(client: httpx2.AsyncClient) -> Reply:
             (task,) = await begin(client, BODY)
+            assert task.done()
+            await asyncio.sleep(0)
+            assert asyncio.all_tasks() == {asyncio.current_task()}, "nobody waits for the first event any more"
             return await task
 
         assert with_client(server.url, work).status == 503

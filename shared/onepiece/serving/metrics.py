@@ -85,7 +85,11 @@ def changes(before: Samples, after: Samples) -> Samples:
     A series that is new began at 0. So did one that has fallen: counters never fall, so its server was started again in between, and what
     it counted before it ended, after the first reading, is lost (as for Prometheus' `increase`). Of a gauge a difference says nothing.
     """
-    return {series: value - before.get(series, 0.0) if value >= before.get(series, 0.0) else value for series, value in after.items()}
+    grown: Samples = {}
+    for series, value in after.items():
+        then = before.get(series, 0.0)
+        grown[series] = value - then if value >= then else value
+    return grown
 
 
 def label(samples: Samples, name: str, wanted: str) -> str:
