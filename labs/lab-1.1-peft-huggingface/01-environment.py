@@ -35,11 +35,10 @@ from importlib import metadata
 import torch
 from transformers import LlamaConfig
 
-from lora_setup import base_identity, lora_config, lora_model
-from lora_targets import lora_parameters, shapes_of, target_linears
-from merging import relative_difference
+from lora_setup import lora_config, lora_model
+from lora_targets import lora_parameters, target_linears
 from onepiece import lab, world
-from onepiece.adaptation import load_base
+from onepiece.adaptation import base_identity, distance, load_base, targeted_shapes
 from onepiece.course.errors import UserError
 from onepiece.course.text import Text, tr
 from onepiece.data import IGNORED, Collator, InstructionDataset, plain_prompt
@@ -143,7 +142,7 @@ rows = []
 for name in ways:
     if name in works:
         weights, logits, milliseconds = works[name]
-        change = relative_difference(logits, exact_logits)
+        change = distance(logits, exact_logits)
         rows.append([name, f"{weights / 1e6:.3f}", f"{weights / exact_weights:.2f}", f"{change:.1e}", f"{milliseconds:.1f}"])
     else:
         rows.append([name, "–", "–", reasons[name], "–"])
@@ -286,7 +285,7 @@ llama = LlamaConfig()  # its defaults are Llama-2-7B
 def llama_with_lora(kinds):
     """(what peft trains, what the formula says) on Llama-2-7B."""
     model = meta_model(llama, torch.bfloat16)
-    shapes = shapes_of(model, target_linears(model, kinds))
+    shapes = targeted_shapes(model, target_linears(model, kinds)).values()  # (in, out) of each
     with torch.device("meta"):
         adapted = get_peft_model(model, lora_config(model, settings, kinds))
     return count_parameters(adapted).trainable, lora_parameters(shapes, settings.rank)

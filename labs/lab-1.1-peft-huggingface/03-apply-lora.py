@@ -31,16 +31,26 @@ from dataclasses import asdict
 
 import torch
 
-from lora_setup import lora_config, lora_model, save_adapter
-from lora_targets import lora_parameters, shapes_of, target_linears, train_only
+from lora_setup import lora_config, lora_model
+from lora_targets import lora_parameters, target_linears, train_only
 from onepiece import lab
-from onepiece.adaptation import fit, load_base, load_task
+from onepiece.adaptation import (
+    batches,
+    fit,
+    largest_difference,
+    load_base,
+    load_task,
+    logits_of,
+    loss_difference,
+    save_peft_model,
+    targeted_shapes,
+)
 from onepiece.course.text import Text, tr
 from onepiece.data import Batches, Collator, InstructionDataset, ordered_batches
 from onepiece.evaluation import mean_loss
 from onepiece.figures import training_curves
 from onepiece.models import count_parameters
-from onepiece.training import to_device, train
+from onepiece.training import train
 
 settings = lab.settings
 torch.set_num_threads(1)  # for a model this small a second thread only waits
@@ -86,7 +96,7 @@ lab.table(
 
 # %%
 names = target_linears(base)
-formula = lora_parameters(shapes_of(base, names), settings.rank)
+formula = lora_parameters(targeted_shapes(base, names).values(), settings.rank)
 square = lora_parameters([(base.config.hidden_size, base.config.hidden_size)] * len(names), settings.rank)
 adapted.print_trainable_parameters()
 count = count_parameters(adapted)
@@ -127,18 +137,6 @@ on all linear layers was a fraction of a percent (notebook 1). The smaller the m
 # 還有一題請想一想：只訓練 A，B 一直是零，損失會怎麼走？
 
 # %%
-def logits_of(model):
-    """The logits of one training batch, (batch, seq, vocabulary)."""
-    batch = to_device(Batches(task.training, Collator(tokenizer.pad_token_id), batch_size=settings.batch, seed=0)(0), model)
-    batch.pop("labels")
-    was_training = model.training
-    model.eval()
-    with torch.inference_mode():
-        logits = model(**batch).logits
-    model.train(was_training)
-    return logits
-
-
 def random_b():
     """The control: an adapter whose B does not begin at zero."""
     from peft import get_peft_model
@@ -150,9 +148,10 @@ def random_b():
     return get_peft_model(fresh, config)
 
 
-base_logits = logits_of(base)
-change = float((logits_of(adapted) - base_logits).abs().max())
-random_change = float((logits_of(random_b()) - base_logits).abs().max())
+batch = batches(task, batch_size=settings.batch, seed=0)(0)
+base_logits = logits_of(base, batch)  # (tokens, vocabulary), without padding
+change = largest_difference(logits_of(adapted, batch), base_logits)
+random_change = largest_difference(logits_of(random_b(), batch), base_logits)
 lab.record("initial_difference", change)
 lab.record("initial_difference", random_change, variant="random_b")
 guess = lab.predict("initial_difference")
@@ -183,11 +182,11 @@ for seed in settings.seeds:
 
     def keep_early(step, model=model, seed=seed):
         if seed == settings.seeds[0] and step + 1 == settings.early_steps:
-            save_adapter(model, adapters / "early")
+            save_peft_model(model, adapters / "early")
 
     histories[f"seed {seed}"] = fit(model, task, seed=seed, after_step=keep_early, **recipe)
-    save_adapter(model, adapters / f"seed-{seed}")
-trained_change = float((logits_of(model) - base_logits).abs().max())
+    save_peft_model(model, adapters / f"seed-{seed}")
+trained_change = largest_difference(logits_of(model, batch), base_logits)
 del model, adapted  # a large base would stay on the device
 
 # %% [markdown] lang="en"
@@ -235,18 +234,14 @@ del trainer
 other_order = fit(lora_model(settings, seed), task, seed=max(settings.seeds) + 1, **recipe)
 
 
-def apart(first, second):
-    """The largest difference between two curves, in nats."""
-    return max(abs(a - b) for a, b in zip(first, second, strict=True))
-
-
 own = histories[f"seed {seed}"].losses
-lab.record("trainer_loss_difference", apart(own, trainer_losses))
-lab.record("trainer_loss_difference", apart(own, other_order.losses), variant="other_order")
+of_trainer, of_other_order = loss_difference(trainer_losses, own), loss_difference(other_order.losses, own)
+lab.record("trainer_loss_difference", of_trainer)
+lab.record("trainer_loss_difference", of_other_order, variant="other_order")
 lab.say(
-    f"""Over {len(own)} steps the curves of the two loops are at most {apart(own, trainer_losses):.1e} nats apart; another order of the same data gives {apart(own, other_order.losses):.2f}. What you learn
+    f"""Over {len(own)} steps the curves of the two loops are at most {of_trainer:.1e} nats apart; another order of the same data gives {of_other_order:.2f}. What you learn
 about the short loop holds for the long one.""",
-    f"""{len(own)} 步之間，兩個迴圈的曲線最多只差 {apart(own, trainer_losses):.1e} nats；同樣的資料換個順序，就差 {apart(own, other_order.losses):.2f}。
+    f"""{len(own)} 步之間，兩個迴圈的曲線最多只差 {of_trainer:.1e} nats；同樣的資料換個順序，就差 {of_other_order:.2f}。
 在短的迴圈上學到的，對長的那個一樣成立。""",
 )
 
@@ -264,8 +259,8 @@ about the short loop holds for the long one.""",
 frozen = lora_model(settings, seed)
 trained_numbers = train_only(frozen, "lora_A")
 histories["B frozen"] = fit(frozen, task, seed=seed, **recipe)
-save_adapter(frozen, adapters / "frozen-b")
-frozen_change = float((logits_of(frozen) - base_logits).abs().max())
+save_peft_model(frozen, adapters / "frozen-b")
+frozen_change = largest_difference(logits_of(frozen, batch), base_logits)
 del frozen
 lab.record("frozen_b_change", frozen_change)
 lab.record("frozen_b_change", trained_change, variant="trained")
@@ -322,7 +317,7 @@ history = train(
     evaluate=lambda: {"held-out": mean_loss(model, evaluation)},
     evaluate_every=settings.instruction_steps // 5,
 )
-save_adapter(model, adapters / "instructions")
+save_peft_model(model, adapters / "instructions")
 trained_loss = history.evaluations[-1]["held-out"]
 lab.record("instruction_perplexity_ratio", math.exp(trained_loss - untrained_loss))
 lab.record("instruction_perplexity_ratio", math.exp(again - untrained_loss), variant="untrained")

@@ -35,7 +35,7 @@ from exact_match import KINDS, count_kinds, exact_matches, wilson
 from left_padding import left_padded, right_padded
 from lora_setup import load_adapted
 from onepiece import lab
-from onepiece.adaptation import forgetting, load_base, load_task
+from onepiece.adaptation import forgetting, largest_difference, load_base, load_task, logits_of
 from onepiece.course.text import Text, tr
 from onepiece.evaluation import exact_matches as matches
 from onepiece.evaluation import over_seeds, paired_bootstrap, wilson_interval
@@ -313,18 +313,12 @@ else:
 # 基礎模型的權重從頭到尾沒有動過。`disable_adapter` 會略過那個乘積，算出來的必須就是基礎模型的數字，而不只是接近：
 
 # %%
-def logits_of(model):
-    """Of the first held-out prompts, (batch, seq, vocabulary)."""
-    inputs = left_padded(sequences, tokenizer.pad_token_id)
-    with torch.inference_mode():
-        return model(**{name: tensor.to(model.device) for name, tensor in inputs.items()}).logits
-
-
-base_logits = logits_of(base)
+inputs = left_padded(sequences, tokenizer.pad_token_id)
+base_logits = logits_of(base, inputs)  # (tokens, vocabulary), without padding
 adapted(names[0])
 with model.disable_adapter():
-    disabled = float((logits_of(model) - base_logits).abs().max())
-enabled = float((logits_of(model) - base_logits).abs().max())
+    disabled = largest_difference(logits_of(model, inputs), base_logits)
+enabled = largest_difference(logits_of(model, inputs), base_logits)
 lab.record("disabled_difference", disabled)
 lab.record("disabled_difference", enabled, variant="enabled")
 lab.say(

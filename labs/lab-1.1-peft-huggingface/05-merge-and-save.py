@@ -21,6 +21,7 @@
 # | 你應該看到 | 合併、儲存、載入之後 logits 都不變；錯誤的縮放就會變；adapter 的檔案，每個數剛好 4 位元組 |
 
 # %%
+import functools
 import json
 import shutil
 
@@ -29,10 +30,20 @@ import torch
 from exact_match import exact_matches
 from fresh_process import logits_of_a_fresh_process
 from left_padding import left_padded
-from lora_setup import base_identity, load_adapted
-from merging import data_bytes, directory_bytes, merge_by_hand, merged_weight, put_weights, relative_difference
+from lora_setup import load_adapted
+from merging import merge_by_hand, merged_weight, put_weights
 from onepiece import lab
-from onepiece.adaptation import load_base, load_task
+from onepiece.adaptation import (
+    WEIGHTS,
+    base_identity,
+    data_bytes,
+    directory_bytes,
+    distance,
+    largest_difference,
+    load_base,
+    load_task,
+    logits_of,
+)
 from onepiece.course.errors import UserError
 from onepiece.course.text import Text, tr
 from onepiece.figures import subplots
@@ -50,16 +61,7 @@ model, (base, tokenizer) = load_adapted(settings, best), load_base(settings)
 task = load_task(settings.task, tokenizer, train_items=settings.train_items, held_out_items=settings.held_out_items, chat=settings.chat)
 texts = [prompt_text(item, tokenizer, chat=settings.chat) for item in task.held_out[: settings.inputs]]
 inputs = left_padded([tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts], tokenizer.pad_token_id)
-
-
-def logits_of(model):
-    """Logits where a prompt stands; float (tokens, vocabulary). What a kernel puts at padding means nothing."""
-    with torch.inference_mode():
-        logits = model(**{name: tensor.to(model.device) for name, tensor in inputs.items()}).logits.cpu()
-    return logits[inputs["attention_mask"].bool()]  # (batch, seq, vocabulary) -> (tokens, vocabulary)
-
-
-wanted = logits_of(model)
+wanted = logits_of(model, inputs)  # where a prompt stands, (tokens, vocabulary): what a kernel puts at padding means nothing
 
 # %% [markdown] lang="en"
 # ## Merging is one line
@@ -107,7 +109,7 @@ def base_with(weights):
 def graded(one):
     """(largest change of a logit, share of the held-out items answered right)."""
     answered = skills.answers(one, tokenizer, task.held_out, chat=settings.chat)
-    return relative_difference(logits_of(one), wanted), exact_matches(answered, given) / len(given)
+    return distance(logits_of(one, inputs), wanted), exact_matches(answered, given) / len(given)
 
 
 given = [item.answer for item in task.held_out]
@@ -150,11 +152,12 @@ shipped = lab.artifact("merged")
 merged.save_pretrained(shipped)
 tokenizer.save_pretrained(shipped)
 fresh = logits_of_a_fresh_process(shipped, inputs, settings.device)[inputs["attention_mask"].bool()]
-lab.record("reloaded_difference", relative_difference(fresh, logits_of(merged)))
-lab.record("reloaded_difference", relative_difference(logits_of(base), logits_of(merged)), variant="base")
+merged_logits = logits_of(merged, inputs)
+lab.record("reloaded_difference", distance(fresh, merged_logits))
+lab.record("reloaded_difference", distance(logits_of(base, inputs), merged_logits), variant="base")
 lab.say(
-    f"""The fresh process differs from the merged model in this one by {relative_difference(fresh, logits_of(merged)):g} of the largest logit, and from the adapter by {relative_difference(fresh, wanted):.1e}.""",
-    f"""全新的行程與這裡的合併模型，差異是最大 logit 的 {relative_difference(fresh, logits_of(merged)):g} 倍；與 adapter 的差異是 {relative_difference(fresh, wanted):.1e} 倍。""",
+    f"""The fresh process differs from the merged model in this one by {distance(fresh, merged_logits):g} of the largest logit, and from the adapter by {distance(fresh, wanted):.1e}.""",
+    f"""全新的行程與這裡的合併模型，差異是最大 logit 的 {distance(fresh, merged_logits):g} 倍；與 adapter 的差異是 {distance(fresh, wanted):.1e} 倍。""",
 )
 
 # %% [markdown] lang="en"
@@ -169,13 +172,14 @@ lab.say(
 
 # %%
 trained = sum(weight.numel() for name, weight in model.named_parameters() if "lora_" in name)
-files = {"adapter": best / "adapter_model.safetensors", "merged": shipped / "model.safetensors"}
+files = {"adapter": best / WEIGHTS, "merged": shipped / "model.safetensors"}
 numbers = {name: data_bytes(path) for name, path in files.items()}
 lab.record("adapter_bytes_difference", abs(numbers["adapter"] - 4 * trained))
 lab.record("adapter_bytes_difference", abs(numbers["merged"] - 4 * trained), variant="merged")
 whole = {"adapter": directory_bytes(best), "merged": directory_bytes(shipped)}
 lab.record("shipped_share", whole["adapter"] / whole["merged"])
-speed = timed({"base": lambda: logits_of(base), "adapter": lambda: logits_of(model), "merged": lambda: logits_of(merged)}, repeats=7)
+shown = {"base": base, "adapter": model, "merged": merged}
+speed = timed({name: functools.partial(logits_of, one, inputs) for name, one in shown.items()}, repeats=7)
 lab.table(
     [tr("shipped as", "出貨形式"), tr("numbers, bytes", "數字的位元組"), tr("directory, bytes", "目錄的位元組"), tr("forward pass", "一次前向傳播"), tr("needs", "需要")],
     [
@@ -224,7 +228,7 @@ lab.say(
 # %%
 model.load_adapter(adapters / "instructions", adapter_name="instructions")
 model.set_adapter("instructions")
-away = logits_of(model)
+away = logits_of(model, inputs)
 asked = json.loads(lab.artifact("instructions-held-out.jsonl").read_text(encoding="utf-8").splitlines()[0])["messages"]
 questions = {
     settings.task: task.held_out[0].messages if settings.chat else texts[0],
@@ -237,8 +241,8 @@ for name in ("default", "instructions"):
         text = question if isinstance(question, str) else tokenizer.apply_chat_template(question, tokenize=False, add_generation_prompt=True)
         told[name, about] = skills.generate_batch(model, tokenizer, [text], max_new_tokens=24)[0]
 model.set_adapter("default")
-lab.record("swap_difference", float((logits_of(model) - wanted).abs().max()))
-lab.record("swap_difference", float((away - wanted).abs().max()), variant="not_swapped_back")
+lab.record("swap_difference", largest_difference(logits_of(model, inputs), wanted))
+lab.record("swap_difference", largest_difference(away, wanted), variant="not_swapped_back")
 model.delete_adapter("instructions")
 lab.table(
     [tr("question", "問題"), tr(f"adapter for {settings.task}", f"{settings.task} 的 adapter"), tr("adapter for instructions", "指令資料的 adapter"), tr("wanted", "正確答案")],
@@ -269,7 +273,7 @@ except (UserError, RuntimeError) as error:  # bitsandbytes is not there, or has 
 else:
     small_bytes, full_bytes = (memory_estimate(one, batch_size=1, seq_len=1).weights for one in (small, model))
     lab.record("exact_match_on_another_base", nf4, variant="nf4")
-    off = relative_difference(logits_of(small).float(), wanted)
+    off = distance(logits_of(small, inputs), wanted)
     lab.say(
         f"""Exact match {nf4:.1%} (float32: {right["merge_and_unload"]:.1%}), logits off by {off:.2f} of the largest, weights with adapter {small_bytes / 1e6:.2f} MB (float32: {full_bytes / 1e6:.2f} MB).""",
         f"""完全相符 {nf4:.1%}（float32：{right["merge_and_unload"]:.1%}），logits 的差異是最大值的 {off:.2f}，權重連同 adapter 共 {small_bytes / 1e6:.2f} MB（float32：{full_bytes / 1e6:.2f} MB）。""",

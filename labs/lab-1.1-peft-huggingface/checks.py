@@ -16,16 +16,11 @@ from instruction_format import WITH_INPUT, WITHOUT_INPUT, alpaca_prompt, supervi
 from left_padding import left_padded
 from lora_targets import lora_parameters, target_linears, train_only
 from merging import merged_weight
-from onepiece.checks import exercise, expect
+from onepiece.checks import exercise, expect, same
 from onepiece.course.text import Text
 from training_cost import TrainingBytes, training_bytes
 
 CLOSE = 1e-9  # absolute, float64
-
-
-def same(text: str) -> Text:
-    """Names of functions are the same in both languages."""
-    return Text(text, text)
 
 
 @exercise(
@@ -80,15 +75,15 @@ def parts(given: TrainingBytes | None) -> list[float] | None:
     ),
 )
 def check_lora_parameters() -> None:
-    shapes, rank = [(1024, 4096), (4096, 4096), (4096, 11008)], 8
+    shapes, rank = [(4096, 1024), (4096, 4096), (11008, 4096)], 8
     expect(
-        lora_parameters(shapes, rank), sum(rank * out + rank * inner for out, inner in shapes),
+        lora_parameters(shapes, rank), sum(rank * inner + rank * out for inner, out in shapes),
         what=Text("three matrices, rank 8", "三個矩陣，rank 8"),
         mistakes={
-            wrong.ONLY_A: sum(rank * inner for _, inner in shapes),
-            wrong.ONLY_B: sum(rank * out for out, _ in shapes),
-            wrong.WHOLE_MATRIX: sum(rank * out * inner for out, inner in shapes),
-            wrong.SQUARE: sum(2 * rank * inner for _, inner in shapes),
+            wrong.ONLY_A: sum(rank * inner for inner, _ in shapes),
+            wrong.ONLY_B: sum(rank * out for _, out in shapes),
+            wrong.WHOLE_MATRIX: sum(rank * inner * out for inner, out in shapes),
+            wrong.SQUARE: sum(2 * rank * inner for inner, _ in shapes),
             wrong.ONE_MATRIX: rank * sum(shapes[-1]),
         },
     )  # fmt: skip

@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from lora_targets import target_linears
-from onepiece.adaptation import load_base
+from onepiece.adaptation import base_identity, load_base
+from onepiece.models import quiet_libraries
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
 
-# peft imports bitsandbytes, which tells at import that an optional package of kernels is missing.
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-# peft 0.21 reads an attribute that transformers 5.23 has renamed.
-warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
-
-
-def base_identity(settings: Any) -> tuple[str, str]:
-    """(name or directory, commit) of the base; the commit is empty where there is none: a shipped model, or `--model`."""
-    return (str(settings.model), "") if settings.model else (settings.base_model, settings.base_revision)
+quiet_libraries()  # before peft is imported, which tells of things that are not wrong
 
 
 def lora_config(model: torch.nn.Module, settings: Any, kinds: tuple[str, ...] | None = None) -> LoraConfig:
@@ -58,9 +49,3 @@ def load_adapted(settings: Any, directory: Path, *, name: str = "default", quant
 
     base, _ = load_base(settings, quantized=quantized)
     return PeftModel.from_pretrained(base, directory, adapter_name=name).eval()
-
-
-def save_adapter(model: PeftModel, directory: Path) -> None:
-    """Write the adapter alone: `adapter_model.safetensors` and `adapter_config.json`."""
-    # "auto" would ask the hub for the base's vocabulary, to see whether the embeddings have changed.
-    model.save_pretrained(directory, save_embedding_layers=False)

@@ -17,11 +17,11 @@ def lora_parameters(shapes: Iterable[tuple[int, int]], rank: int) -> int:
     """The number of parameters of A and B together, over all adapted matrices.
 
     Args:
-        shapes: (out, in) of each adapted matrix, as `weight.shape` has them.
+        shapes: (in, out) of each adapted layer, as `onepiece.adaptation.targeted_shapes` gives them.
         rank: r.
     """
     # SOLUTION 2
-    return sum(rank * (outputs + inputs) for outputs, inputs in shapes)
+    return sum(rank * (inputs + outputs) for inputs, outputs in shapes)
     # END SOLUTION
 
 
@@ -54,9 +54,3 @@ def train_only(model: torch.nn.Module, part: str) -> int:
         trained += weight.numel() if part in name else 0
     return trained
     # END SOLUTION
-
-
-def shapes_of(model: torch.nn.Module, names: Iterable[str]) -> list[tuple[int, int]]:
-    """(out, in) of the named Linear layers; also of quantised ones, whose stored tensor has another shape."""
-    modules = [model.get_submodule(name) for name in names]
-    return [(module.out_features, module.in_features) for module in modules]

@@ -1,10 +1,7 @@
-"""Folding an adapter into its matrix: W + (alpha / r) B A, by hand, and what an adapter's file holds."""
+"""Folding an adapter into its matrix: W + (alpha / r) B A, by hand."""
 
 from __future__ import annotations
 
-import json
-import struct
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -55,24 +52,3 @@ def put_weights(model: torch.nn.Module, weights: dict[str, Tensor]) -> None:
     with torch.no_grad():
         for name, weight in weights.items():
             model.get_submodule(name).weight.copy_(weight)
-
-
-def data_bytes(path: Path) -> int:
-    """Bytes of the numbers in a safetensors file: without its 8-byte length and its JSON header.
-
-    Source: https://huggingface.co/docs/safetensors, "Format".
-    """
-    with path.open("rb") as stream:
-        (header,) = struct.unpack("<Q", stream.read(8))
-        entries = json.loads(stream.read(header))
-    return max(entry["data_offsets"][1] for name, entry in entries.items() if name != "__metadata__")
-
-
-def directory_bytes(directory: Path) -> int:
-    """Bytes of all files of a directory."""
-    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
-
-
-def relative_difference(got: Tensor, want: Tensor) -> float:
-    """Largest absolute difference, as a share of the largest absolute value wanted."""
-    return float((got - want).abs().max() / want.abs().max())

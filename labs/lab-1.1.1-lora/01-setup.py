@@ -21,25 +21,30 @@
 # | 你應該看到 | 不會做兩個任務的基礎模型；70 億個權重的模型要付的帳單；訓練之前什麼都沒改變的一層；每一步都跟 `peft` 相等的損失 |
 
 # %%
-import logging
-import tempfile
-import warnings
-
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it, and it tells that an optional package is missing
-warnings.filterwarnings("ignore", message="IProgress not found|`is_gradient_checkpointing` is deprecated")
+import functools
 
 import numpy as np
 import torch
-from peft import PeftModel
 from transformers import LlamaConfig, Qwen2Config
 
 from broken_variants import add_lora_with_random_b, forgotten_out_side
 from lora import LoraLinear, LoraSettings, add_lora, initial_factors, lora_layers, lora_parameter_count, set_scaling
 from lora_files import save_adapter
-from model_layers import ALL_LINEAR
 from nf4 import BLOCK, SCALE_BLOCK
 from onepiece import lab
-from onepiece.adaptation import accuracy, batches, fit, load_base, load_task
+from onepiece.adaptation import (
+    ALL_LINEAR,
+    accuracy,
+    base_identity,
+    batches,
+    distance,
+    fit,
+    in_peft,
+    load_base,
+    load_task,
+    logits_of,
+    traced,
+)
 from onepiece.course.text import Text, tr
 from onepiece.figures import COLORS, subplots
 from onepiece.models import count_parameters, memory_estimate, meta_model
@@ -299,29 +304,15 @@ lab.say(
 # %%
 chosen = LoraSettings(settings.rank, settings.alpha, ALL_LINEAR)
 batch = batches(tasks["relabel"], batch_size=settings.batch, seed=0)(0)
-inputs = {name: batch[name].to(settings.device) for name in ("input_ids", "attention_mask")}
-
-
-@torch.no_grad()
-def logits_of(model):
-    """(batch, seq, vocabulary), without the rows of padding."""
-    return model(**inputs, use_cache=False).logits[inputs["attention_mask"].bool()]
-
-
-def distance(got, wanted):
-    """Largest difference, relative to the largest logit."""
-    return ((got - wanted).abs().max() / wanted.abs().max()).item()
-
-
-wanted = logits_of(base)
+wanted = logits_of(base, batch)  # (tokens, vocabulary), without the rows of padding
 for seed in settings.seeds:
     model, _ = load_base(settings)
     add_lora(model, chosen, seed=seed)
-    lab.record("identity_difference", distance(logits_of(model), wanted), seed=seed)
+    lab.record("identity_difference", distance(logits_of(model, batch), wanted), seed=seed)
     broken, _ = load_base(settings)
     add_lora_with_random_b(broken, chosen, seed=seed)
-    lab.record("identity_difference", distance(logits_of(broken), wanted), seed=seed, variant="random_b")
-identity, damaged = distance(logits_of(model), wanted), distance(logits_of(broken), wanted)
+    lab.record("identity_difference", distance(logits_of(broken, batch), wanted), seed=seed, variant="random_b")
+identity, damaged = distance(logits_of(model, batch), wanted), distance(logits_of(broken, batch), wanted)
 
 layer = next(iter(lora_layers(model).values()))
 print(layer)
@@ -344,30 +335,29 @@ lab.say(
 
 # %%
 budget = {"steps": settings.equal_steps, "learning_rate": settings.relabel_lora_rate, "batch_size": settings.batch}
+base_name, _ = base_identity(settings)
 losses, apart = {}, {}
 for seed in lab.progress(settings.seeds):
     fresh, _ = load_base(settings)
     add_lora(fresh, chosen, seed=seed)
-    trained = {}
+    write = functools.partial(save_adapter, fresh, chosen, base_model_name=base_name)
+    train = functools.partial(fit, task=tasks["relabel"], seed=seed, progress=False, **budget)
+    traces = {}
     for name in ("own", "double_scale", "peft"):
         model, _ = load_base(settings)
         if name == "peft":
-            with tempfile.TemporaryDirectory() as directory:
-                save_adapter(fresh, chosen, directory, settings.base_model)
-                model = PeftModel.from_pretrained(model, directory, is_trainable=True)
+            model = in_peft(model, write, trainable=True)
         else:
             add_lora(model, chosen, seed=seed)
         if name == "double_scale":
             set_scaling(model, 2 * chosen.scaling)
-        losses[name, seed] = np.array(fit(model, tasks["relabel"], seed=seed, progress=False, **budget).losses)
-        trained[name] = logits_of(model)
-    apart[seed] = {
-        name: (np.abs(losses[name, seed] - losses["peft", seed]).max(), distance(trained[name], trained["peft"])) for name in ("own", "double_scale")
-    }
-    lab.record("peft_loss_difference", apart[seed]["own"][0], seed=seed)
-    lab.record("peft_loss_difference", apart[seed]["double_scale"][0], seed=seed, variant="double_scale")
-    lab.record("peft_logit_difference", apart[seed]["own"][1], seed=seed)
-    lab.record("peft_logit_difference", apart[seed]["double_scale"][1], seed=seed, variant="double_scale")
+        traces[name] = traced(model, train, batch)
+        losses[name, seed] = np.array(traces[name].losses)
+    apart[seed] = {name: traces[name].apart_from(traces["peft"]) for name in ("own", "double_scale")}
+    lab.record("peft_loss_difference", apart[seed]["own"].loss, seed=seed)
+    lab.record("peft_loss_difference", apart[seed]["double_scale"].loss, seed=seed, variant="double_scale")
+    lab.record("peft_logit_difference", apart[seed]["own"].after, seed=seed)
+    lab.record("peft_logit_difference", apart[seed]["double_scale"].after, seed=seed, variant="double_scale")
 
 # %%
 seed = settings.seeds[0]
@@ -403,7 +393,10 @@ def in_words(difference, digits=".1e"):
     return tr("exactly 0", "0") if difference == 0 else f"{difference:{digits}}"
 
 
-worst = {name: [max(apart[seed][name][part] for seed in settings.seeds) for part in (0, 1)] for name in ("own", "double_scale")}
+worst = {
+    name: (max(apart[seed][name].loss for seed in settings.seeds), max(apart[seed][name].after for seed in settings.seeds))
+    for name in ("own", "double_scale")
+}
 new, old = max(before[name].accuracy for name in tasks), min(before[name].accuracy for name in known)
 lab.say(
     f"""- The base answers at most {new:.1%} of the new tasks and at least {old:.1%} of the skills that they are made of.

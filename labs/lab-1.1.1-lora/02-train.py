@@ -23,12 +23,11 @@
 # %%
 import dataclasses
 import json
-import logging
 import time
-import warnings
 
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it, and it tells that an optional package is missing
-warnings.filterwarnings("ignore", message="IProgress not found|`is_gradient_checkpointing` is deprecated")
+from onepiece.models import quiet_libraries
+
+quiet_libraries()  # before peft is imported, which tells of things that are not wrong
 
 import numpy as np
 import torch
@@ -37,10 +36,9 @@ from peft import AdaLoraConfig, LoraConfig, get_peft_model
 from broken_variants import add_lora_with_frozen_b
 from lora import LoraSettings, add_lora, lora_layers, lora_parameter_count
 from lora_files import save_adapter
-from model_layers import ALL_LINEAR
 from nf4 import Nf4Linear, quantize_model
 from onepiece import lab
-from onepiece.adaptation import accuracy, batches, fit, forgetting, load_base, load_task
+from onepiece.adaptation import ALL_LINEAR, accuracy, base_identity, batches, fit, forgetting, load_base, load_task, logits_of
 from onepiece.course.errors import UserError
 from onepiece.course.text import Text, tr
 from onepiece.evaluation import wilson_interval
@@ -86,6 +84,7 @@ plans = {
 }
 chosen = LoraSettings(settings.rank, settings.alpha, ALL_LINEAR)
 base, tokenizer = load_base(settings)
+base_name, _ = base_identity(settings)
 tasks = {
     name: load_task(name, tokenizer, train_items=settings.train_items, held_out_items=settings.held_out_items, chat=settings.chat) for name in plans
 }
@@ -151,7 +150,7 @@ for seed in lab.progress(settings.seeds):
         histories[name, "LoRA", seed], scores[name, "LoRA", seed] = train(model, name, seed, plan.lora_rate)
         if seed == settings.seeds[0]:
             adapter = {"relabel": lab.artifact("adapter-relabel"), "compose": lab.artifact("adapter-compose")}[name]
-            save_adapter(model, chosen, adapter, settings.base_model)
+            save_adapter(model, chosen, adapter, base_name)
         del model
 
 # %% [markdown] lang="en"
@@ -390,20 +389,13 @@ With Adam, tuning alpha is roughly tuning the learning rate of the update (the p
 
 # %%
 batch = batches(tasks["relabel"], batch_size=plans["relabel"].batch, seed=0)(0)
-inputs = {name: batch[name].to(settings.device) for name in ("input_ids", "attention_mask")}
-
-
-@torch.no_grad()
-def logits_of(model):
-    """(tokens, vocabulary), without the rows of padding."""
-    return model(**inputs, use_cache=False).logits[inputs["attention_mask"].bool()]
 
 
 def first_step(setting):
     """Squared gradient norm of all B, and how far one small step moves the logits (root mean square): gradient descent, Adam."""
     model = fresh()
     add_lora(model, setting, seed=seed)
-    before = logits_of(model)
+    before = logits_of(model, batch)
     accumulate_gradients(model, [batch])
     factors = [layer.lora_b for layer in lora_layers(model).values()]
     squared = sum(float((factor.grad**2).sum()) for factor in factors)
@@ -412,7 +404,7 @@ def first_step(setting):
         with torch.no_grad():
             for factor in factors:
                 factor.copy_(-step(factor.grad))
-        moves.append((logits_of(model) - before).pow(2).mean().sqrt().item())
+        moves.append((logits_of(model, batch) - before).pow(2).mean().sqrt().item())
     return squared, *moves
 
 
@@ -493,9 +485,7 @@ configs = {
 relatives, ranks = {}, {}
 for name, config in lab.progress(list(configs.items())):
     torch.manual_seed(seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        model = get_peft_model(fresh(), config)
+    model = get_peft_model(fresh(), config)
     adapt = {"after_step": model.base_model.update_and_allocate} if name == "AdaLoRA" else {}
     began = time.perf_counter()
     history, right = train(model, "relabel", seed, plan.lora_rate, **adapt)
@@ -578,7 +568,7 @@ for name, make in bases.items():
         add_lora(model, chosen, seed=seed)
         _, four_bit[name, seed] = train(model, "relabel", seed, plan.lora_rate)
         if name == "nf4" and seed == settings.seeds[0]:
-            save_adapter(model, chosen, lab.artifact("adapter-four-bit"), settings.base_model)
+            save_adapter(model, chosen, lab.artifact("adapter-four-bit"), base_name)
 for seed in settings.seeds:
     lab.record("four_bit_vs_full", of_full(four_bit["nf4", seed], "relabel", seed), seed=seed)
     lab.record("four_bit_vs_full", of_full(without, "relabel", seed), seed=seed, variant="no_adapter")

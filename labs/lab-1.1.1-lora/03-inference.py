@@ -21,14 +21,12 @@
 # | 你應該看到 | 每個 adapter 只擅長自己的任務；幾乎不花時間的切換；逐位元不變的基礎模型；以及被 adapter 關掉的技能 |
 
 # %%
-import hashlib
+import functools
 import json
-import logging
-import tempfile
-import warnings
 
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it, and it tells that an optional package is missing
-warnings.filterwarnings("ignore", message="IProgress not found|`is_gradient_checkpointing` is deprecated|Could not find a config file")
+from onepiece.models import quiet_libraries
+
+quiet_libraries()  # before peft is imported, which tells of things that are not wrong
 
 import numpy as np
 import torch
@@ -37,7 +35,19 @@ from peft import PeftModel
 from lora import disabled, merge_lora, set_scaling
 from lora_files import load_adapter, read_settings, use_adapter
 from onepiece import lab
-from onepiece.adaptation import accuracy, batches, forgetting, load_base, load_task
+from onepiece.adaptation import (
+    accuracy,
+    batches,
+    changed_tensors,
+    directory_bytes,
+    distance,
+    forgetting,
+    load_base,
+    load_task,
+    logits_of,
+    out_of_peft,
+    tensor_hashes,
+)
 from onepiece.course.text import Text, tr
 from onepiece.evaluation import generate_batch
 from onepiece.figures import subplots
@@ -64,7 +74,7 @@ with lab.artifact("training.json").open(encoding="utf-8") as file:
 # %%
 model, tokenizer = load_base(settings)
 whole = sum(weight.numel() * weight.element_size() for weight in model.parameters())
-size = {name: sum(file.stat().st_size for file in directory.iterdir()) for name, directory in adapters.items()}
+size = {name: directory_bytes(directory) for name, directory in adapters.items()}
 print((adapters["relabel"] / "adapter_config.json").read_text(encoding="utf-8"))
 lab.table(
     [tr("what", "項目"), "KB", tr("share of the base", "占基礎模型的比例")],
@@ -86,27 +96,14 @@ tasks = {
     name: load_task(name, tokenizer, train_items=settings.batch, held_out_items=settings.held_out_items, chat=settings.chat) for name in adapters
 }
 batch = batches(tasks["relabel"], batch_size=settings.batch, seed=0)(0)
-inputs = {name: batch[name].to(settings.device) for name in ("input_ids", "attention_mask")}
 
 
-@torch.no_grad()
-def logits_of(model):
-    """(tokens, vocabulary), without the rows of padding."""
-    return model(**inputs, use_cache=False).logits[inputs["attention_mask"].bool()]
+def base_name(name):
+    """Of a tensor of the base in a model with LoRA layers: its name in the base; None for A and B, which the base does not have."""
+    return None if "lora_" in name else name.replace(".base.", ".")
 
 
-def distance(got, wanted):
-    """Largest difference, relative to the largest logit."""
-    return ((got - wanted).abs().max() / wanted.abs().max()).item()
-
-
-def hashes(model):
-    """SHA-256 of each tensor of the base."""
-    tensors = {name: tensor for name, tensor in model.state_dict().items() if "lora_" not in name}
-    return {name.replace(".base.", "."): hashlib.sha256(tensor.cpu().numpy().tobytes()).hexdigest() for name, tensor in tensors.items()}
-
-
-untouched, hashed = logits_of(model), hashes(model)
+untouched, hashed = logits_of(model, batch), tensor_hashes(model)
 for name, directory in adapters.items():
     load_adapter(model, directory, name=name)
 
@@ -114,15 +111,14 @@ through = {}
 for name, directory in adapters.items():
     reference = PeftModel.from_pretrained(load_base(settings)[0], directory)
     use_adapter(model, name)
-    through[name, "our file in peft"] = distance(logits_of(model), logits_of(reference))
-    with tempfile.TemporaryDirectory() as saved:
-        reference.save_pretrained(saved)
-        again, _ = load_base(settings)
-        load_adapter(again, saved, name="again")
-        through[name, "peft's file in ours"] = distance(logits_of(again), logits_of(reference))
+    wanted = logits_of(reference, batch)
+    through[name, "our file in peft"] = distance(logits_of(model, batch), wanted)
+    again, _ = load_base(settings)
+    out_of_peft(reference, functools.partial(load_adapter, again, name="again"))
+    through[name, "peft's file in ours"] = distance(logits_of(again, batch), wanted)
     other = next(key for key in adapters if key != name)
     use_adapter(model, other)
-    through[name, "the other adapter"] = distance(logits_of(model), logits_of(reference))
+    through[name, "the other adapter"] = distance(logits_of(model, batch), wanted)
 lab.record("file_difference", max(value for (_, way), value in through.items() if way != "the other adapter"))
 lab.record("file_difference", min(value for (_, way), value in through.items() if way == "the other adapter"), variant="other_adapter")
 lab.table([tr("adapter", "adapter"), tr("way", "方式"), tr("largest difference of the logits (relative)", "logits 的最大差異（相對值）")], [(*key, value) for key, value in through.items()])
@@ -194,14 +190,13 @@ lab.record("switch_over_load", one_switch / times["load the base"].median)
 # %%
 use_adapter(model, "relabel")
 with disabled(model):
-    off = distance(logits_of(model), untouched)
-on = distance(logits_of(model), untouched)
+    off = distance(logits_of(model, batch), untouched)
+on = distance(logits_of(model, batch), untouched)
 lab.record("base_difference", off)
 lab.record("base_difference", on, variant="adapter_on")
 
-changed = sum(hashes(model)[name] != value for name, value in hashed.items())
-merged_hashes = hashes(merge_lora(model))
-merged_changed = sum(merged_hashes[name] != value for name, value in hashed.items())
+changed = len(changed_tensors(hashed, tensor_hashes(model, base_name)))
+merged_changed = len(changed_tensors(hashed, tensor_hashes(merge_lora(model))))
 lab.record("changed_tensors", changed)
 lab.record("changed_tensors", merged_changed, variant="merged")
 lab.say(

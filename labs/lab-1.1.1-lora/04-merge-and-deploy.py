@@ -22,21 +22,15 @@
 
 # %%
 import json
-import logging
-import warnings
-
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it, and it tells that an optional package is missing
-warnings.filterwarnings("ignore", message="IProgress not found|`is_gradient_checkpointing` is deprecated")
 
 import torch
 
 from broken_variants import broken_merge
 from lora import LoraLinear, lora_layers, merge_lora
 from lora_files import load_adapter
-from model_layers import ALL_LINEAR
 from nf4 import quantize_model
 from onepiece import lab
-from onepiece.adaptation import accuracy, batches, load_base, load_task
+from onepiece.adaptation import ALL_LINEAR, accuracy, batches, distance, load_base, load_task, logits_of
 from onepiece.course.text import Text, tr
 from onepiece.figures import COLORS, subplots
 from onepiece.measure import timed
@@ -53,19 +47,7 @@ base, tokenizer = load_base(settings)
 tasks = {
     name: load_task(name, tokenizer, train_items=settings.batch, held_out_items=settings.held_out_items, chat=settings.chat) for name in adapters
 }
-
-
-@torch.no_grad()
-def logits_of(model, name):
-    """On a batch of a task: (tokens, vocabulary), without the rows of padding."""
-    batch = batches(tasks[name], batch_size=settings.batch, seed=0)(0)
-    inputs = {key: batch[key].to(settings.device) for key in ("input_ids", "attention_mask")}
-    return model(**inputs, use_cache=False).logits[inputs["attention_mask"].bool()]
-
-
-def distance(got, wanted):
-    """Largest difference, relative to the largest logit."""
-    return ((got - wanted).abs().max() / wanted.abs().max()).item()
+batch_of = {name: batches(task, batch_size=settings.batch, seed=0)(0) for name, task in tasks.items()}
 
 
 def adapted(name):
@@ -103,11 +85,11 @@ lab.source(merge_lora)
 exact, wrong, right, extra = {}, {}, {}, {}
 for name in adapters:
     model, chosen = adapted(name)
-    wanted = logits_of(model, name)
+    wanted = logits_of(model, batch_of[name])
     merged = merge_lora(model)
     unscaled = broken_merge(model, chosen, "alpha_alone")
-    exact[name] = distance(logits_of(merged, name), wanted)
-    wrong[name] = distance(logits_of(unscaled, name), wanted)
+    exact[name] = distance(logits_of(merged, batch_of[name]), wanted)
+    wrong[name] = distance(logits_of(unscaled, batch_of[name]), wanted)
     right[name] = [accuracy(variant, tasks[name]).accuracy for variant in (model, merged, unscaled)]
     extra[name] = [count_parameters(variant).total - count_parameters(base).total for variant in (merged, model)]
     assert not lora_layers(merged), "a merged model has plain layers only"
@@ -194,7 +176,7 @@ adapter = lab.artifact("adapter-four-bit")
 model, _ = load_base(settings)
 quantize_model(model, ALL_LINEAR, double=True)
 load_adapter(model, adapter, name="four-bit")
-wanted = logits_of(model, "relabel")
+wanted = logits_of(model, batch_of["relabel"])
 
 dense = merge_lora(model)
 onto_original, _ = load_base(settings)
@@ -202,7 +184,7 @@ load_adapter(onto_original, adapter, name="four-bit")
 again = merge_lora(model)
 quantize_model(again, ALL_LINEAR, double=True)
 ways = {"adapter on 4 bits": model, "1. dense, merged": dense, "2. original, merged": merge_lora(onto_original), "3. merged, 4 bits again": again}
-apart = {name: distance(logits_of(variant, "relabel"), wanted) for name, variant in ways.items()}
+apart = {name: distance(logits_of(variant, batch_of["relabel"]), wanted) for name, variant in ways.items()}
 four_bit_right = {name: accuracy(variant, tasks["relabel"]).accuracy for name, variant in ways.items()}
 lab.record("four_bit_merge_difference", apart["1. dense, merged"])
 lab.record("four_bit_merge_difference", apart["2. original, merged"], variant="original_weights")
@@ -253,8 +235,9 @@ merged.save_pretrained(exported)
 tokenizer.save_pretrained(exported)
 
 reloaded, reloaded_tokenizer = load_model(exported, device=settings.device, dtype=settings.dtype)
-lab.record("reload_difference", distance(logits_of(reloaded, "compose"), logits_of(merged, "compose")))
-lab.record("reload_difference", distance(logits_of(base, "compose"), logits_of(merged, "compose")), variant="base")
+wanted = logits_of(merged, batch_of["compose"])
+lab.record("reload_difference", distance(logits_of(reloaded, batch_of["compose"]), wanted))
+lab.record("reload_difference", distance(logits_of(base, batch_of["compose"]), wanted), variant="base")
 assert not any(isinstance(module, LoraLinear) for module in reloaded.modules())
 lab.table([tr("file", "檔案"), "KB"], [(file.name, f"{file.stat().st_size / 1e3:,.1f}") for file in sorted(exported.iterdir())])
 
@@ -277,9 +260,7 @@ prompts = [prompt_text(item, reloaded_tokenizer, chat=settings.chat) for item in
 def local(model, prompt):
     """Greedy: the text, and how many tokens it took, the end-of-sequence token included."""
     inputs = reloaded_tokenizer(prompt, add_special_tokens=False, return_tensors="pt").to(model.device)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about sampling settings that greedy decoding does not use
-        tokens = model.generate(**inputs, **GREEDY, max_new_tokens=settings.answer_tokens)[0, inputs["input_ids"].shape[1] :]
+    tokens = model.generate(**inputs, **GREEDY, max_new_tokens=settings.answer_tokens)[0, inputs["input_ids"].shape[1] :]
     return reloaded_tokenizer.decode(tokens, skip_special_tokens=True), len(tokens)
 
 
@@ -316,8 +297,7 @@ inputs = reloaded_tokenizer(prompts[0], add_special_tokens=False, return_tensors
 
 
 def decode(model):
-    with torch.inference_mode(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with torch.inference_mode():
         model.generate(**inputs, do_sample=False, min_new_tokens=settings.decode_tokens, max_new_tokens=settings.decode_tokens)
 
 

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from lora import LoraSettings, add_lora, lora_layers
-from model_layers import Shapes, replace_layer, targeted_shapes
+from onepiece.adaptation import Shapes, plain_linear, replace_layer, targeted_shapes
+from onepiece.checks import check_mistake
 
 SCALING_MISTAKES = (
     "no_scaling",  # the factor is 1: the scale is forgotten
@@ -48,13 +49,6 @@ def broken_scaling(rank: int, alpha: float, mistake: str | None, rank_stabilized
     divisor = math.sqrt(rank) if rank_stabilized else rank
     wrong = {"no_scaling": 1.0, "alpha_alone": alpha, "alpha_forgotten": 1 / divisor, "inverted": divisor / alpha}
     return wrong.get(mistake or "", alpha / divisor)
-
-
-def check_mistake(mistake: str | None, known: tuple[str, ...]) -> None:
-    """Raises ValueError for a mistake that is not in `known`."""
-    if mistake is not None and mistake not in known:
-        msg = f"unknown mistake {mistake!r}; known: {', '.join(known)}"
-        raise ValueError(msg)
 
 
 def broken_levels(mistake: str | None) -> Tensor:
@@ -142,8 +136,5 @@ def broken_merge(model: nn.Module, settings: LoraSettings, mistake: str | None) 
     merged = copy.deepcopy(model)
     for name, layer in lora_layers(merged).items():
         delta = factor * (layer.lora_b @ layer.lora_a).detach()  # (out, rank) @ (rank, in) -> (out, in)
-        plain = nn.Linear(layer.in_features, layer.out_features, bias=layer.base.bias is not None, device="meta")
-        plain.weight = nn.Parameter(layer.base.weight + delta, requires_grad=False)
-        plain.bias = layer.base.bias
-        replace_layer(merged, name, plain)
+        replace_layer(merged, name, plain_linear(layer.base.weight + delta, layer.base.bias))
     return merged

@@ -16,16 +16,11 @@ from broken_variants import LEVEL_MISTAKES, SCALING_MISTAKES, broken_levels, bro
 from lora import LoraLinear, LoraSettings, add_lora, initial_factors, lora_layers, lora_parameter_count
 from lora_files import adapter_tensors
 from nf4 import nearest_levels, nf4_levels
-from onepiece.checks import exercise, expect
+from onepiece.checks import exercise, expect, same
 from onepiece.course.text import Text
 
 CLOSE = 1e-9  # absolute, float64
 SINGLE = 1e-6  # absolute, for float32 numbers of size 1
-
-
-def same(text: str) -> Text:
-    """Names of functions are the same in both languages."""
-    return Text(text, text)
 
 
 def uniform(rank: int, in_features: int, generator: torch.Generator | None, bound: float) -> Tensor:

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model_layers import Shapes, replace_layer, targeted_shapes
+from onepiece.adaptation import Shapes, dense_weight, forget_quantization, plain_linear, replace_layer, targeted_shapes
 
 # ---------------------------------------------------------------------------------------------- 1. settings and scale
 
@@ -266,16 +266,6 @@ def set_scaling(model: nn.Module, scaling: float) -> None:
 # ---------------------------------------------------------------------------------------------- 5. and out again
 
 
-def dense_weight(layer: nn.Module) -> Tensor:
-    """The weight of a linear layer as numbers, (out, in): itself, or what 4 bits stand for."""
-    if getattr(layer.weight, "quant_state", None) is None:  # it has one in a Linear4bit of bitsandbytes
-        return layer.weight.detach()
-    from bitsandbytes.functional import dequantize_4bit
-
-    layer.state_dict()  # undoes the other order of bytes, and its bfloat16 scales, that evaluation on some CPUs leaves
-    return dequantize_4bit(layer.weight.data, layer.weight.quant_state).to(layer.compute_dtype)
-
-
 @torch.no_grad()
 def merge_lora(model: nn.Module) -> nn.Module:
     """A copy of the model with each adapter added to its weight and plain `nn.Linear` in place; no LoRA layer is left.
@@ -284,14 +274,9 @@ def merge_lora(model: nn.Module) -> nn.Module:
     """
     merged = copy.deepcopy(model)
     for name, layer in lora_layers(merged).items():
-        weight = dense_weight(layer.base)
+        weight = dense_weight(layer.base)  # (out, in); numbers, also where 4 bits stand for them
         if layer.enabled and not layer.merged:
             weight = weight + layer.delta_weight.to(weight.dtype)
-        plain = nn.Linear(layer.in_features, layer.out_features, bias=layer.base.bias is not None, device="meta")
-        plain.weight = nn.Parameter(weight, requires_grad=False)
-        plain.bias = layer.base.bias
-        replace_layer(merged, name, plain.train(layer.training))
-    config = getattr(merged, "config", None)
-    if hasattr(config, "quantization_config") and not any(hasattr(weight, "quant_state") for weight in merged.parameters()):
-        del config.quantization_config  # a saved copy would be loaded as a 4-bit model
+        replace_layer(merged, name, plain_linear(weight, layer.base.bias).train(layer.training))
+    forget_quantization(merged)
     return merged

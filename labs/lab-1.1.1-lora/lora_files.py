@@ -3,23 +3,20 @@
     adapter_config.json        which layers, which rank, which scale
     adapter_model.safetensors  A and B of each layer, and nothing of the base model
 
+Here is what LoRA has in them; `onepiece.adaptation.adapter_files` opens and writes such files for every method.
 Several adapters can be loaded into one base model, each under its own name; `use_adapter` switches between them.
 """
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lora import LoraLinear, LoraSettings, lora_layers, set_enabled
-from model_layers import is_linear, replace_layer
-
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+from onepiece.adaptation import common_config, expect_shape, fitting_layer, layer_tensors, read_config, replace_layer, write_adapter
 
 # What peft can do and this lesson cannot: value of the configuration that means "not used".
 _NOT_USED: dict[str, Any] = {
@@ -54,17 +51,13 @@ def adapter_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 def adapter_config(settings: LoraSettings, base_model_name: str) -> dict[str, Any]:
     """What stands in adapter_config.json."""
-    return {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base_model_name,
+    return common_config("LORA", base_model_name) | {
         "r": settings.rank,
         "lora_alpha": settings.alpha,
         "use_rslora": settings.rank_stabilized,
         "target_modules": sorted(settings.targets),
         "lora_dropout": 0.0,
         "bias": "none",
-        "inference_mode": True,
     }
 
 
@@ -74,15 +67,7 @@ def save_adapter(model: nn.Module, settings: LoraSettings, directory: Path | str
     Raises:
         ValueError: the model has no LoRA layers.
     """
-    if not lora_layers(model):
-        msg = "the model has no LoRA layers: there is nothing to save"
-        raise ValueError(msg)
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    save_file(adapter_tensors(model), directory / WEIGHTS, metadata={"format": "pt"})
-    text = json.dumps(adapter_config(settings, base_model_name), indent=2, sort_keys=True)
-    (directory / CONFIG).write_text(text + "\n", encoding="utf-8")
-    return directory
+    return write_adapter(directory, adapter_config(settings, base_model_name), adapter_tensors(model))
 
 
 def read_settings(directory: Path | str) -> LoraSettings:
@@ -92,11 +77,7 @@ def read_settings(directory: Path | str) -> LoraSettings:
         FileNotFoundError: there is no adapter in the directory.
         ValueError: the adapter uses something of peft that is not plain LoRA; says what.
     """
-    config = json.loads((Path(directory) / CONFIG).read_text(encoding="utf-8"))
-    for key, unused in _NOT_USED.items():
-        if config.get(key, unused) not in (unused, None):
-            msg = f"{directory} is not plain LoRA: {key} is {config[key]!r}"
-            raise ValueError(msg)
+    config = read_config(directory, "LoRA", unused=_NOT_USED)
     targets = config["target_modules"]
     targets = (targets,) if isinstance(targets, str) else tuple(sorted(targets))
     return LoraSettings(config["r"], config["lora_alpha"], targets, bool(config.get("use_rslora")))
@@ -109,36 +90,23 @@ def load_adapter(model: nn.Module, directory: Path | str, *, name: str) -> LoraS
 
     Raises:
         FileNotFoundError: there is no adapter in the directory.
-        ValueError: the adapter is not plain LoRA, or does not fit the model.
+        ValueError: the adapter is not plain LoRA, or does not fit the model, which is then as it was.
     """
     settings = read_settings(directory)
-    tensors = load_file(Path(directory) / WEIGHTS)
-    prefix, suffix = "base_model.model.", ".lora_A.weight"
+    factors = layer_tensors(directory, "lora_A.weight", "lora_B.weight")
+    for layer_name, (lora_a, lora_b) in factors.items():  # all of them before anything of the model is changed
+        layer = fitting_layer(model, layer_name)
+        expect_shape(f"A of {layer_name}", lora_a, (settings.rank, layer.in_features))
+        expect_shape(f"B of {layer_name}", lora_b, (layer.out_features, settings.rank))
     model.requires_grad_(False)
-    for layer_name in [key.removeprefix(prefix).removesuffix(suffix) for key in tensors if key.endswith(suffix)]:
-        lora_a, lora_b = (tensors[f"{prefix}{layer_name}.{factor}.weight"] for factor in ("lora_A", "lora_B"))
-        layer = _fitting_layer(model, layer_name, lora_a, lora_b)
+    for layer_name, (lora_a, lora_b) in factors.items():
+        layer = model.get_submodule(layer_name)
         if isinstance(layer, LoraLinear):
             layer.store(name, lora_a, lora_b, settings.scaling)
         else:
             replace_layer(model, layer_name, LoraLinear(layer, lora_a, lora_b, settings.scaling, name))
     use_adapter(model, name)
     return settings
-
-
-def _fitting_layer(model: nn.Module, name: str, lora_a: Tensor, lora_b: Tensor) -> nn.Module:
-    try:
-        layer = model.get_submodule(name)
-    except AttributeError:
-        layer = None
-    if layer is None or not is_linear(layer):
-        msg = f"the adapter was made for another model: this one has no linear layer {name}"
-        raise ValueError(msg)
-    if (lora_a.shape[1], lora_b.shape[0]) != (layer.in_features, layer.out_features):
-        fits = f"{lora_a.shape[1]} to {lora_b.shape[0]} features, and the layer has {layer.in_features} to {layer.out_features}"
-        msg = f"the adapter was made for another model: in {name} it maps {fits}"
-        raise ValueError(msg)
-    return layer
 
 
 def adapter_names(model: nn.Module) -> list[str]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from model_layers import replace_layer, targeted_shapes
+from onepiece.adaptation import replace_layer, targeted_shapes
 
 BLOCK = 64
 """Weights that share a scale (QLoRA, section 3: a small block, so that one large weight spoils few others)."""

@@ -15,6 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from onepiece.checks import check_mistake
+
 FORWARD_MISTAKES = (
     "no_rescale",  # the old sums are not multiplied by exp(old maximum - new maximum)
     "no_maximum",  # exp of the bare score: the same softmax on paper, inf / inf once a score passes 88 in float32
@@ -102,8 +104,7 @@ def broken_attention(
 
     Raises ValueError for a mistake it does not know. A query that sees no key gives zero.
     """
-    if mistake is not None and mistake not in FORWARD_MISTAKES:
-        raise ValueError(f"unknown mistake {mistake!r}; known: {', '.join(FORWARD_MISTAKES)}")
+    check_mistake(mistake, FORWARD_MISTAKES)
     scores, values = scores_of(queries, keys, causal, scale, mistake), repeat_heads(values, queries)
     blind = scores.isneginf().all(-1, keepdim=True)  # (batch, heads, query_len, key_len) -> (..., query_len, 1)
     scores = scores.masked_fill(blind, 0.0)
@@ -124,8 +125,7 @@ def broken_gradients(
 
     Every query must see a key. Raises ValueError for a mistake it does not know.
     """
-    if mistake is not None and mistake not in GRADIENT_MISTAKES:
-        raise ValueError(f"unknown mistake {mistake!r}; known: {', '.join(GRADIENT_MISTAKES)}")
+    check_mistake(mistake, GRADIENT_MISTAKES)
     scale = 1 / math.sqrt(queries.shape[-1]) if scale is None else scale
     weights = torch.softmax(scores_of(queries, keys, causal, scale, None), dim=-1)
     grad_weights = grad_output @ repeat_heads(values, queries).transpose(-2, -1)  # -> (..., query_len, key_len)

@@ -30,7 +30,7 @@ from flash_attention import (
     tiled_forward,
 )
 from memory_traffic import AttentionShape, tiled_forward_traffic
-from onepiece.checks import exercise, expect
+from onepiece.checks import exercise, expect, same
 from onepiece.course.text import Text
 from tiling import Tiling, Traffic
 
@@ -43,11 +43,6 @@ def random_tensors(query_len: int, key_len: int, heads: int = 2, kv_heads: int =
     generator = torch.Generator().manual_seed(query_len * 1000 + key_len)
     shapes = [(heads, query_len), (kv_heads, key_len), (kv_heads, key_len), (heads, query_len)]
     return [torch.randn(1, *shape, head_dim, generator=generator, dtype=torch.float64) for shape in shapes]
-
-
-def same(text: str) -> Text:
-    """Names of functions are the same in both languages."""
-    return Text(text, text)
 
 
 @exercise(

@@ -25,16 +25,15 @@
 # %%
 import asyncio
 import json
-import logging
 import random
 import re
 import secrets
 import time
-import warnings
 from collections import Counter
 
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it, and it tells that an optional package is missing
-warnings.filterwarnings("ignore", message="IProgress not found|Could not find a config file")
+from onepiece.models import quiet_libraries
+
+quiet_libraries()  # before peft is imported, which tells of things that are not wrong
 
 import httpx2
 import torch

@@ -4,6 +4,10 @@
     def check_rescale() -> None:
         expect(got, want, atol=1e-6, mistakes={Text(en="the rescale is missing", zh_tw="..."): wrong})
 
+Beside `checks.py` a lab has `mistakes.py`, the texts of the diagnoses, and `broken_variants.py`, the method with exactly one
+mistake: the wrong values that checks recognise, and the controls of the gates. A function there takes the name of a mistake, or
+None for the right one, and `check_mistake` refuses other names.
+
 `python -m onepiece.checks LAB_DIRECTORY CODE_DIRECTORY...` runs them and writes one JSON object per exercise.
 """
 
@@ -54,6 +58,22 @@ def exercise(number: int, *, title: Text, minutes: int, level: str, hint: Text) 
         return check
 
     return register
+
+
+def check_mistake(mistake: str | None, known: Sequence[str]) -> None:
+    """Let through None, which is no mistake, and the names of known ones.
+
+    Raises:
+        ValueError: the mistake is not in `known`. A control that is misspelt would otherwise be the right thing.
+    """
+    if mistake is not None and mistake not in known:
+        msg = f"unknown mistake {mistake!r}; known: {', '.join(known)}"
+        raise ValueError(msg)
+
+
+def same(text: str) -> Text:
+    """What is the same in both languages: code, and names of functions."""
+    return Text(text, text)
 
 
 class Missed(AssertionError):

@@ -16,6 +16,7 @@ import re
 import sys
 import urllib.error
 import urllib.request
+import warnings
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +41,21 @@ _PATTERNS = (  # the first that matches wins: `post_attention_layernorm` is a no
     ("attention", r"attn|attention"),
     ("mlp", r"mlp|feed_forward"),
 )
+_NOISE = "|".join(
+    (
+        "IProgress not found",  # tqdm, which then draws its bars as text
+        "`is_gradient_checkpointing` is deprecated",  # peft 0.21 reads what transformers 5.23 has renamed
+        "Could not find a config file",  # peft, where it cannot ask the hub about the base of an adapter that it saves
+    )
+)
 _FETCHED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]  # not the same weights again in older formats
+
+
+def quiet_libraries() -> None:
+    """Silence what transformers, peft and bitsandbytes say although nothing is wrong; before peft is imported, which says some of it."""
+    warnings.filterwarnings("ignore", message=_NOISE)
+    # It tells at import that an optional package of kernels is missing, and at every layer that int8 computes in float16.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def load_model(
@@ -161,8 +176,7 @@ def _load_quantized(directory: Path, quantized: str, device: torch.device, dtype
 
 def _probe_bitsandbytes(quantized: str, device: torch.device, dtype: torch.dtype) -> None:
     """Run one small layer: bitsandbytes imports on machines where its kernels then fail."""
-    # It tells at every layer that int8 computes in float16, and that an optional package is missing.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    quiet_libraries()
     try:
         import bitsandbytes
 

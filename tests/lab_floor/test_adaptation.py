@@ -1,4 +1,4 @@
-"""What fine-tuning labs share: the base comes anew each time, tasks do not leak, every method sees the same batches."""
+"""Tasks of the fine-tuning labs: the base comes anew each time, tasks do not leak, every method sees the same batches."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import small_models
 import torch
 
 from onepiece import world
-from onepiece.adaptation import Task, accuracy, batches, fit, forgetting, load_base, load_task
+from onepiece.adaptation import Task, accuracy, base_identity, batches, fit, forgetting, load_base, load_task
 from onepiece.course.errors import UserError
 from onepiece.tiny import checkpoints, skills
 from onepiece.tiny.skills import Score
@@ -73,6 +73,18 @@ def test_a_model_given_on_the_command_line_wins_over_the_base_of_the_profile(tmp
     model, tokenizer = load_base(settings(model=str(tmp_path)))
     assert torch.equal(logits(model), logits(small_models.random_model()))
     assert len(tokenizer) == len(small_models.tokenizer())
+
+
+def test_the_base_has_a_name_and_a_commit_where_it_comes_from_the_hub() -> None:
+    assert base_identity(settings()) == ("tiny", "")
+    assert base_identity(settings(base_model="OWNER/NAME", base_revision="ab" * 20)) == ("OWNER/NAME", "ab" * 20)
+    assert base_identity(settings(base_model="OWNER/NAME", base_revision="ab" * 20, model=Path("mine"))) == ("mine", "")
+
+
+def test_the_commit_of_the_profiles_base_is_not_taken_for_that_of_another_model() -> None:
+    with pytest.raises(UserError) as caught:
+        load_base(settings(base_model="OWNER/NAME", base_revision="ab" * 20, model="OWNER/OTHER"))
+    assert caught.value.code == "model-not-pinned"
 
 
 def test_a_base_that_is_nowhere_is_refused() -> None:

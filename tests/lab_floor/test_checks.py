@@ -17,7 +17,7 @@ import torch
 import toy_course
 
 from onepiece import checks
-from onepiece.checks import Exercise, Missed, exercise, expect, run_exercise
+from onepiece.checks import Exercise, Missed, check_mistake, exercise, expect, run_exercise, same
 from onepiece.course.text import Text
 
 NAN, INF = math.nan, math.inf
@@ -137,6 +137,21 @@ def test_a_mistake_of_another_shape_is_recognised_too() -> None:
     with pytest.raises(Missed) as missed:
         expect(torch.ones(3, 2), torch.ones(2, 3), mistakes={Text("transposed", "轉置了"): torch.ones(3, 2)})
     assert missed.value.mistake == "transposed"
+
+
+@pytest.mark.parametrize("mistake", [None, "no_scale", "transposed"])
+def test_no_mistake_and_known_ones_are_let_through(mistake: str | None) -> None:
+    check_mistake(mistake, ("no_scale", "transposed"))
+
+
+@pytest.mark.parametrize("mistake", ["no_scal", "", "scale"])
+def test_a_misspelt_mistake_is_not_taken_for_none(mistake: str) -> None:
+    with pytest.raises(ValueError, match=f"unknown mistake '{mistake}'; known: no_scale, transposed"):
+        check_mistake(mistake, ("no_scale", "transposed"))
+
+
+def test_code_is_the_same_in_both_languages() -> None:
+    assert same("row_dots(a, b)") == Text("row_dots(a, b)", "row_dots(a, b)")
 
 
 # --- outcomes -----------------------------------------------------------------------------------------------------

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import http.server
 import json
+import logging
 import sys
 import threading
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ from onepiece.models import (
     memory_estimate,
     meta_model,
     model_directory,
+    quiet_libraries,
 )
 from onepiece.tiny import checkpoints
 
@@ -199,6 +202,34 @@ def test_quantized_loading_where_it_does_not_work(
     with pytest.raises(UserError, match=r"weights do not work on cpu here: .*bitsandbytes") as caught:
         load_model(saved[0], quantized=quantized, **CPU)
     assert caught.value.code == "no-quantized"
+
+
+# What libraries say although nothing is wrong.
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_libraries_say_nothing_where_they_were_asked_to_be_quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: bool) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    level = logging.getLogger("bitsandbytes").level
+    base = small_models.random_model()
+    base.name_or_path = "OWNER/NAME"
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            logging.getLogger("bitsandbytes").setLevel(logging.WARNING)
+            if asked:
+                quiet_libraries()
+            loud = logging.getLogger("bitsandbytes.backends.cpu.ops").isEnabledFor(logging.WARNING)
+            get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(tmp_path)
+            warnings.warn("ours", stacklevel=1)
+    finally:
+        logging.getLogger("bitsandbytes").setLevel(level)
+    said = [str(warning.message) for warning in caught]
+    assert said[-1] == "ours"
+    assert loud is not asked
+    noise = ("`is_gradient_checkpointing` is deprecated", "Could not find a config file")
+    for text in noise:
+        assert any(message.startswith(text) for message in said) is not asked, "a library is quiet by itself now: take it out"
 
 
 # Counts.

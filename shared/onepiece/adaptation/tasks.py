@@ -30,6 +30,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
+def base_identity(settings: Any) -> tuple[str, str]:
+    """(name or directory, commit) of the base; the commit is empty where there is none: a shipped model, or `--model`.
+
+    An adapter without its base is nothing, so its file names it.
+    """
+    return (str(settings.model), "") if settings.model else (settings.base_model, settings.base_revision)
+
+
 def load_base(settings: Any, *, quantized: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A fresh copy of the profile's model: of `--model`, or of the settings `base_model` and `base_revision`.
 
@@ -40,13 +48,8 @@ def load_base(settings: Any, *, quantized: str | None = None) -> tuple[PreTraine
     Raises:
         UserError: what `load_model` raises.
     """
-    return load_model(
-        settings.model or settings.base_model,
-        revision=settings.base_revision or None,
-        device=settings.device,
-        dtype=settings.dtype,
-        quantized=quantized,
-    )
+    name, revision = base_identity(settings)
+    return load_model(name, revision=revision or None, device=settings.device, dtype=settings.dtype, quantized=quantized)
 
 
 @dataclass(frozen=True, slots=True)
