@@ -16,11 +16,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's own chatter would land in the notebook
 
 import torch
 from torch.utils._pytree import tree_leaves
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,16 @@ def timed(
             seconds[name].append(time.perf_counter() - began)
     timings = {name: Timing(tuple(values)) for name, values in seconds.items()}
     return timings if isinstance(functions, Mapping) else timings[""]
+
+
+def cpu_timed(function: Callable[[], Result]) -> tuple[Result, float]:
+    """What `function` returns, and the CPU-seconds that all threads of this process spent meanwhile.
+
+    Unlike wall-clock time they hardly depend on what else the machine does: what a training costs, not how long one waits.
+    """
+    began = time.process_time()
+    result = function()
+    return result, time.process_time() - began
 
 
 def peak_memory(function: Callable[[], object], device: torch.device | str = "cpu") -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 
@@ -13,7 +14,7 @@ import torch
 from parts import missing
 
 from onepiece import measure
-from onepiece.measure import MemoryBudgetExceeded, Timing, memory_budget, peak_memory, timed
+from onepiece.measure import MemoryBudgetExceeded, Timing, cpu_timed, memory_budget, peak_memory, timed
 
 MIB = 2**20
 SLACK = MIB // 4  # what PyTorch itself allocates on the way
@@ -156,6 +157,19 @@ def test_median_and_spread_are_those_of_the_repetitions() -> None:
     assert timing.spread == 1.0, "half the interquartile range: one slow repetition does not decide"
     assert Timing((2.0,)).spread == 0.0
     assert str(Timing((0.001, 0.001))) == "1 ms ± 0"
+
+
+def test_cpu_seconds_are_those_of_the_work_and_not_of_the_waiting() -> None:
+    def work(seconds: float) -> str:
+        began = time.process_time()
+        while time.process_time() - began < seconds:
+            pass
+        time.sleep(0.5)
+        return "done"
+
+    value, seconds = cpu_timed(lambda: work(0.2))
+    assert value == "done"
+    assert 0.2 <= seconds < 0.5
 
 
 # --- budgets ----------------------------------------------------------------------------------------------------

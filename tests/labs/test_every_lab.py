@@ -168,7 +168,8 @@ def test_lesson_code_does_not_ask_which_profile_it_runs(lab: Lab) -> None:
 
 @every_lab
 def test_every_setting_is_used(lab: Lab) -> None:
-    used = {node.attr for tree in code_trees(lab).values() for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    lessons = [tree for name, tree in code_trees(lab).items() if name != sources.CALIBRATION]
+    used = {node.attr for tree in lessons for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     assert sorted(set(lab.profiles["cpu"].settings) - used - read_by_shared_code() - {"dtype"}) == []
 
 
@@ -208,6 +209,30 @@ def test_its_published_results_on_a_cpu_are_those_of_the_sources_that_are_here(l
     results = json.loads((lab.directory / "results" / "cpu-cpu.json").read_text(encoding="utf-8"))
     assert results["sources_sha256"] == sources_hash(lab)
     assert results["status"] == "passed"
+
+
+@every_lab
+def test_what_its_search_of_settings_found_is_beside_it(lab: Lab) -> None:
+    """A lab with a calibration.py published what that found, and its settings are among those that were tried."""
+    if not (lab.directory / sources.CALIBRATION).is_file():
+        pytest.skip("this lab has no calibration.py")
+    path = lab.directory / "results" / "calibration.json"
+    found = json.loads(path.read_text(encoding="utf-8"))
+    assert path.stat().st_size < 60_000
+    assert found["lab"] == lab.id
+    assert not set(found["search_seeds"]) & set(found["confirmation_seeds"])
+    settings = lab.profiles["cpu"].settings
+    sides: dict[str, int] = {}
+    for contender in found["contenders"]:
+        sides[contender["comparison"]] = sides.get(contender["comparison"], 0) + 1
+        assert set(contender["settings"]) == set(contender["names"].values()) <= set(settings)
+        assert set(contender["names"]) == set(contender["grid"])
+        for key, name in contender["names"].items():
+            assert settings[name] in contender["grid"][key], f"{name}: nobody searched what lab.toml says"
+        assert len(contender["confirmed"][0]["scores"]) == len(found["confirmation_seeds"]) >= 2
+    assert min(sides.values()) >= 2, "a method and its baseline"
+    for name in ("README.md", "README.zh-TW.md"):
+        assert f"nox -s calibrate -- {lab.id}" in (lab.directory / name).read_text(encoding="utf-8"), f"{name} says how they were found"
 
 
 @every_lab

@@ -26,6 +26,8 @@ from onepiece.course import catalog
 from onepiece.course.errors import UserError
 from onepiece.course.text import LANGUAGES
 from onepiece.host.road import sources
+from onepiece.host.road.shared_modules import of_lab, sources_hash
+from onepiece.host.road.workspace import make_workspace
 
 
 @pytest.fixture(scope="module")
@@ -486,3 +488,19 @@ def test_any_solution_is_cut_out_and_nothing_else(directory: Path, functions: li
         assume(False)
     assert sources.starter_source(path).rstrip("\n") == "".join(starter).rstrip("\n")
     assert sources.solutions(path) == wanted
+
+
+# --- how settings were found ------------------------------------------------------------------------------------
+
+
+def test_a_calibration_is_no_lesson_and_decides_no_result(tmp_path: Path) -> None:
+    """Neither checked for exercises nor copied to a learner; published results stay those of the sources."""
+    lab = catalog.read_manifest(toy_course.write_lab(tmp_path) / "lab.toml")
+    before, shared = sources_hash(lab), set(of_lab(lab))
+    (lab.directory / "calibration.py").write_text("from onepiece.adaptation.search import Search\n", encoding="utf-8")
+    assert [path.name for path in sources.modules(lab)] == ["counting.py"]
+    assert (sources_hash(lab), set(of_lab(lab))) == (before, shared)
+    make_workspace(lab, tmp_path / "copy", "en")
+    assert not (tmp_path / "copy" / "calibration.py").exists()
+    (lab.directory / "counting.py").write_text("x = 1\n", encoding="utf-8")
+    assert sources_hash(lab) != before

@@ -20,16 +20,13 @@ import argparse
 import asyncio
 import json
 import os
-import platform
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
 import time
-from importlib import metadata
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -39,11 +36,12 @@ from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 
+from onepiece.kernel.machine import hardware, versions
+
 _MAX_SOCKET_PATH = 80  # a Unix socket's path has about a hundred bytes, its own name included
 _POLL_SECONDS = 0.1
 _STOP_SECONDS = 3.0  # a kernel that has not ended by then is killed
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
-_PACKAGES = ("torch", "triton", "numpy", "transformers", "peft", "trl", "accelerate", "datasets", "bitsandbytes", "flash-attn", "vllm")
 
 _events: TextIO = sys.stdout
 
@@ -216,7 +214,7 @@ def main(arguments: list[str] | None = None) -> int:
             if not options.keep_going:
                 break
     shutil.rmtree(options.run / ".ipython", ignore_errors=True)
-    emit({"event": "end", "versions": _versions(), "hardware": _hardware()})
+    emit({"event": "end", "versions": versions(), "hardware": hardware()})
     return 1 if failed else 0
 
 
@@ -261,43 +259,6 @@ def _stop_requests() -> threading.Event:
 
     threading.Thread(target=watch_standard_input, daemon=True).start()
     return stop
-
-
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
-
-
-def _hardware() -> dict[str, Any]:
-    return {
-        "platform": platform.platform(),
-        "processor": _processor_name(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "memory_bytes": psutil.virtual_memory().total,
-        "gpus": _gpu_names(),
-    }
-
-
-def _gpu_names() -> list[str]:
-    """Name and driver of each NVIDIA GPU; empty where there is none."""
-    if shutil.which("nvidia-smi") is None:
-        return []
-    query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
-    done = subprocess.run(query, capture_output=True, text=True, timeout=10)
-    return done.stdout.strip().splitlines() if done.returncode == 0 else []
-
-
-def _processor_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

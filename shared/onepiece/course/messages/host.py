@@ -9,6 +9,24 @@ MESSAGES: dict[str, tuple[Text, Text]] = {
         Text("This command needs exactly one lab, and got: {given}.", "這個指令需要剛好一個實驗，但收到的是：{given}。"),
         Text("Type for example: nox -s {command} -- {example}", "例如輸入：nox -s {command} -- {example}"),
     ),
+    "no-calibration": (
+        Text("{lab} has no calibration.py, so there is nothing to search.", "{lab} 沒有 calibration.py，所以沒有設定可以搜尋。"),
+        Text(
+            "Labs that have one: {choices}. How to write one is in CONTRIBUTING.md.",
+            "有 calibration.py 的實驗：{choices}。寫法請看 CONTRIBUTING.md。",
+        ),
+    ),
+    "bad-calibration": (
+        Text("{where}: {what}", "{where}：{what}"),
+        Text("Mend the file; how it is written is in CONTRIBUTING.md.", "請修正這個檔案；寫法請看 CONTRIBUTING.md。"),
+    ),
+    "calibration-failed": (
+        Text("A trial of {lab} ended the search (exit code {reason}).", "{lab} 的一次試驗讓搜尋中止（結束代碼 {reason}）。"),
+        Text(
+            "Its error stands above. Mend it, then go on with the same command: nox -s calibrate -- {lab}",
+            "錯誤訊息在上方。修正後，用同樣的指令接著做：nox -s calibrate -- {lab}",
+        ),
+    ),
     "bad-source": (
         Text("{where}: {what}", "{where}：{what}"),
         Text("Mend that line; the notebook convention is in CONTRIBUTING.md.", "請修正這一行；筆記本的格式寫在 CONTRIBUTING.md。"),

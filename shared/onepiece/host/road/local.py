@@ -71,7 +71,7 @@ def last_words(log: Path, otherwise: str) -> str:
     return reason
 
 
-def _spawn(command: list[str], variables: dict[str, str], log: IO[bytes]) -> subprocess.Popen[bytes]:
+def _spawn(command: list[str], variables: dict[str, str], log: IO[bytes] | None) -> subprocess.Popen[bytes]:
     # A session of its own: Ctrl-C reaches us alone, and we end the runner in order.
     flags: dict[str, Any] = {"start_new_session": True}
     if os.name == "nt":
@@ -129,18 +129,38 @@ def _relay(lines: Iterable[bytes], hear: Callable[[dict[str, Any]], None]) -> bo
     return ended
 
 
-def run_python(environment: Environment, arguments: list[str], variables: dict[str, str], hear: Callable[[str], None]) -> int:
-    """Run a short program of the lab floor; `hear` gets every line it writes. Its log goes to our standard error."""
+def run_python(
+    environment: Environment, arguments: list[str], variables: dict[str, str], hear: Callable[[str], None], *, tethered: bool = False
+) -> int:
+    """Run a program of the lab floor; `hear` gets every line it writes. Its log goes to our standard error.
+
+    Args:
+        environment: whose Python.
+        arguments: of Python.
+        variables: its environment variables, all of them.
+        hear: called with each line of its standard output.
+        tethered: it is one that takes minutes, `-m onepiece.kernel.tethered ...`: it ends with us, even if we are killed, and Ctrl-C
+            reaches us alone.
+
+    Returns:
+        Its exit code. However this function ends, the program has ended too.
+    """
     command = [str(environment.python), *arguments]
-    process = subprocess.Popen(command, env=variables, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, encoding="utf-8")
+    if tethered:
+        process = _spawn(command, variables, None)
+    else:
+        process = subprocess.Popen(command, env=variables, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
     try:
-        for line in process.stdout or ():
-            hear(line)
+        for line in Aside(process.stdout or ()):
+            if line.endswith(b"\n"):  # or it was killed while it spoke
+                hear(line.decode())
         return process.wait()
     finally:
         if process.poll() is None:
             process.kill()
             process.wait()
+        if process.stdin is not None:
+            process.stdin.close()
 
 
 def kept_file(path: Path) -> str:

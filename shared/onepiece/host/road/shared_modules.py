@@ -21,9 +21,9 @@ _NOT_MEASURED = (f"{PACKAGE}.course", f"{PACKAGE}.host")
 
 
 def of_lab(lab: Lab) -> dict[str, Path]:
-    """Module -> file, of everything shared that `lab` runs on, in the order of the names."""
+    """Module -> file, of everything shared that `lab` runs on, in the order of the names; not what only searched its settings."""
     found: dict[str, Path] = {}
-    waiting = [name for path in sorted(lab.directory.glob("*.py")) for name in _imported(path)]
+    waiting = [name for path in sorted(lab.directory.glob("*.py")) if path.stem != "calibration" for name in _imported(path)]
     while waiting:
         name = waiting.pop()
         if name in found or name.startswith(_NOT_MEASURED):

@@ -164,9 +164,14 @@ def write_notebooks(lab: Lab, directory: Path, language: str, names: Iterable[st
 # --- modules ------------------------------------------------------------------------------------
 
 
+CALIBRATION = "calibration.py"
+"""How the settings of a lab are searched: no lesson, and it decides no result."""
+
+
 def modules(lab: Lab) -> list[Path]:
     """The lab's Python modules: what a notebook imports and a learner writes."""
-    return [path for path in sorted(lab.directory.glob("*.py")) if path.stem not in lab.notebooks and path.name != "checks.py"]
+    beside = {"checks.py", CALIBRATION, *(f"{name}.py" for name in lab.notebooks)}
+    return [path for path in sorted(lab.directory.glob("*.py")) if path.name not in beside]
 
 
 def require_copy(lab: Lab, copy: Path) -> None:
