@@ -219,30 +219,52 @@ def _learners_frames(error: BaseException) -> str:
     return "".join(traceback.format_list(frames))
 
 
+def check_lab(lab_directory: Path, say: Callable[[dict[str, Any]], None], *, stop: bool = False) -> bool:
+    """Check a lab's exercises on the modules that can be imported here, and `say` the outcome of each.
+
+    Every exercise is spoken of twice: before the first check as one that was not reached, for a process that does not live to check it,
+    and then with its outcome. If `checks.py` cannot be imported, all that is said is {"import_error": ..., "traceback": ...}.
+
+    Args:
+        lab_directory: where `checks.py` is.
+        say: gets one dictionary that JSON can hold after the other.
+        stop: look at no exercise after the first one that is not passed.
+
+    Returns:
+        Whether every exercise is passed.
+    """
+    try:
+        exercises = load_exercises(lab_directory)
+    except (Exception, SystemExit) as error:
+        # Of a syntax error this has the file, the line and the place in it.
+        said = "".join(traceback.format_exception_only(error)).strip()
+        say({"import_error": said, "traceback": "" if isinstance(error, SyntaxError) else _learners_frames(error)})
+        return False
+    unreached = tr("your program ended before this was checked", "你的程式在檢查這一題之前就結束了")
+    for item in exercises:
+        say(_outcome(item) | {"status": "error", "error": unreached})
+    passed = True
+    for item in exercises:
+        outcome = run_exercise(item)
+        say(outcome)
+        passed = passed and outcome["status"] == "passed"
+        if stop and not passed:
+            break
+    return passed
+
+
 def main(arguments: list[str]) -> int:
     """Run the checks of a lab on the modules found in the given code directories, first one first."""
     lab_directory, *code = arguments
     sys.path[:0] = code
     protocol = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what a learner's code prints must not mix with the JSON lines
-    try:
-        exercises = load_exercises(Path(lab_directory))
-    except (Exception, SystemExit) as error:
-        # Of a syntax error this has the file, the line and the place in it.
-        said = "".join(traceback.format_exception_only(error)).strip()
-        frames = "" if isinstance(error, SyntaxError) else _learners_frames(error)
-        protocol.write(json.dumps({"import_error": said, "traceback": frames}, ensure_ascii=False) + "\n")
-        return 1
-    for item in exercises:  # what is said of each that the process does not live to check; the last word counts
-        unreached = tr("your program ended before this was checked", "你的程式在檢查這一題之前就結束了")
-        protocol.write(json.dumps(_outcome(item) | {"status": "error", "error": unreached}, ensure_ascii=False) + "\n")
-    protocol.flush()
-    outcomes = []
-    for item in exercises:
-        outcomes.append(run_exercise(item))
-        protocol.write(json.dumps(outcomes[-1], ensure_ascii=False) + "\n")
+
+    def say(outcome: dict[str, Any]) -> None:
+        protocol.write(json.dumps(outcome, ensure_ascii=False) + "\n")
         protocol.flush()
-    return 0 if all(outcome["status"] == "passed" for outcome in outcomes) else 1
+
+    return 0 if check_lab(Path(lab_directory), say) else 1
 
 
 if __name__ == "__main__":
