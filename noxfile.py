@@ -92,6 +92,7 @@ command("pin", "Write digests and revisions into images/versions.toml, where a r
 command("serving", "The serving stack without Docker: nox -s serving -- --status | --stop | --logs | --key")
 command("new-lab", "Scaffold a new lab: nox -s new-lab -- lab-9.9-name")
 command("calibrate", "Search a method's settings and its baseline's equally: nox -s calibrate -- lab-1.1.1-lora")
+command("mutate", "Do a lab's checks notice wrong code: nox -s mutate -- lab-1.5-flashattention")
 command("quiz", "Questions about a lab or a chapter: nox -s quiz -- lab-1.5-flashattention")
 command("progress", "What you did and what to do next: nox -s progress -- --path engineer")
 command("feedback", "Tell what you think of a lab: nox -s feedback -- lab-1.5-flashattention")

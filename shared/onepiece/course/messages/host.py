@@ -31,6 +31,14 @@ MESSAGES: dict[str, tuple[Text, Text]] = {
         Text("{where}: {what}", "{where}：{what}"),
         Text("Mend that line; the notebook convention is in CONTRIBUTING.md.", "請修正這一行；筆記本的格式寫在 CONTRIBUTING.md。"),
     ),
+    "bad-mutants": (
+        Text("{where}: {what}", "{where}：{what}"),
+        Text("Mend the file, then check it with: nox -s mutate -- {lab}", "請修正這個檔案，再用 nox -s mutate -- {lab} 檢查。"),
+    ),
+    "reference-fails": (
+        Text("The reference of {lab} does not pass its own checks: {exercises}.", "{lab} 的參考解沒有通過自己的檢查：{exercises}。"),
+        Text("See what is wrong: nox -s check -- {lab} --reference", "看看哪裡不對：nox -s check -- {lab} --reference"),
+    ),
     "no-gpu": (
         Text(
             "--device cuda was asked for, but no usable NVIDIA GPU was found: {reason}.",

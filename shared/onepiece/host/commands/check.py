@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 from typing import Any
@@ -15,13 +14,11 @@ from rich.table import Table
 from onepiece.course.catalog import Lab
 from onepiece.course.errors import UserError
 from onepiece.course.places import WORKSPACE
-from onepiece.course.text import current_language, tr
+from onepiece.course.text import tr
 from onepiece.host.command_line import Parser, add_language, one_lab
 from onepiece.host.progress.record import record_checks
-from onepiece.host.road import runs, sources
+from onepiece.host.road import checks, sources
 from onepiece.host.road.local import run_python
-from onepiece.host.road.plan import Plan, Request
-from onepiece.host.road.prepare import plan_for, prepare_environment
 from onepiece.host.road.view import damaged_environment
 
 
@@ -64,11 +61,7 @@ def check(console: Console, lab: Lab, *, reference: bool, fresh: bool = False) -
         mine = WORKSPACE / lab.id
         sources.require_copy(lab, mine)
         code.insert(0, mine)
-    # Checks run small, on the CPU and without a server, whatever else this machine has.
-    plan: Plan = plan_for(dataclasses.replace(lab, server=None), Request("cpu", "cpu", "local"))
-    environment = prepare_environment(console, plan, fresh, "check")
-    variables = runs.kernel_environment(lab.directory, [], current_language(), offline=True)
-    variables["PYTHONDONTWRITEBYTECODE"] = "1"
+    environment = checks.prepare(console, lab, "check", fresh=fresh)
     # Every exercise is announced before the first is checked; the last word on each counts.
     said: dict[Any, dict[str, Any]] = {}
     waiting: list[Any] = []
@@ -84,7 +77,7 @@ def check(console: Console, lab: Lab, *, reference: bool, fresh: bool = False) -
 
     arguments = ["-m", "onepiece.checks", str(lab.directory), *map(str, code)]
     try:
-        exit_code = run_python(environment, arguments, variables, hear)
+        exit_code = run_python(environment, arguments, checks.variables(lab.directory), hear)
     except KeyboardInterrupt:
         if waiting:
             console.print(tr(f"Stopped while exercise {waiting[0]} was being checked.", f"在檢查練習 {waiting[0]} 時中斷。"))

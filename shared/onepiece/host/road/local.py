@@ -41,7 +41,7 @@ def execute(run: Run, environment: Environment, session: str, hear: Callable[[di
     log = run.directory / "execute.log"
     with log.open("wb") as stream:
         try:
-            process = _spawn(command, variables, stream)
+            process = spawn(command, variables, stream)
         except OSError as error:
             raise UserError("broken-environment", name=environment.name, reason=error.strerror or error, session=session) from None
         assert process.stdin is not None and process.stdout is not None
@@ -71,8 +71,8 @@ def last_words(log: Path, otherwise: str) -> str:
     return reason
 
 
-def _spawn(command: list[str], variables: dict[str, str], log: IO[bytes] | None) -> subprocess.Popen[bytes]:
-    # A session of its own: Ctrl-C reaches us alone, and we end the runner in order.
+def spawn(command: list[str], variables: dict[str, str], log: IO[bytes] | None) -> subprocess.Popen[bytes]:
+    """Start a program of the lab floor that is spoken to over pipes, in a session of its own: Ctrl-C reaches us alone, and we end it."""
     flags: dict[str, Any] = {"start_new_session": True}
     if os.name == "nt":
         flags = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
@@ -147,7 +147,7 @@ def run_python(
     """
     command = [str(environment.python), *arguments]
     if tethered:
-        process = _spawn(command, variables, None)
+        process = spawn(command, variables, None)
     else:
         process = subprocess.Popen(command, env=variables, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
     try:

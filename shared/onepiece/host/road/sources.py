@@ -210,18 +210,34 @@ def starter_source(path: Path) -> str:
     return result
 
 
+@dataclass(frozen=True, slots=True)
+class Region:
+    """The lines of a module that are a part of an exercise's reference, without their markers."""
+
+    exercise: int
+    first: int  # line number, from 1
+    last: int  # before `first`, if there is nothing between the markers
+
+
+def regions(path: Path) -> list[Region]:
+    """Where the reference solutions of a module are, from top to bottom; an exercise can have several parts."""
+    found: list[Region] = []
+    exercise = first = 0
+    for number, (kind, _, marked, _) in enumerate(_solution_lines(path, _read(path)), start=1):
+        if kind == "begin":
+            exercise, first = marked, number + 1
+        elif kind == "end":
+            found.append(Region(exercise, first, number - 1))
+    return found
+
+
 def solutions(path: Path) -> dict[int, str]:
     """Exercise number -> the reference's lines for it."""
+    lines = _read(path).splitlines()
     found: dict[int, list[str]] = {}
-    current: list[str] | None = None
-    for kind, line, number, _ in _solution_lines(path, _read(path)):
-        if kind == "begin":
-            current = found.setdefault(number, [])
-        elif kind == "end":
-            current = None
-        elif current is not None:
-            current.append(line)
-    return {number: "\n".join(lines) for number, lines in found.items()}
+    for region in regions(path):
+        found.setdefault(region.exercise, []).extend(lines[region.first - 1 : region.last])
+    return {number: "\n".join(parts) for number, parts in found.items()}
 
 
 def _solution_lines(path: Path, source: str) -> Iterable[tuple[str, str, int, str]]:
