@@ -23,6 +23,7 @@ from toy_course import Checkout, Done
 from onepiece.course import catalog
 from onepiece.course.catalog import Lab
 from onepiece.course.text import LANGUAGES
+from onepiece.host.commands.catalog import READMES, with_labs
 from onepiece.host.road import sources
 from onepiece.host.road.shared_modules import sources_hash
 
@@ -61,6 +62,12 @@ def code_trees(lab: Lab) -> dict[str, ast.Module]:
 
 def test_every_manifest_of_the_course_can_be_read() -> None:
     assert {name: [str(error) for error in found] for name, found in catalog.load(LABS).problems.items()} == {}
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_the_readme_lists_the_labs_that_there_are(name: str) -> None:
+    text = (toy_course.ROOT / name).read_text(encoding="utf-8")
+    assert with_labs(text, catalog.load(LABS), READMES[name]) == text, "nox -s catalog -- --readme writes the list"
 
 
 def test_the_labs_that_were_asked_for_exist() -> None:

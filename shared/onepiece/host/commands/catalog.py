@@ -7,17 +7,28 @@ from rich.markup import escape
 from rich.table import Table
 
 from onepiece.course import catalog
+from onepiece.course.places import ROOT
 from onepiece.course.text import current_language, tr
 from onepiece.host.command_line import Parser, add_language
 from onepiece.host.road import sources
+
+READMES = {"README.md": "en", "README.zh-TW.md": "zh-TW"}
+BEGINS, ENDS = "<!-- labs, written by: nox -s catalog -- --readme -->", "<!-- end of labs -->"
 
 
 def command(console: Console, arguments: list[str]) -> int:
     """Show the course; exit 2 if a lab is broken."""
     parser = Parser(prog="nox -s catalog --", description=tr("The course as a table.", "課程總表。"))
+    parser.add_argument(
+        "--readme", action="store_true", help=tr("write the list of labs into both README files", "把實驗清單寫進兩份 README")
+    )
     add_language(parser)
-    parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     course = catalog.load()
+    if options.readme:
+        for name, language in READMES.items():
+            text = (ROOT / name).read_text(encoding="utf-8")
+            (ROOT / name).write_text(with_labs(text, course, language), encoding="utf-8", newline="\n")
     console.print(course_table(course))
     console.print(
         tr(
@@ -30,6 +41,19 @@ def command(console: Console, arguments: list[str]) -> int:
     for problem in problems:
         console.print(f"[bold red]{tr('error', '錯誤')}[/] {escape(str(problem.cause))}")
     return 2 if problems else 0
+
+
+def with_labs(text: str, course: catalog.Course, language: str) -> str:
+    """A README with the present list of labs between its two marks."""
+    head, minutes = {"en": ("lab", "CPU minutes"), "zh-TW": ("實驗", "CPU 分鐘")}[language]
+    page = "README.zh-TW.md" if language == "zh-TW" else "README.md"
+    rows = [f"| {head} | | {minutes} |", "|---|---|--:|"]
+    for lab in course.labs:
+        number = f"{lab.profiles['cpu'].minutes:g}"
+        rows.append(f"| [{lab.id}](labs/{lab.id}/{page}) | **{lab.title[language]}**<br>{lab.summary[language]} | {number} |")
+    before, _, rest = text.partition(BEGINS)
+    _, _, after = rest.partition(ENDS)
+    return before + "\n".join([BEGINS, *rows, ENDS]) + after
 
 
 def course_table(course: catalog.Course) -> Table:
