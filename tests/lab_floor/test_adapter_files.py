@@ -165,9 +165,10 @@ def test_tensors_of_another_method_and_half_layers_are_refused(tmp_path: Path) -
     write_adapter(tmp_path, common_config("LORA", "random"), half)
     with pytest.raises(ValueError, match=r"the layer q_proj has no lora_B\.weight"):
         layer_tensors(tmp_path, "lora_A.weight", "lora_B.weight")
-    write_adapter(tmp_path, common_config("IA3", "random"), {"q_proj.ia3_l": torch.ones(3, 1)})
-    with pytest.raises(ValueError, match=r"has a tensor q_proj\.ia3_l"):
-        layer_tensors(tmp_path, "ia3_l")
+    for name in ("q_proj.ia3_l", "base_model.model.q_proj.more_ia3_l"):
+        write_adapter(tmp_path, common_config("IA3", "random"), {name: torch.ones(3, 1)})
+        with pytest.raises(ValueError, match=f"has a tensor {name}"):
+            layer_tensors(tmp_path, "ia3_l")
 
 
 @pytest.mark.parametrize("name", ["model.layers.7.mlp.down_proj", "model.norm", "nothing"])

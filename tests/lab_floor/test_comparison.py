@@ -89,7 +89,7 @@ def test_the_places_of_a_soft_prompt_are_left_out(config: Any) -> None:
         (T([100.0, -450.0]), T([100.0, -400.0]), 50.0, 0.125),
         (T([1.0, -4.0]), T([1.5, -4.0]), 0.5, 0.125),
         (T([1.0], dtype=torch.float64), T([1.0 + 1e-12], dtype=torch.float64), 1e-12, 1e-12),
-        (T([256.0], dtype=torch.bfloat16), T([255.0], dtype=torch.bfloat16), 1.0, 1 / 255),
+        (T([256.0], dtype=torch.bfloat16), T([1.5078125], dtype=torch.bfloat16), 254.4921875, 254.4921875 / 1.5078125),
         (T([1.0], dtype=torch.bfloat16), T([1.001]), 1.001 - 1.0, 0.001 / 1.001),
     ],
 )
