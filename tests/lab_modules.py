@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import toy_course
@@ -28,5 +29,5 @@ def lab_modules(lab_id: str, *names: str) -> tuple[ModuleType, ...]:
     finally:
         sys.path.remove(str(directory))
         for name, module in list(sys.modules.items()):
-            if str(getattr(module, "__file__", None) or "").startswith(f"{directory}/"):
+            if Path(getattr(module, "__file__", None) or "").parent == directory:
                 del sys.modules[name]
