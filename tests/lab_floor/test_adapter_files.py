@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,16 @@ def test_the_files_are_those_that_peft_writes(tmp_path: Path) -> None:
     sets = {"target_modules", "feedforward_modules"}
     assert {name: theirs[name] for name in ours if name not in sets} == {name: ours[name] for name in ours if name not in sets}
     assert all(set(ours[name]) == set(theirs[name]) for name in sets)
+
+
+def test_peft_does_not_ask_the_hub_about_the_base_when_it_saves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # so that it would say that it could not ask
+    base = small_models.random_model()
+    base.name_or_path = "OWNER/NAME"
+    model = get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        save_peft_model(model, tmp_path)
 
 
 def test_parts_come_in_the_order_in_which_they_are_asked_for() -> None:
