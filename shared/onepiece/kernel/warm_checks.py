@@ -156,7 +156,7 @@ def check_forked(request: Request, protocol: TextIO) -> tuple[Answer, list[str]]
         protocol.close()
         _be_the_child(request, writes)
     os.close(writes)
-    heard = _Heard()
+    heard, ended = _Heard(), 0
     try:
         while True:
             # It has ended: then everything that it said is in the pipe, although something that it started may hold that open.
@@ -173,10 +173,11 @@ def check_forked(request: Request, protocol: TextIO) -> tuple[Answer, list[str]]
                 return {"timeout": True}, []
     finally:
         os.close(reads)
-        with contextlib.suppress(ProcessLookupError, PermissionError):  # the child, and what it started
-            os.killpg(child, signal.SIGKILL)
-        with contextlib.suppress(ChildProcessError):
+        if not ended:
+            os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # what it started
+            os.killpg(child, signal.SIGKILL)
 
 
 def _be_the_child(request: Request, writes: int) -> NoReturn:
