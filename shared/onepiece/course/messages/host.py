@@ -39,6 +39,10 @@ MESSAGES: dict[str, tuple[Text, Text]] = {
         Text("The reference of {lab} does not pass its own checks: {exercises}.", "{lab} 的參考解沒有通過自己的檢查：{exercises}。"),
         Text("See what is wrong: nox -s check -- {lab} --reference", "看看哪裡不對：nox -s check -- {lab} --reference"),
     ),
+    "reference-misses": (
+        Text("The reference of {lab} does not pass its own gates on the cpu profile.", "{lab} 的參考解沒有通過自己在 cpu profile 的關卡。"),
+        Text("See which: nox -s {lab} -- --profile cpu --device cpu", "看看是哪些：nox -s {lab} -- --profile cpu --device cpu"),
+    ),
     "no-gpu": (
         Text(
             "--device cuda was asked for, but no usable NVIDIA GPU was found: {reason}.",

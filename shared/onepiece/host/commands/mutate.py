@@ -14,10 +14,11 @@ from onepiece.course.catalog import Lab
 from onepiece.course.errors import UserError
 from onepiece.course.text import tr
 from onepiece.host.command_line import Parser, add_language, one_lab
-from onepiece.host.mutation import declared, score
+from onepiece.host.mutation import core, declared, published, score
+from onepiece.host.mutation.core import Noticed
 from onepiece.host.mutation.mutants import Mutant, mutants_of_lab
 from onepiece.host.mutation.score import FATES, Judged
-from onepiece.host.road import checks, runs, sources
+from onepiece.host.road import checks, sources
 from onepiece.host.road.local import kept_file
 
 
@@ -36,17 +37,20 @@ def command(console: Console, arguments: list[str]) -> int:
     if options.publish and len(mutants) < len(everything):
         what = tr("only all mutants of a lab are published", "只能發布整個實驗的全部變異體")
         raise UserError("usage", what=what, session="mutate")
+    lines = [mutant for mutant in said.core if mutant in mutants]
+    if options.gates and not lines:
+        what = tr(f"{lab.id}/{declared.FILE} names no core line of these", f"{lab.id}/{declared.FILE} 沒有指定其中任何核心行")
+        raise UserError("usage", what=what, session="mutate")
     environment = checks.prepare(console, lab, "mutate", fresh=options.fresh)
     with checks.WarmChecks(environment, "mutate") as warm:
         seconds = score.patience(lab, warm)
         judged = _judge(console, lab, warm, mutants, said, seconds)
     _show(console, lab, judged)
+    noticed = _by_gates(console, lab, lines) if options.gates else []
     if options.publish:
-        path = lab.directory / "results" / "mutants.json"
-        path.parent.mkdir(exist_ok=True)
-        runs.write_json(path, score.as_json(lab, judged, warm.versions))
+        path = published.write(lab, judged, noticed, warm.versions)
         console.print(tr(f"Published to {kept_file(path)}", f"已發布到 {kept_file(path)}"), soft_wrap=True)
-    return 0 if score.share_killed(judged) >= score.ENOUGH else 1
+    return 0 if score.share_killed(judged) >= score.ENOUGH and all(item.by for item in noticed) else 1
 
 
 def parser() -> argparse.ArgumentParser:
@@ -62,6 +66,14 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--module", metavar="FILE", help=tr("only this module, as lora.py", "只改這個模組，例如 lora.py"))
     made.add_argument("--exercise", type=int, metavar="N", help=tr("only the solution of exercise N", "只改練習 N 的解答"))
     made.add_argument("--sample", type=int, metavar="K", help=tr("only K of them, evenly spread", "只取其中 K 個，平均分布"))
+    made.add_argument(
+        "--gates",
+        action="store_true",
+        help=tr(
+            "and run the notebooks on every core line of mutants.toml: minutes each",
+            "另外對 mutants.toml 的每個核心行執行筆記本：每個要幾分鐘",
+        ),
+    )
     made.add_argument(
         "--publish",
         action="store_true",
@@ -126,3 +138,23 @@ def _show(console: Console, lab: Lab, judged: Sequence[Judged]) -> None:
             f"檢查發現了 [bold {color}]{share:.1%}[/] 的變異體：{counted} 個中的 {noticed} 個（至少要 {score.ENOUGH:.0%}）",
         )
     )
+
+
+def _by_gates(console: Console, lab: Lab, mutants: Sequence[Mutant]) -> list[Noticed]:
+    """Run the notebooks on each of these, and say what noticed it."""
+    reference = core.reference_run(console, lab)
+    gates = core.Gates(console, lab, reference)
+    noticed: list[Noticed] = []
+    for mutant in mutants:
+        console.print(
+            f"[bold]{escape(f'{mutant.module}:{mutant.line}')}[/]  {escape(mutant.text)}  {escape(mutant.change)}", soft_wrap=True
+        )
+        item = gates.judge(mutant)
+        noticed.append(item)
+        if item.by:
+            console.print(f"  [green]✓[/] {escape(', '.join(item.by))}", soft_wrap=True)
+        elif item.notebooks:
+            console.print(f"  [red]✗ {tr('every gate stayed green', '所有關卡都維持通過')}[/]")
+        else:
+            console.print(f"  [red]✗ {tr('no notebook uses this module', '沒有筆記本使用這個模組')}[/]")
+    return noticed

@@ -1,22 +1,19 @@
-"""Which mutants a lab's checks notice, and what is published of that."""
+"""Which mutants a lab's checks notice."""
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from onepiece.course.catalog import Lab
 from onepiece.course.errors import UserError
-from onepiece.host.mutation.declared import FILE, Declared, refused
+from onepiece.host.mutation.declared import Declared, refused
 from onepiece.host.mutation.mutants import Mutant
 from onepiece.host.road.checks import WarmChecks
 
 ENOUGH = 0.95  # of the mutants that can be noticed
 FATES = ("killed", "timed_out", "survived", "equivalent")
-SCHEMA_VERSION = 1
 _PATIENCE = 10  # times what the reference takes
 _LEAST_SECONDS = 5.0
 
@@ -83,33 +80,3 @@ def counts(judged: Sequence[Judged]) -> dict[int, dict[str, int]]:
     for item in sorted(judged, key=lambda item: item.mutant.exercise):
         found.setdefault(item.mutant.exercise, dict.fromkeys(FATES, 0))[item.fate] += 1
     return found
-
-
-# --- labs/<lab>/results/mutants.json --------------------------------------------------------------------
-
-
-def as_json(lab: Lab, judged: Sequence[Judged], versions: Mapping[str, str]) -> dict[str, Any]:
-    """What is published: the same for the same sources."""
-    return {
-        "schema": SCHEMA_VERSION,
-        "lab": lab.id,
-        "sources_sha256": sources_hash(lab),
-        "versions": dict(versions),
-        "killed": round(share_killed(judged), 4),
-        "exercises": [{"exercise": number, **fates} for number, fates in counts(judged).items()],
-        "survivors": [_place(item.mutant) for item in judged if item.fate == "survived"],
-    }
-
-
-def _place(mutant: Mutant) -> dict[str, Any]:
-    return {"module": mutant.module, "line": mutant.line, "text": mutant.text, "change": mutant.change}
-
-
-def sources_hash(lab: Lab) -> str:
-    """One hash over everything in the lab's directory that decides what the checks say about a mutant."""
-    notebooks = {f"{name}.py" for name in lab.notebooks}
-    digest = hashlib.sha256()
-    for path in sorted([*lab.directory.glob("*.py"), lab.directory / FILE]):
-        if path.name not in notebooks and path.exists():
-            digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import shutil
 import subprocess
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -21,11 +22,13 @@ from onepiece.host.road.runs import Run, kernel_environment
 GRACE_SECONDS = 8.0  # for the runner to stop its kernel and save what it has; then it is killed
 
 
-def execute(run: Run, environment: Environment, session: str, hear: Callable[[dict[str, Any]], None]) -> bool:
+def execute(
+    run: Run, environment: Environment, session: str, hear: Callable[[dict[str, Any]], None], seconds: float | None = None
+) -> bool:
     """Run the notebooks of a prepared run; `hear` gets every event.
 
     Returns:
-        False if it was interrupted (Ctrl-C, SIGTERM, a closed terminal); nothing is left running then.
+        False if it was interrupted (Ctrl-C, SIGTERM, a closed terminal), or not done after `seconds`; nothing is left running then.
 
     Raises:
         UserError: "broken-environment", if the runner itself could not work.
@@ -47,15 +50,31 @@ def execute(run: Run, environment: Environment, session: str, hear: Callable[[di
         assert process.stdin is not None and process.stdout is not None
         try:
             # A closed standard input is what the runner takes as: stop, save, end. If it is killed, its kernels end by themselves.
-            ending = listen(process.stdout, hear, stop=process.stdin.close, wait=process.wait, kill=process.kill)
+            with _called_after(seconds, process.stdin.close), _called_after(seconds and seconds + GRACE_SECONDS, process.kill):
+                ending = listen(process.stdout, hear, stop=process.stdin.close, wait=process.wait, kill=process.kill)
         finally:
             if process.poll() is None:
                 process.kill()
                 process.wait()
-    if ending.finished and not ending.whole:
+    late = process.stdin.closed and not ending.whole
+    if ending.finished and not ending.whole and not late:
         reason = last_words(log, f"the runner ended with {process.returncode}")
         raise UserError("broken-environment", name=environment.name, reason=reason, session=session)
-    return ending.finished
+    return ending.finished and not late
+
+
+@contextlib.contextmanager
+def _called_after(seconds: float | None, call: Callable[[], object]) -> Iterator[None]:
+    """Call something if what is done here takes longer than that; None: it may take as long as it takes."""
+    if seconds is None:
+        yield
+        return
+    timer = threading.Timer(seconds, call)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def last_words(log: Path, otherwise: str) -> str:

@@ -14,7 +14,7 @@ import os
 import shutil
 import subprocess
 import tomllib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,8 @@ class Options:
     mine: bool = False
     keep_going: bool = False
     model: Path | None = None
+    replace: Mapping[str, str] = field(default_factory=dict)  # file name -> source that stands for the lab's module of that name
+    artifacts_of: Path | None = None  # the run whose artifacts these notebooks use; None: any earlier one of the same kind
 
 
 @dataclass
@@ -113,6 +115,11 @@ def prepare(lab: Lab, plan: Plan, options: Options, place: Callable[[Path], str]
     try:
         sources.write_notebooks(lab, directory / "notebooks", options.language, options.notebooks)
         (directory / "artifacts").mkdir()
+        if options.replace:
+            code.insert(0, directory / "code")
+            code[0].mkdir()
+        for name, source in options.replace.items():
+            (code[0] / name).write_text(source, encoding="utf-8", newline="\n")
         context = context_json(lab, plan, options, usage, predictions, earlier_runs(lab, plan, options, directory), place=place)
         write_json(directory / "context.json", context | {"code": [place(path) for path in code]})
     except BaseException:
@@ -165,6 +172,8 @@ def earlier_runs(lab: Lab, plan: Plan, options: Options, directory: Path) -> lis
     """Earlier runs of the same kind, newest first, whose artifacts a single notebook may use."""
     if len(options.notebooks) == len(lab.notebooks):
         return []
+    if options.artifacts_of is not None:
+        return [options.artifacts_of]
     found = []
     for candidate in sorted(directory.parent.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True):
         try:
