@@ -90,7 +90,7 @@ command("clean", "Remove containers that killed runs left behind: nox -s clean -
 command("images", "Build container images: nox -s images -- lab-1.5-flashattention --cpu")
 command("pin", "Write digests and revisions into images/versions.toml, where a registry or hub is in reach.")
 command("serving", "The serving stack without Docker: nox -s serving -- --status | --stop | --logs | --key")
-command("new-lab", "Scaffold a new lab: nox -s new-lab -- lab-9.9-name")
+command("new-lab", "A small working lab to change: nox -s new-lab -- lab-9.9-name --like training")
 command("calibrate", "Search a method's settings and its baseline's equally: nox -s calibrate -- lab-1.1.1-lora")
 command("mutate", "Do a lab's checks notice wrong code: nox -s mutate -- lab-1.5-flashattention")
 command("quiz", "Questions about a lab or a chapter: nox -s quiz -- lab-1.5-flashattention")

@@ -14,12 +14,11 @@ import toy_course
 from packaging.requirements import Requirement
 
 from onepiece.course import catalog
+from onepiece.course.places import IMAGES, LABS
 from onepiece.host.containers import images
 from onepiece.host.road.environments import versions
 
-IMAGES = toy_course.ROOT / "images"
 DOCKERFILES = sorted(IMAGES.glob("*/Dockerfile"))
-TEMPLATE = toy_course.ROOT / "shared/onepiece/host/scaffold/Dockerfile.in"
 GROUPS = versions()["images"]["groups"]
 STARTS_A_SERVER = {lab.id for lab in catalog.load().labs if lab.server}
 COMPILERS = {"build-essential", "clang", "cmake", "g++", "gcc", "libc6-dev", "make", "nvcc", "python3-dev"}
@@ -46,7 +45,7 @@ def test_a_dockerfile_fits_one_screen_and_says_why(path: Path) -> None:
     assert not re.search(r"^# *syntax *=", text, re.M), "a syntax line is fetched from a registry, which may be out of reach"
 
 
-@pytest.mark.parametrize("path", [*DOCKERFILES, TEMPLATE], ids=name_of)
+@every_dockerfile
 def test_hadolint_has_nothing_to_say(path: Path) -> None:
     program = shutil.which("hadolint", path=str(Path(sys.executable).parent))
     if sys.platform == "win32":
@@ -143,7 +142,7 @@ def test_a_lab_with_extras_installs_them(lab: catalog.Lab) -> None:
 
 
 def test_every_dockerfile_belongs_to_a_lab_or_a_group() -> None:
-    labs = {path.parent.name for path in (toy_course.ROOT / "labs").glob("*/lab.toml")}
+    labs = {path.parent.name for path in LABS.glob("*/lab.toml")}
     assert {name_of(path) for path in DOCKERFILES} <= labs | set(GROUPS)
     assert set(GROUPS) <= {name_of(path) for path in DOCKERFILES}
 

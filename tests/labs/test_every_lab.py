@@ -1,7 +1,8 @@
 """What holds for every lab of the course: first what shows without running it, then its checks, its starter and a whole run.
 
 Whole runs take minutes each: without `ONEPIECE_LABS` only the first exemplar is run; `ONEPIECE_LABS=all` runs every lab, and
-`ONEPIECE_LABS=lab-1.1.1-lora,...` these.
+`ONEPIECE_LABS=lab-1.1.1-lora,...` these. The course is that of `ONEPIECE_ROOT`, or this checkout: `test_new_lab.py` has scaffolded labs
+looked at.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from toy_course import Checkout, Done
 
 from onepiece.course import catalog
 from onepiece.course.catalog import Lab
+from onepiece.course.places import LABS, ROOT
 from onepiece.course.text import LANGUAGES
 from onepiece.host.commands.catalog import READMES, with_labs
 from onepiece.host.road import sources
 from onepiece.host.road.shared_modules import sources_hash
 
-LABS = toy_course.ROOT / "labs"
 IDS = sorted(path.parent.name for path in LABS.glob("*/lab.toml"))
 CHOSEN = os.environ.get("ONEPIECE_LABS") or "lab-1.5-flashattention"
 
@@ -75,7 +76,7 @@ def test_the_labs_that_were_asked_for_exist() -> None:
 
 
 def test_no_generated_notebook_is_committed() -> None:
-    listed = subprocess.run(["git", "ls-files", "*.ipynb"], cwd=toy_course.ROOT, capture_output=True, text=True)
+    listed = subprocess.run(["git", "ls-files", "*.ipynb"], cwd=ROOT, capture_output=True, text=True)
     if listed.returncode != 0:
         pytest.skip("this checkout is not a git repository")
     assert listed.stdout.split() == []
@@ -260,7 +261,7 @@ def test_its_starter_parses_has_every_exercise_open_and_no_answer(lab: Lab) -> N
 @pytest.fixture(scope="module")
 def homes(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Checkout]:
     """This checkout for a user who never ran anything."""
-    return lambda name: Checkout(toy_course.ROOT, toy_course.ROOT).elsewhere(tmp_path_factory.mktemp(name) / "home")
+    return lambda name: Checkout(ROOT, ROOT).elsewhere(tmp_path_factory.mktemp(name) / "home")
 
 
 @whole_runs

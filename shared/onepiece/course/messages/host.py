@@ -174,6 +174,17 @@ MESSAGES: dict[str, tuple[Text, Text]] = {
         Text("{path} exists already.", "{path} 已經存在。"),
         Text("Choose another id.", "請換一個編號。"),
     ),
+    "lab-number-taken": (
+        Text("{number} is the number of {other}.", "編號 {number} 已經是 {other} 的了。"),
+        Text("Choose another number; nox -s catalog lists those that are taken.", "請換一個編號；nox -s catalog 會列出已使用的編號。"),
+    ),
+    "which-kind": (
+        Text("A lab begins like one of these kinds: {kinds}.", "新實驗要從下列其中一種開始：{kinds}。"),
+        Text(
+            "Say which, for example: nox -s new-lab -- {lab} --like {example}",
+            "請指定一種，例如：nox -s new-lab -- {lab} --like {example}",
+        ),
+    ),
     "bad-lab-id": (
         Text("{lab} is not a lab id.", "{lab} 不是合法的實驗編號。"),
         Text(
