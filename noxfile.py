@@ -65,7 +65,7 @@ for broken in COURSE.problems:
     lab_session(broken, "cannot be read: nox -s catalog")
 for asked in {word for word in sys.argv[1:] if word.startswith("lab")} - {"labs"} - {lab.id for lab in COURSE.labs} - set(COURSE.problems):
     if sys.argv[sys.argv.index(asked) - 1] in ("-s", "-e", "--session", "--sessions") and "--list" not in sys.argv:
-        lab_session(asked, "an abbreviation, or no lab at all")
+        lab_session(asked, "the beginning of a name, or no lab at all")
 
 
 def command(name: str, doc: str) -> None:

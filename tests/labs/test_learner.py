@@ -226,7 +226,7 @@ def test_the_whole_lab_runs_on_the_learners_modules_with_their_predictions_besid
 ) -> None:
     # Wrong on purpose, in a way that only the learner's module has: then it was the learner's module that ran.
     (copy / "counting.py").write_text(RIGHT.replace("len(range(steps))", "steps + 2"), encoding="utf-8")
-    (copy / "predictions.toml").write_text("error = 0.25\nagrees = false\n", encoding="utf-8")
+    (copy / "predictions.toml").write_text("error = 0.25\nagrees = false\n", encoding="utf-8-sig")  # as Windows editors write
     done = checkout.nox("-s", LAB, "--", "--mine")
     assert done.code != 0
     (run,) = checkout.runs()

@@ -320,10 +320,12 @@ def test_an_unknown_lab_suggests_the_nearest(checkout: Checkout) -> None:
     no_traceback(done)
 
 
-def test_the_beginning_of_an_id_is_enough(checkout: Checkout) -> None:
-    done = checkout.nox("-s", "lab-9.3", "--", "--notebook", "9")
+def test_the_beginning_of_an_id_runs_nothing_and_says_what_it_is_the_beginning_of(checkout: Checkout) -> None:
+    before = len(checkout.runs(MISSES))
+    done = checkout.nox("-s", "lab-9.3")
     assert done.code != 0
-    assert f"{MISSES} has no notebook 9." in done.words
+    assert f"Did you mean: nox -s {MISSES} ?" in done.words
+    assert len(checkout.runs(MISSES)) == before
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,12 @@ def refusal_of(labs: Path, lab_id: str = LAB) -> str:
     return error.cause.en
 
 
+def test_a_manifest_may_begin_with_what_windows_editors_put_first(tmp_path: Path) -> None:
+    manifest = toy_course.write_lab(tmp_path) / "lab.toml"
+    manifest.write_bytes(b"\xef\xbb\xbf" + manifest.read_bytes())
+    assert not catalog.load(tmp_path / "labs").problems
+
+
 def test_the_replacements_below_really_change_the_manifest() -> None:
     for name, change in CHANGES.items():
         assert change[0] in MANIFEST, name

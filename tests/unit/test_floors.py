@@ -154,6 +154,13 @@ def test_what_the_noxfile_imports_starts_without_any_installed_package(module: s
     assert {name for name in loaded if not name.startswith("_") and name not in sys.stdlib_module_names} == {"onepiece"}
 
 
+def test_a_home_may_be_written_with_a_tilde() -> None:
+    program = "from onepiece.course.places import HOME; print(HOME)"
+    environ = os.environ | {"PYTHONPATH": str(SHARED), "ONEPIECE_HOME": "~/op", "HOME": "/somewhere", "USERPROFILE": "/somewhere"}
+    done = subprocess.run([sys.executable, "-c", program], env=environ, capture_output=True, text=True, check=True)
+    assert Path(done.stdout.strip()) == Path("/somewhere/op").resolve()
+
+
 def test_the_catalog_command_does_not_load_what_a_run_needs() -> None:
     program = "import sys; import onepiece.host.commands.catalog; print(*sorted(sys.modules))"
     environ = os.environ | {"PYTHONPATH": str(SHARED)}

@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-ROOT = Path(os.environ.get("ONEPIECE_ROOT") or Path(__file__).resolve().parents[3])
-HOME = Path(os.environ.get("ONEPIECE_HOME") or ROOT).resolve()
+ROOT = Path(os.environ.get("ONEPIECE_ROOT") or Path(__file__).resolve().parents[3]).expanduser()
+HOME = Path(os.environ.get("ONEPIECE_HOME") or ROOT).expanduser().resolve()
 
 LABS = ROOT / "labs"
 IMAGES = ROOT / "images"

@@ -34,7 +34,7 @@ def read(path: Path, refuse: Refuse) -> Table:
         UserError: of `refuse`, for a file that is unreadable, empty or no TOML.
     """
     try:
-        content = path.read_text(encoding="utf-8")
+        content = path.read_text(encoding="utf-8-sig")  # with what Windows editors put first, or without
     except (OSError, UnicodeDecodeError) as error:
         raise refuse("", f"unreadable ({error}); allowed: a UTF-8 TOML file") from None
     if not content.strip():

@@ -7,6 +7,7 @@ import argparse
 from rich.console import Console
 
 from onepiece.course import catalog
+from onepiece.course.errors import UserError
 from onepiece.course.text import tr
 from onepiece.host.command_line import Parser, add_language, directory_argument
 from onepiece.host.road.plan import Request
@@ -17,7 +18,10 @@ def command(console: Console, arguments: list[str]) -> int:
     """Run one lab; exit 0 only if every gate held and every control missed."""
     lab_id, *rest = arguments
     options = parser(lab_id).parse_args(rest)
-    return run(console, catalog.load().lab(lab_id), run_options(options)).exit_code
+    lab = catalog.load().lab(lab_id)
+    if lab.id != lab_id:  # minutes of work are not begun on a guess
+        raise UserError("unknown-lab", lab=lab_id, nearest=lab.id)
+    return run(console, lab, run_options(options)).exit_code
 
 
 def parser(lab_id: str) -> argparse.ArgumentParser:

@@ -192,7 +192,7 @@ def read_predictions(lab: Lab) -> dict[str, float]:
         return {}
     example = f"{lab.gates[0].metric} = 0.5"
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # with what Windows editors put first, or without
     except (OSError, ValueError) as error:
         raise UserError("bad-predictions", path=path, reason=error, example=example) from None
     known = sources.usage(lab).recorded_in
