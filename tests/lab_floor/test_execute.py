@@ -110,6 +110,17 @@ def runner(tmp_path: Path) -> Iterator[Runner]:
             pass
 
 
+def test_a_kernel_is_the_python_that_runs_it_whatever_else_calls_itself_python3(runner: Runner, tmp_path: Path) -> None:
+    spec = {"argv": ["/nowhere/python", "-m", "ipykernel_launcher", "-f", "{connection_file}"], "display_name": "x", "language": "python"}
+    (tmp_path / "jupyter" / "kernels" / "python3").mkdir(parents=True)
+    (tmp_path / "jupyter" / "kernels" / "python3" / "kernel.json").write_text(json.dumps(spec), encoding="utf-8")
+    runner.notebook("01-a", "import sys; print(sys.executable)")
+    process = runner.start("01-a", JUPYTER_PATH=str(tmp_path / "jupyter"))
+    runner.end()
+    assert process.returncode == 0
+    assert sys.executable in runner.saved("01-a")
+
+
 def test_a_run_says_what_happens_as_it_happens(runner: Runner) -> None:
     runner.notebook(
         "01-a", "from onepiece import lab\nprint('hello')", "lab.record('error', float('inf'), seed=1)\nfor _ in lab.progress([1]): pass"

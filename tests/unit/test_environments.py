@@ -136,6 +136,40 @@ def refusal(function: Callable[[], object]) -> UserError:
     return refused.value
 
 
+# --- the user's own settings of pip ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("PIP_TARGET", "elsewhere"), ("PIP_PREFIX", "elsewhere"), ("PIP_USER", "1"), ("PIP_CONSTRAINT", "limits.txt"), ("PYTHONPATH", "elsewhere")],
+)
+def test_settings_that_move_or_constrain_packages_change_nothing(site: Site, monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    (site.root / "limits.txt").write_text("straw<1\n", encoding="utf-8")
+    monkeypatch.setenv(name, value if name == "PIP_USER" else str(site.root / value))
+    environments.ensure("small", note=str)
+    assert site.version() == "1.0"
+    assert not (site.root / "elsewhere").exists()
+
+
+def test_the_same_settings_in_a_file_change_nothing_and_where_packages_come_from_stays(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PIP_FIND_LINKS")
+    (site.root / "limits.txt").write_text("straw<1\n", encoding="utf-8")
+    settings = f"[global]\nfind-links = {site.wheels}\ntarget = {site.root / 'elsewhere'}\nconstraint = {site.root / 'limits.txt'}\n"
+    (site.root / "pip.conf").write_text(settings, encoding="utf-8")
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(site.root / "pip.conf"))
+    environments.ensure("small", note=str)
+    assert site.version() == "1.0"
+    assert not (site.root / "elsewhere").exists()
+
+
+def test_what_pip_calls_good_and_is_not_there_is_not_stamped(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environments._Pip, "install", lambda *_: None)
+    error = refusal(lambda: environments.ensure("small", note=str))
+    assert error.code == "install-failed"
+    assert "straw" in error.cause.en
+    assert not (site.directory / "onepiece.json").exists()
+
+
 # --- made once --------------------------------------------------------------------------------------------
 
 

@@ -32,6 +32,8 @@ from typing import Any, TextIO
 
 import nbformat
 import psutil
+from ipykernel.kernelspec import get_kernel_dict
+from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
@@ -65,6 +67,13 @@ def _servers(processes: list[psutil.Process]) -> set[psutil.Process]:
         except psutil.NoSuchProcess:
             continue
     return found
+
+
+class _ThisPython(KernelSpecManager):
+    """Every kernel is the Python that runs this: a `python3` that somebody installed elsewhere (JUPYTER_PATH) is another environment."""
+
+    def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
+        return KernelSpec(**get_kernel_dict())
 
 
 class NotebookRun:
@@ -163,7 +172,7 @@ class NotebookRun:
         environment["ONEPIECE_RUNNER_PID"] = str(os.getpid())  # servers that notebooks share end with it
         # No start-up files, history or connection files of the user's own Jupyter take part in a run.
         environment |= {"IPYTHONDIR": str(self.run / ".ipython"), "PYTHONNOUSERSITE": "1"}
-        manager = AsyncKernelManager(kernel_name="python3")
+        manager = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=_ThisPython())
         client = NotebookClient(
             self.notebook, km=manager, timeout=None, resources={"metadata": {"path": str(self.run)}}, store_widget_state=False
         )

@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -195,6 +196,7 @@ def _install(
             if stamp.get(file) != digest:
                 pip.install(["--require-hashes", "--no-deps", "-r", str(IMAGES / name / file)])
                 stamp[file] = digest
+        pip.expect_installed(IMAGES / name / "lock.txt", torch="torch" in wanted)
     temporary = directory / "onepiece.json.tmp"
     temporary.write_text(json.dumps(stamp, indent=1), encoding="utf-8")
     temporary.replace(directory / "onepiece.json")
@@ -210,11 +212,13 @@ class _Pip:
     def install(self, arguments: list[str]) -> None:
         # Bytecode is compiled by the first import: most of what is installed is never imported by most labs.
         options = ["--no-compile", "--disable-pip-version-check", "--no-input", "--progress-bar", "off"]
-        self.run([str(_python(self.directory)), "-m", "pip", "install", *options, *arguments], "pip")
+        in_place = ["--no-user", "--target=", f"--prefix={self.directory}"]  # whatever a file of settings says
+        self.run([str(_python(self.directory)), "-m", "pip", "install", *options, *in_place, *arguments], "pip")
 
     def run(self, command: list[str], what: str) -> None:
         self.stream.write(f"$ {' '.join(command)}\n")
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace")
+        pipe: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "encoding": "utf-8", "errors": "replace"}
+        process = subprocess.Popen(command, env=_installer_environment(), **pipe)
         last = ""
         try:
             for line in process.stdout or ():
@@ -228,6 +232,35 @@ class _Pip:
             process.wait()
         if process.returncode != 0:
             raise UserError("install-failed", name=self.name, reason=last or f"{what} ended with {process.returncode}", log=self.log)
+
+    def expect_installed(self, lock: Path, *, torch: bool) -> None:
+        """Refuse an installation that pip calls good and that is somewhere else, or cannot be loaded.
+
+        Raises:
+            UserError: "install-failed".
+        """
+        text = lock.read_text(encoding="utf-8")
+        pinned = re.findall(r"^([A-Za-z0-9][\w.-]*)==[^\s;]+ (?:\\|--hash)", text, re.MULTILINE)  # those without a marker
+        program = "import sys\nfrom importlib.metadata import version\nfor name in sys.argv[1:]: version(name)"
+        self.run([str(_python(self.directory)), "-c", program + ("\nimport torch" if torch else ""), *pinned], "the first import")
+
+
+# What of pip's settings says where packages come from and how they are reached. The others may move or constrain what the lock names.
+_KEPT_PIP_SETTINGS = frozenset(
+    f"PIP_{name}"
+    for name in (
+        "CACHE_DIR", "CERT", "CLIENT_CERT", "CONFIG_FILE", "DEFAULT_TIMEOUT", "EXTRA_INDEX_URL", "FIND_LINKS", "INDEX_URL",
+        "KEYRING_PROVIDER", "NO_CACHE_DIR", "NO_INDEX", "PROXY", "RETRIES", "TIMEOUT", "TRUSTED_HOST",
+    )
+)  # fmt: skip
+
+
+def _installer_environment() -> dict[str, str]:
+    """The user's environment without what would put packages elsewhere, or other versions in."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PIP_") or name in _KEPT_PIP_SETTINGS}
+    for name in ("PYTHONHOME", "PYTHONPATH", "PYTHONUSERBASE"):
+        kept.pop(name, None)
+    return kept | {"PIP_CONSTRAINT": os.devnull}
 
 
 def _torch_options(note: Callable[[str], None]) -> list[str]:
