@@ -275,6 +275,8 @@ def test_gaps_are_between_the_events_of_the_answer() -> None:
     reply = Reply(0.0, 0.5, 4.0, 200, 200, (answer, answer, answer, {"choices": [], "usage": USAGE}), (1.0, 1.25, 2.0, 3.0), done=True)
     assert reply.gaps == [after - before for before, after in pairwise([1.0, 1.25, 2.0])]
     assert (reply.first_token_seconds, reply.seconds) == (1.0, 4.0)
+    nothing = Reply(0.0, 0.5, 4.0)
+    assert (nothing.status, nothing.http_status, nothing.complete, nothing.text, nothing.gaps) == (0, 0, False, "", [])
 
 
 def test_the_connection_is_closed_at_the_end_and_after_an_error() -> None:
