@@ -1,4 +1,5 @@
-"""What holds for every lab of the course: first what shows without running it, then its checks, its starter and a whole run.
+"""What holds for every lab of the course: first what shows without running it, then a whole run. Its checks are in
+`test_checks_and_mutants.py`.
 
 Whole runs take minutes each: without `ONEPIECE_LABS` only the first exemplar is run; `ONEPIECE_LABS=all` runs every lab, and
 `ONEPIECE_LABS=lab-1.1.1-lora,...` these. The course is that of `ONEPIECE_ROOT`, or this checkout: `test_new_lab.py` has scaffolded labs
@@ -256,35 +257,6 @@ def test_its_starter_parses_has_every_exercise_open_and_no_answer(lab: Lab) -> N
 
 
 # --- runs -----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def homes(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Checkout]:
-    """This checkout for a user who never ran anything."""
-    return lambda name: Checkout(ROOT, ROOT).elsewhere(tmp_path_factory.mktemp(name) / "home")
-
-
-@whole_runs
-def test_the_reference_passes_every_check(lab: Lab, homes: Callable[[str], Checkout]) -> None:
-    done = homes("reference").host("check", lab.id, "--reference")
-    assert done.code == 0, done.output
-    # An exercise whose extra this system cannot have has no check here.
-    ((passed, of),) = re.findall(r"(\d+) of (\d+) exercises passed", done.output)
-    assert passed == of
-    assert 0 < int(of) <= len(exercises(lab))
-
-
-@whole_runs
-def test_the_starter_passes_no_check(lab: Lab, homes: Callable[[str], Checkout]) -> None:
-    home = homes("starter")
-    assert home.host("start", lab.id).code == 0
-    done = home.host("check", lab.id)
-    assert done.code == 1, done.output
-    assert re.search(r"^0 of \d+ exercises passed", done.output, re.MULTILINE)
-    listed = re.findall(r"^│ \S+ +│ (\d+)\. .*│ +(\S.*?) +│$", done.output, re.MULTILINE)
-    assert listed
-    assert {state for _, state in listed} == {"open"}, "open, not broken"
-    assert {int(number) for number, _ in listed} <= set(exercises(lab))
 
 
 @whole_runs

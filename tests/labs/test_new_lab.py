@@ -1,7 +1,7 @@
 """`nox -s new-lab`: what it makes is a lab like any other, of every kind.
 
-What holds for every lab is not said again here: the tests of labs and Dockerfiles are run on a course of scaffolded labs. Checks, whole
-runs and mutants take minutes; `ONEPIECE_SCAFFOLDS=all`, or `serving,peft`, says of which kinds (without it: `training`).
+What holds for every lab is not said again here: the tests of labs and Dockerfiles are run on a course of scaffolded labs. Whole runs
+and mutants take minutes; `ONEPIECE_SCAFFOLDS=all`, or `serving,peft`, says of which kinds (without it: `training`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from onepiece.host.commands import new_lab
 
 KINDS = tuple(new_lab.KINDS)
 CHOSEN = os.environ.get("ONEPIECE_SCAFFOLDS") or "training"
-OF_EVERY_LAB = ("tests/labs/test_every_lab.py", "tests/images/test_dockerfiles.py")
+OF_EVERY_LAB = ("tests/labs/test_every_lab.py", "tests/labs/test_checks_and_mutants.py", "tests/images/test_dockerfiles.py")
 PUBLISHED = "published"  # the tests with this word in their names need a run, or a search, that was kept
 
 
@@ -150,12 +150,6 @@ def test_the_next_steps_are_what_the_lab_can_do(empty: Path, kind: str) -> None:
 
 
 @slow_kinds
-def test_the_reference_passes_every_check_and_the_starter_none(course: Checkout, kind: str) -> None:
-    done = hold_to_the_tests(course, "-m", "slow_lab", "-k", "reference or starter", labs=lab_of(kind))
-    assert done.code == 0, done.output
-
-
-@slow_kinds
 def test_it_runs_whole_every_gate_holds_what_must_miss_misses_and_it_is_published(
     course: Checkout, kind: str, read_results: Callable[[Path], dict[str, Any]]
 ) -> None:
@@ -166,6 +160,8 @@ def test_it_runs_whole_every_gate_holds_what_must_miss_misses_and_it_is_publishe
     gates = read_results(run)["gates"]
     assert [gate["metric"] for gate in gates if not (gate["passed"] and gate["control"] and gate["control"]["missed"])] == []
     assert [gate["null"]["missed"] for gate in gates if gate["null"]] == [True], "one gate on quality, with a null system"
+    judged = course.host("mutate", lab_id, "--publish")
+    assert judged.code == 0, judged.output
     published = hold_to_the_tests(course, "-m", "not slow_lab", "-k", f"{PUBLISHED} and {kind}", labs=lab_id)
     assert published.code == 0, published.output
     (page,) = (course.root / "labs" / lab_id / "results").glob("cpu-cpu.json")

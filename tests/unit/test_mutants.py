@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from onepiece.course import catalog
 from onepiece.course.catalog import Lab
 from onepiece.course.errors import UserError
-from onepiece.host.mutation import declared
+from onepiece.host.mutation import declared, published
+from onepiece.host.mutation.core import Noticed, notebooks_with
 from onepiece.host.mutation.mutants import DELETED, Mutant, mutants_of_lab, mutants_of_module
+from onepiece.host.mutation.score import Judged, sample, share_killed
 from onepiece.host.road import sources
 
 LABS = catalog.load(toy_course.ROOT / "labs").labs
@@ -279,3 +281,59 @@ def test_a_mistake_in_it_is_refused_with_its_place(lab: Lab, text: str, says: st
     assert refusal.value.code == "bad-mutants"
     assert f"{toy_course.LAB}/mutants.toml" in refusal.value.cause.en
     assert says in refusal.value.cause.en
+
+
+# --- what is published ------------------------------------------------------------------------------------
+
+
+def test_what_the_gates_said_stays_while_the_code_does(lab: Lab) -> None:
+    mutants = mutants_of_lab(lab)
+    judged = [Judged(mutant, "killed") for mutant in mutants]
+    path = published.write(lab, judged, [Noticed(mutants[0], ("01-count",), ("gate error",))], {})
+    first = path.read_bytes()
+    core = published.read(lab)["core"]
+    assert [line["noticed_by"] for line in core["lines"]] == [["gate error"]]
+    notebook = lab.directory / "01-count.py"
+    notebook.write_text(notebook.read_text(encoding="utf-8").replace("How many?", "How many are there?"), encoding="utf-8")
+    published.write(lab, judged, [], {})
+    assert path.read_bytes() == first, "prose decides nothing"
+    notebook.write_text(notebook.read_text(encoding="utf-8").replace("1.0, seed=seed", "2.0, seed=seed"), encoding="utf-8")
+    published.write(lab, judged, [], {})
+    assert "core" not in published.read(lab)
+
+
+def test_a_mutant_that_nobody_can_notice_counts_neither_way(lab: Lab) -> None:
+    fates = ["killed", "timed_out", "survived", "equivalent", "killed", "killed", "killed"]
+    judged = [Judged(mutant, fate) for mutant, fate in zip(mutants_of_lab(lab), fates, strict=True)]
+    assert share_killed(judged) == 5 / 6
+    assert share_killed([]) == 1.0
+    assert share_killed(judged[3:4]) == 1.0
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, 20])
+def test_a_sample_is_always_the_same_and_spread_over_all(lab: Lab, size: int) -> None:
+    mutants = mutants_of_lab(lab)
+    drawn = sample(mutants, size)
+    assert drawn == sample(mutants, size)
+    assert len(drawn) == len(set(drawn)) == min(size, len(mutants))
+    assert drawn == sorted(drawn, key=mutants.index)
+    assert sample(mutants, None) == mutants
+
+
+# --- which notebooks run a module -------------------------------------------------------------------------
+
+
+def test_a_notebook_uses_what_it_imports_what_that_imports_and_what_it_names(tmp_path: Path) -> None:
+    code = {
+        "first": "import one as other\n" + toy_course.GOOD,
+        "second": "from two.part import thing",
+        "third": 'start("three")',
+        "fourth": '# one\nlab.say("about one", "two")',
+    }
+    directory = toy_course.write_quick_lab(tmp_path, toy_course.LAB, **code)
+    for name, source in {"one": "import three", "two": "def f():\n    import one", "three": ""}.items():
+        (directory / f"{name}.py").write_text(source + "\n", encoding="utf-8")
+    lab = catalog.load(tmp_path / "labs").lab(toy_course.LAB)
+    assert notebooks_with(lab, "one") == ("01-first", "02-second", "04-fourth")
+    assert notebooks_with(lab, "two") == ("02-second", "04-fourth")
+    assert notebooks_with(lab, "three") == ("01-first", "02-second", "03-third", "04-fourth")

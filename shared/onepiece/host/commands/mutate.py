@@ -65,7 +65,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("lab", nargs="*")
     made.add_argument("--module", metavar="FILE", help=tr("only this module, as lora.py", "只改這個模組，例如 lora.py"))
     made.add_argument("--exercise", type=int, metavar="N", help=tr("only the solution of exercise N", "只改練習 N 的解答"))
-    made.add_argument("--sample", type=int, metavar="K", help=tr("only K of them, evenly spread", "只取其中 K 個，平均分布"))
+    made.add_argument("--sample", type=_at_least_one, metavar="K", help=tr("only K of them, evenly spread", "只取其中 K 個，平均分布"))
     made.add_argument(
         "--gates",
         action="store_true",
@@ -81,6 +81,13 @@ def parser() -> argparse.ArgumentParser:
     )
     add_language(made)
     return made
+
+
+def _at_least_one(text: str) -> int:
+    number = int(text) if text.isdecimal() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(tr(f"{text}: allowed: a number from 1", f"{text}：只能是 1 以上的整數"))
+    return number
 
 
 def _chosen(lab: Lab, mutants: Sequence[Mutant], options: argparse.Namespace) -> list[Mutant]:

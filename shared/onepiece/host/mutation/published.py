@@ -13,7 +13,7 @@ from onepiece.host.mutation.core import Noticed, code_hash
 from onepiece.host.mutation.declared import FILE
 from onepiece.host.mutation.mutants import Mutant
 from onepiece.host.mutation.score import Judged, counts, share_killed
-from onepiece.host.road import runs
+from onepiece.host.road import runs, sources
 
 SCHEMA_VERSION = 1
 
@@ -60,10 +60,9 @@ def _place(mutant: Mutant) -> dict[str, Any]:
 
 
 def sources_hash(lab: Lab) -> str:
-    """One hash over everything in the lab's directory that decides what the checks say about a mutant: all code but the notebooks."""
-    notebooks = {f"{name}.py" for name in lab.notebooks}
+    """One hash over everything in the lab's directory that decides what the checks say about a mutant."""
     digest = hashlib.sha256()
-    for path in sorted([*lab.directory.glob("*.py"), lab.directory / FILE]):
-        if path.name not in notebooks and path.exists():
+    for path in [*sources.modules(lab), lab.directory / "checks.py", lab.directory / FILE]:
+        if path.exists():
             digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
