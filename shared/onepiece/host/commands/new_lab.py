@@ -22,9 +22,9 @@ from onepiece.host.command_line import Parser, add_language
 from onepiece.host.road.local import kept_file
 
 KINDS = {
-    # "peft": Text("something small that is put into a frozen model and trained", "在凍結的模型裡放進少量參數來訓練"),
+    "peft": Text("something small that is put into a frozen model and trained", "在凍結的模型裡放進少量參數來訓練"),
     "training": Text("how a model is trained: gradients, memory, steps", "模型怎麼訓練：梯度、記憶體、步驟"),
-    # "serving": Text("a real server and what its clients get", "真正的伺服器，以及用戶端得到什麼"),
+    "serving": Text("a real server and what its clients get", "真正的伺服器，以及用戶端得到什麼"),
     "compression": Text("weights in fewer bits or fewer numbers", "用更少的位元或更少的數字存權重"),
 }
 SCAFFOLD = resources.files("onepiece.host") / "scaffold"
