@@ -11,11 +11,8 @@ import torch
 
 from lora import LoraSettings, add_lora
 from onepiece import lab
-from onepiece.adaptation import Task, accuracy, fit, load_base, load_task
+from onepiece.adaptation import ALL_LINEAR, Task, accuracy, fit, load_base, load_task
 from onepiece.adaptation.search import Contender, Search, Settings
-
-# The names of the linear layers of Llama-like models: all of them.
-LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 @cache
@@ -32,7 +29,7 @@ def run(name: str, method: str, chosen: Settings, seed: int) -> float:
     settings, data = lab.settings, task(name)
     model, _ = load_base(settings)
     if method == "LoRA":
-        add_lora(model, LoraSettings(settings.rank, settings.alpha, LINEAR), seed=seed)
+        add_lora(model, LoraSettings(settings.rank, settings.alpha, ALL_LINEAR), seed=seed)
         options = {"schedule": settings.lora_schedule}
     else:
         model.requires_grad_(True)

@@ -221,9 +221,10 @@ def _show(console: Console, lab: Lab, result: Mapping[str, Any]) -> None:
         "（現值）：lab.toml 目前的設定；平均值後面的括號：幾個種子",
     )
     table.add_column(tr("contender", "方法"))
-    table.add_column(tr("settings", "設定"))
-    table.add_column(tr(f"search, seeds {search}", f"搜尋，種子 {search}"), justify="right")
-    table.add_column(tr(f"confirmed, seeds {confirmation}, 95% interval", f"確認，種子 {confirmation}，95% 區間"), justify="right")
+    table.add_column(tr("settings", "設定"), min_width=32)
+    table.add_column(tr(f"search, seeds {search}", f"搜尋，種子 {search}"), justify="right", max_width=18)
+    said_of_both = tr(f"confirmed, seeds {confirmation}, 95% interval", f"確認，種子 {confirmation}，95% 區間")
+    table.add_column(said_of_both, justify="right", max_width=24)
     table.add_column(tr("CPU s", "CPU 秒"), justify="right")
     now = lab.profiles["cpu"].settings
     for contender in result["contenders"]:
