@@ -13,13 +13,14 @@ None for the right one, and `check_mistake` refuses other names.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import math
 import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -191,6 +192,7 @@ def _outcome(exercise: Exercise) -> dict[str, Any]:
         "level": exercise.level,
         "hint": str(exercise.hint),
         "status": "passed",
+        "reached": True,
         "what": None,
         "got": None,
         "want": None,
@@ -219,7 +221,30 @@ def _learners_frames(error: BaseException) -> str:
     return "".join(traceback.format_list(frames))
 
 
-def check_lab(lab_directory: Path, say: Callable[[dict[str, Any]], None], *, stop: bool = False) -> bool:
+def check_import(module: str, names: Sequence[str], say: Callable[[dict[str, Any]], None]) -> bool:
+    """Whether a module can be imported here, and has these names; `say` gets {"import_error": None} or the error, with its traceback."""
+    try:
+        imported = importlib.import_module(module)
+        lacking = [name for name in names if not hasattr(imported, name)]
+        if lacking:
+            msg = f"{module}.py has no {', '.join(lacking)}"
+            raise ImportError(msg)
+    except (Exception, SystemExit) as error:
+        say(_import_error(error))
+        return False
+    say({"import_error": None})
+    return True
+
+
+def _import_error(error: BaseException) -> dict[str, Any]:
+    # Of a syntax error this has the file, the line and the place in it.
+    said = "".join(traceback.format_exception_only(error)).strip()
+    return {"import_error": said, "traceback": "" if isinstance(error, SyntaxError) else _learners_frames(error)}
+
+
+def check_lab(
+    lab_directory: Path, say: Callable[[dict[str, Any]], None], *, stop: bool = False, only: Collection[int] | None = None
+) -> bool:
     """Check a lab's exercises on the modules that can be imported here, and `say` the outcome of each.
 
     Every exercise is spoken of twice: before the first check as one that was not reached, for a process that does not live to check it,
@@ -229,20 +254,19 @@ def check_lab(lab_directory: Path, say: Callable[[dict[str, Any]], None], *, sto
         lab_directory: where `checks.py` is.
         say: gets one dictionary that JSON can hold after the other.
         stop: look at no exercise after the first one that is not passed.
+        only: the numbers of the exercises that are looked at; None: all of them.
 
     Returns:
         Whether every exercise is passed.
     """
     try:
-        exercises = load_exercises(lab_directory)
+        exercises = [item for item in load_exercises(lab_directory) if only is None or item.number in only]
     except (Exception, SystemExit) as error:
-        # Of a syntax error this has the file, the line and the place in it.
-        said = "".join(traceback.format_exception_only(error)).strip()
-        say({"import_error": said, "traceback": "" if isinstance(error, SyntaxError) else _learners_frames(error)})
+        say(_import_error(error))
         return False
     unreached = tr("your program ended before this was checked", "你的程式在檢查這一題之前就結束了")
     for item in exercises:
-        say(_outcome(item) | {"status": "error", "error": unreached})
+        say(_outcome(item) | {"status": "error", "reached": False, "error": unreached})
     passed = True
     for item in exercises:
         outcome = run_exercise(item)

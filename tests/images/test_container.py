@@ -583,6 +583,74 @@ def test_jupyterlab_in_a_container_ends_with_a_host_that_is_killed(course: Cours
     wait_for(lambda: not containers(home, "--filter", "status=running"), "JupyterLab to end")
 
 
+# --- nox -s grade -----------------------------------------------------------------------------------------
+
+HANDED_IN = """
+import json
+import os
+import socket
+from pathlib import Path
+
+
+def refused(action):
+    try:
+        action()
+    except OSError as error:
+        return type(error).__name__
+    return ""
+
+
+def count(steps):
+    here = Path(__file__)
+    with open("/proc/self/status") as status:
+        capabilities = dict(line.split(":", 1) for line in status)["CapEff"].strip()
+    pids = next(path for path in (Path("/sys/fs/cgroup/pids/pids.max"), Path("/sys/fs/cgroup/pids.max")) if path.exists())
+    raise ValueError("FOUND" + json.dumps({
+        "beside": sorted(path.name for path in here.parent.iterdir()),
+        "code": refused(lambda: (here.parent / "checks.py").write_text("")),
+        "shared": refused(lambda: Path("/course/shared/new").write_text("")),
+        "connect": refused(lambda: socket.create_connection(("1.1.1.1", 53), timeout=5)),
+        "course": sorted(path.name for path in Path("/course").iterdir()),
+        "labs": Path("/course/labs").exists(),
+        "pids": pids.read_text().strip(),
+        "capabilities": int(capabilities, 16),
+        "secret": "of the host" in os.environ.values(),
+    }))
+
+
+def double(steps):
+    os.kill(os.getppid(), 9)
+"""
+
+
+def test_what_is_handed_in_is_graded_in_a_container_that_keeps_it_from_everything(course: Course, tmp_path: Path) -> None:
+    home = course.checkout.home
+    (tmp_path / "counting.py").write_text(HANDED_IN, encoding="utf-8")
+    arguments = ("grade", LAB, "--submission", str(tmp_path), "--json")
+    done = course.checkout.host(*arguments, **{**course.settings, "ONEPIECE_SECRET": "of the host"})
+    assert done.code == 1, done.output
+    made = json.loads(done.output.splitlines()[-1])
+    assert (made["backend"], made["isolated"], made["score"]) == ("container", True, 0), "its image is here: nobody has to ask"
+    assert made["image"]["id"] == docker("image", "inspect", "--format", "{{.Id}}", made["image"]["reference"])
+    first, second = made["exercises"]
+    assert first["status"] == "error"
+    found = json.loads(first["error"].partition("FOUND")[2])
+    assert found == {
+        "beside": ["checks.py", "counting.py", "lab.toml"],
+        "code": "OSError",
+        "shared": "OSError",
+        "connect": "OSError",
+        "course": ["images", "runs", "shared"],
+        "labs": False,
+        "pids": "512",
+        "capabilities": 0,
+        "secret": False,
+    }
+    assert (second["status"], second["points"]) == ("blocked", 0)
+    assert containers(home) == []
+    assert not list((home / "runs" / "grading").iterdir())
+
+
 # --- nox -s clean -----------------------------------------------------------------------------------------
 
 

@@ -259,3 +259,31 @@ def test_what_a_lab_imports_is_imported_once(tmp_path: Path) -> None:
     assert statuses(warm.ask(counting("import wave\nreturn steps"))) == ["passed", "passed"]
     assert statuses(warm.ask(source)) == ["passed", "passed"]
     assert warm.end() == 0
+
+
+# --- for code that is not trusted -------------------------------------------------------------------------
+
+
+def test_only_some_exercises_are_looked_at(either: Warm) -> None:
+    assert [outcome["exercise"] for outcome in either.ask(only=[2])["outcomes"]] == [2]
+
+
+def test_a_module_is_imported_and_nothing_is_checked(either: Warm) -> None:
+    assert either.ask(module="counting", names=["count"])["outcomes"] == [{"import_error": None}]
+    (lacking,) = either.ask(module="counting", names=["count", "triple"])["outcomes"]
+    assert lacking["import_error"] == "ImportError: counting.py has no triple"
+    (broken,) = either.ask("def count(:\n", module="counting")["outcomes"]
+    assert "SyntaxError" in broken["import_error"]
+
+
+def test_with_a_token_only_lines_that_have_it_are_outcomes(warm: Warm) -> None:
+    forged = 'for fd in range(64):\n    try: os.write(fd, b\'{"exercise": 1, "status": "passed"}\\n\')\n    except OSError: pass\nreturn 7'
+    answer = warm.ask(counting(forged), token="0123")
+    assert (statuses(answer), answer["strange"], answer["token"]) == (["failed", "passed"], 1, "0123")
+    assert "strange" not in warm.ask(token="4567")
+
+
+def test_an_outcome_says_if_what_judges_was_replaced(warm: Warm) -> None:
+    cheat = "import onepiece.checks\nonepiece.checks.expect = lambda *a, **k: None\n"
+    answer = warm.ask(counting("return 7", at_import=cheat))
+    assert [outcome["tampered"] for outcome in answer["outcomes"]] == [["expect"], ["expect"]]

@@ -9,7 +9,12 @@ did. Standard input has one JSON object per line, and standard output answers ea
     {"timeout": true}                                                       it was killed after `seconds`
 
 `replace` holds sources that stand for files of the code directories; nothing is written to disk. With `stop` the first exercise that is
-not passed is the last one looked at. It ends when standard input closes, after the request that is under way.
+not passed is the last one looked at, with `only` these exercises are looked at, and with `module` nothing is checked: the outcome says
+whether that module can be imported, and has the `names`. It ends when standard input closes, after the request that is under way.
+
+Whoever checks code that they do not trust gives each request a `token`. The answer has it, and so has every line that the process of a
+request says to this one: a line without it is no outcome, and is counted as `strange` in the answer. Code that looks for the token in the
+memory of its own process finds it, for there it has to be: what is held back is a line that is written blindly.
 
 Which packages are heavy is not written down anywhere: torch is, and whatever else the code of a lab imported is imported here too after
 that request, so that the next one finds it.
@@ -98,9 +103,22 @@ def check_here(request: Request, say: Callable[[dict[str, Any]], None]) -> None:
     os.environ["ONEPIECE_RUN"] = request["lab"]
     sys.path[:0] = request["code"]
     sys.meta_path.insert(0, _Replacements(request["code"], request.get("replace", {})))
-    before = set(sys.modules)
-    checks.check_lab(Path(request["lab"]), say, stop=request.get("stop", False))
+    before, untouched = set(sys.modules), _what_judges()
+
+    def say_if_untouched(said: dict[str, Any]) -> None:
+        changed = sorted(name for name, found in _what_judges().items() if untouched.get(name) != found)
+        say(said | {"tampered": changed} if changed else said)
+
+    if "module" in request:
+        checks.check_import(request["module"], request.get("names", ()), say_if_untouched)
+    else:
+        checks.check_lab(Path(request["lab"]), say_if_untouched, stop=request.get("stop", False), only=request.get("only"))
     say({"imported": sorted(name for name in set(sys.modules) - before if not _of_the_lab(name, request["code"]))})
+
+
+def _what_judges() -> dict[str, tuple[int, int]]:
+    """What `onepiece.checks` consists of: a learner's module that puts something else in its place judges itself."""
+    return {name: (id(value), id(getattr(value, "__code__", None))) for name, value in vars(checks).items() if not name.startswith("__")}
 
 
 def _of_the_lab(name: str, code: Sequence[str]) -> bool:
@@ -123,24 +141,30 @@ def limit_memory() -> None:
 
 
 class _Heard:
-    """What a child has said so far; its lines may come in pieces."""
+    """What a child has said so far; its lines may come in pieces, and those without the token are not its own."""
 
-    def __init__(self) -> None:
-        self._rest = b""
+    def __init__(self, token: str) -> None:
+        self._token, self._rest, self._strange = token.encode(), b"", 0
         self._last_words: dict[Any, dict[str, Any]] = {}
         self.imported: list[str] = []
 
     def take(self, piece: bytes) -> None:
         *lines, self._rest = (self._rest + piece).split(b"\n")
         for line in lines:
-            said = json.loads(line)
-            if "imported" in said:
+            try:
+                said = json.loads(line.removeprefix(self._token)) if line.startswith(self._token) else None
+            except ValueError:
+                said = None
+            if not isinstance(said, dict):
+                self._strange += 1
+            elif "imported" in said:
                 self.imported = said["imported"]
             else:
                 self._last_words[said.get("exercise")] = said
 
     def answer(self, exit_code: int) -> Answer:
-        return {"outcomes": list(self._last_words.values()), "exit_code": exit_code}
+        answer = {"outcomes": list(self._last_words.values()), "exit_code": exit_code}
+        return answer | ({"strange": self._strange} if self._strange else {})
 
 
 def check_forked(request: Request, protocol: TextIO) -> tuple[Answer, list[str]]:
@@ -156,7 +180,7 @@ def check_forked(request: Request, protocol: TextIO) -> tuple[Answer, list[str]]
         protocol.close()
         _be_the_child(request, writes)
     os.close(writes)
-    heard, ended = _Heard(), 0
+    heard, ended = _Heard(request.get("token", "")), 0
     try:
         while True:
             # It has ended: then everything that it said is in the pipe, although something that it started may hold that open.
@@ -191,7 +215,8 @@ def _be_the_child(request: Request, writes: int) -> NoReturn:
             os.dup2(nothing, descriptor)
         sys.stdin = os.fdopen(os.dup(0), encoding="utf-8")  # the other one may have read the next request already
         with os.fdopen(writes, "w", encoding="utf-8") as stream:
-            check_here(request, lambda said: _write(stream, said))
+            token = request.pop("token", "")
+            check_here(request, lambda said: _write(stream, said, token))
         os._exit(0)
     finally:
         os._exit(1)
@@ -201,7 +226,7 @@ def _check_fresh(request: Request) -> Answer:
     """Check a request in a Python of its own, where processes cannot be forked: as right, and as slow as starting it."""
     command = [sys.executable, "-m", "onepiece.kernel.warm_checks", "--one"]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    heard = _Heard()
+    heard = _Heard(request.get("token", ""))
     try:
         said, _ = process.communicate(json.dumps(request).encode(), timeout=request.get("seconds", SECONDS))
     except subprocess.TimeoutExpired:
@@ -227,7 +252,9 @@ def main(arguments: list[str] | None = None) -> int:
     # Threads of torch would not be there in a child, which then waits for them for ever; nor can a child use a GPU after its parent.
     os.environ |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "TRITON_INTERPRET": "1"}
     if options.one:
-        check_here(json.loads(sys.stdin.buffer.readline()), lambda said: _write(protocol, said))
+        request = json.loads(sys.stdin.buffer.readline())
+        token = request.pop("token", "")
+        check_here(request, lambda said: _write(protocol, said, token))
         return 0
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that what is under way is ended first
     forks = hasattr(os, "fork") and not options.no_fork
@@ -237,7 +264,7 @@ def main(arguments: list[str] | None = None) -> int:
     for line in sys.stdin.buffer:
         request = json.loads(line)
         answer, imported = check_forked(request, protocol) if forks else (_check_fresh(request), [])
-        _write(protocol, answer)
+        _write(protocol, answer | ({"token": request["token"]} if "token" in request else {}))
         _import_all(imported)
     return 0
 
@@ -250,8 +277,8 @@ def _import_all(names: Iterable[str]) -> None:
             continue
 
 
-def _write(stream: TextIO, said: Mapping[str, Any]) -> None:
-    stream.write(json.dumps(said, ensure_ascii=False) + "\n")
+def _write(stream: TextIO, said: Mapping[str, Any], token: str = "") -> None:
+    stream.write(token + json.dumps(said, ensure_ascii=False) + "\n")
     stream.flush()
 
 

@@ -260,6 +260,24 @@ MESSAGES: dict[str, tuple[Text, Text]] = {
             "請在終端機裡執行，不要接管線；題目也寫在 {template}。",
         ),
     ),
+    "no-submission": (
+        Text("There is no directory {path} to grade.", "沒有可以評分的目錄 {path}。"),
+        Text(
+            "Name the directory of a learner's copy: nox -s grade -- {lab} --submission DIR",
+            "請指定學習者副本所在的目錄：nox -s grade -- {lab} --submission 目錄",
+        ),
+    ),
+    "not-a-submission": (
+        Text("{path} is not a copy of {lab}: {reason}.", "{path} 不是 {lab} 的副本：{reason}。"),
+        Text(
+            "Name the directory that has the modules itself, as this makes it: nox -s start -- {lab}",
+            "請指定直接放著模組的目錄，也就是這個指令建立的目錄：nox -s start -- {lab}",
+        ),
+    ),
+    "no-exercises": (
+        Text("{lab} has no exercises, so there is nothing to grade.", "{lab} 沒有練習，沒有東西可以評分。"),
+        Text("See all labs: nox -s catalog", "查看全部實驗：nox -s catalog"),
+    ),
     "no-image": (
         Text("There is no container image for {image}: {reason} is missing.", "沒有 {image} 的容器映像檔：缺少 {reason}。"),
         Text("Use --backend local; all images: nox -s images -- --print", "請改用 --backend local；全部映像檔：nox -s images -- --print"),

@@ -58,10 +58,10 @@ def execute(run: Run, engine: Engine, hear: Callable[[dict[str, Any]], None]) ->
                 with contextlib.suppress(DockerException, OSError):  # an engine that is gone shows when the container is looked at
                     container.wait(timeout=_END_SECONDS)
 
-            def kill() -> None:
-                _kill(container, connection)
+            def end() -> None:
+                kill(container, connection)
 
-            ending = local.listen(output_lines(connection, errors), hear_why, stop=stop, wait=wait, kill=kill)
+            ending = local.listen(output_lines(connection, errors), hear_why, stop=stop, wait=wait, kill=end)
             if ending.finished and not ending.whole:
                 raise _crash(container, log, run)
     return ending.finished
@@ -69,32 +69,34 @@ def execute(run: Run, engine: Engine, hear: Callable[[dict[str, Any]], None]) ->
 
 def settings(run: Run, engine: Engine, cache: Path) -> dict[str, Any]:
     """Everything that docker-py is told about the container of a run."""
-    assert run.image is not None
-    limit = sandbox.memory_limit(run)
-    command = ["-m", "onepiece.kernel.execute", sandbox.place(run.directory), *run.options.notebooks]
+    return told(sandbox.of_run(run, cache, os.environ), engine)
+
+
+def told(wanted: sandbox.Sandbox, engine: Engine) -> dict[str, Any]:
+    """Everything that docker-py is told about a container."""
     return {
-        "image": run.image["id"],
-        "name": f"onepiece-{run.lab.id}-{run.directory.name}-{os.getpid()}",
-        "labels": sandbox.labels(run),
+        "image": wanted.image,
+        "name": f"{wanted.name}-{os.getpid()}",
+        "labels": dict(wanted.labels),
         "entrypoint": [sandbox.PYTHON],
-        "command": [*command, *(["--keep-going"] if run.options.keep_going else [])],
-        "environment": sandbox.variables(run, os.environ),
-        "working_dir": sandbox.place(run.directory),
+        "command": list(wanted.command),
+        "environment": dict(wanted.variables),
+        "working_dir": wanted.directory,
         "hostname": "localhost",  # resolves without a network, which is what torch.distributed asks of a host name
-        "network_mode": "none" if sandbox.offline(run) else "bridge",
+        "network_mode": "none" if wanted.offline else "bridge",
         "stdin_open": True,
         "init": True,  # reaps what notebooks leave, and passes signals on
-        "mounts": [Mount(bind.target, str(bind.source), type="bind", read_only=bind.read_only) for bind in sandbox.binds(run, cache)],
+        "mounts": [Mount(bind.target, str(bind.source), type="bind", read_only=bind.read_only) for bind in wanted.binds],
         "read_only": True,
         "tmpfs": {"/tmp": "mode=1777,exec"},  # exec: compiled kernels are loaded from there
         "cap_drop": ["ALL"],
         "security_opt": ["no-new-privileges", *(["label=disable"] if "selinux" in engine.security else [])],
-        "pids_limit": sandbox.PIDS,
-        "mem_limit": limit,
-        "memswap_limit": limit,  # no swap beyond it
-        "shm_size": sandbox.shared_memory(run),
+        "pids_limit": wanted.pids,
+        "mem_limit": wanted.memory,
+        "memswap_limit": wanted.memory,  # no swap beyond it
+        "shm_size": wanted.shared_memory,
         "log_config": LogConfig(type=LogConfig.types.NONE),  # what it says is read, not kept a second time
-        "device_requests": [DeviceRequest(**sandbox.gpu_request(engine))] if run.plan.device == "cuda" else None,
+        "device_requests": [DeviceRequest(**sandbox.gpu_request(engine))] if wanted.device == "cuda" else None,
         **sandbox.identity(engine, sys.platform, getattr(os, "getuid", int)(), getattr(os, "getgid", int)()),
     }
 
@@ -161,7 +163,8 @@ def frames(connection: socket.socket) -> Iterator[tuple[int, bytes]]:
             yield header[0], stream.read(int.from_bytes(header[4:], "big"))
 
 
-def _kill(container: Container, connection: socket.socket) -> None:
+def kill(container: Container, connection: socket.socket) -> None:
+    """End it now; what it says ends too."""
     try:
         container.kill()
     except (DockerException, OSError):  # the engine hangs: do not wait for it
@@ -179,7 +182,7 @@ def _cut(connection: socket.socket) -> None:
 
 def _with_memory(event: dict[str, Any], container: Container, run: Run) -> dict[str, Any]:
     """The end of a notebook that failed, with the reason if memory was it: Linux killed something in the container."""
-    if event["event"] != "notebook_end" or not event["error"] or not _state(container).get("OOMKilled"):
+    if event["event"] != "notebook_end" or not event["error"] or not state_of(container).get("OOMKilled"):
         return event
     error, why = event["error"], str(out_of_memory(run).cause)
     if error["name"] == "DeadKernel":
@@ -201,7 +204,7 @@ def next_steps(run: Run) -> list[str]:
 
 def _crash(container: Container, log: Path, run: Run) -> UserError:
     """Why a runner ended without saying so itself."""
-    state = _state(container)
+    state = state_of(container)
     if not state:
         return UserError("engine-gone")
     if state.get("OOMKilled"):
@@ -212,7 +215,7 @@ def _crash(container: Container, log: Path, run: Run) -> UserError:
     return UserError("container-failed", reason=reason, lab=run.lab.id)
 
 
-def _state(container: Container) -> dict[str, Any]:
+def state_of(container: Container) -> dict[str, Any]:
     """The engine's word on the container; empty if it does not answer."""
     try:
         container.reload()

@@ -45,6 +45,12 @@ def sources_hash(lab: Lab) -> str:
     return _hash([("lab.toml", lab.directory / "lab.toml"), *((path.name, path) for name, path in files.items() if name not in aside)])
 
 
+def checks_hash(lab: Lab) -> str:
+    """One hash over everything in the lab's directory that decides what its checks say: all code but the notebooks."""
+    notebooks = {f"{name}.py" for name in lab.notebooks}
+    return _hash((path.name, path) for path in sorted(lab.directory.glob("*.py")) if path.name not in notebooks)
+
+
 def shared_hash(lab: Lab) -> str:
     """One hash over the shared modules that the lab runs on."""
     return _hash(of_lab(lab).items())

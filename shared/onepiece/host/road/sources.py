@@ -331,7 +331,7 @@ def verify(lab: Lab) -> list[UserError]:
         collect(read_cells, lab.directory / f"{name}.py")
     for path in modules(lab):
         collect(starter_source, path)
-        if path.stem in sys.stdlib_module_names or path.stem in _course_packages():
+        if hides(path.stem):
             problems.append(_bad(path, 1, "the module shadows an importable name; rename it"))
     seen = collect(usage, lab)
     if seen is None:
@@ -345,6 +345,11 @@ def verify(lab: Lab) -> list[UserError]:
                     UserError("bad-manifest", where=f"{lab.id}/lab.toml", what=f"{what} which no notebook records with lab.record")
                 )
     return problems
+
+
+def hides(module: str) -> bool:
+    """Would a module of this name, first on the path, hide one of Python, or of the packages that the course needs?"""
+    return module in sys.stdlib_module_names or module in _course_packages()
 
 
 def _course_packages() -> frozenset[str]:

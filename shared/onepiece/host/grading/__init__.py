@@ -1,0 +1,1 @@
+"""Grading: what a learner handed in, judged by the lab's checks."""
