@@ -6,7 +6,8 @@
 
 Lab floor tests run in the lab's environment. Of the others most run on all cores; those that need the machine to themselves (a
 whole lab, a container engine, real servers) run after them, one after the other. Tests with a container engine take many minutes:
-they run if `ONEPIECE_REQUIRE` names docker, or if they are named.
+they run if `ONEPIECE_REQUIRE` names docker, or if they are named. Of the labs that `nox -s new-lab` makes only one kind is run whole:
+`ONEPIECE_SCAFFOLDS=all`, or `serving,peft`, says which.
 """
 
 from __future__ import annotations

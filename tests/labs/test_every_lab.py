@@ -68,7 +68,7 @@ def test_every_manifest_of_the_course_can_be_read() -> None:
 
 @pytest.mark.parametrize("name", READMES)
 def test_the_readme_lists_the_labs_that_there_are(name: str) -> None:
-    text = (toy_course.ROOT / name).read_text(encoding="utf-8")
+    text = (ROOT / name).read_text(encoding="utf-8")
     assert with_labs(text, catalog.load(LABS), READMES[name]) == text, "nox -s catalog -- --readme writes the list"
 
 

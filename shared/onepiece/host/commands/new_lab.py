@@ -93,10 +93,11 @@ def _say_what_next(console: Console, lab_id: str, files: dict[str, str]) -> None
         (f"nox -s {lab_id}", tr("run it", "執行它")),
         (f"nox -s check -- {lab_id} --reference", tr("its checks, on the reference", "用參考解跑它的檢查")),
         (f"nox -s {lab_id} -- --publish", tr("run it whole and keep the results", "完整執行並保存結果")),
-        (f"nox -s mutate -- {lab_id} --publish", tr("do its checks notice wrong code?", "檢查抓得到錯的程式碼嗎？")),
+        (f"nox -s mutate -- {lab_id} --gates --publish", tr("do checks and gates notice wrong code?", "檢查與關卡抓得到錯的程式碼嗎？")),
     ]
     if "calibration.py" in files:
         steps.append((f"nox -s calibrate -- {lab_id} --publish", tr("search the settings of both sides", "為兩邊搜尋設定")))
+    steps.append(("nox -s catalog -- --readme", tr("into the list of both READMEs", "寫進兩份 README 的清單")))
     steps.append((f"nox -s tests -- {lab_id}", tr("everything about it", "關於它的所有測試")))
     wide = max(len(typed) for typed, _ in steps)
     made = f"{kept_file(LABS / lab_id)}, {kept_file(IMAGES / lab_id)}"
