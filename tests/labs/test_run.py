@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -53,6 +54,71 @@ def no_traceback(done: Done) -> None:
     """A user's mistake is one line of cause and one of remedy."""
     assert "Traceback" not in done.output
     assert done.output.strip()
+
+
+# --- the score --------------------------------------------------------------------------------------------
+
+SCORE = """
+[score]
+metric = "speed"
+objective = { en = "Faster than before", zh-TW = "比之前快" }
+unit = "x"
+better = "higher"
+"""
+SPEED = """
+from counting import speed
+
+lab.record("speed", speed(), seed=0)
+lab.record("speed", speed() + 1, seed=1)
+lab.record("speed", 99.0, variant="naive")
+"""
+SPEEDING = "def speed() -> float:\n    # SOLUTION 1\n    return 2.0\n    # END SOLUTION\n"
+
+
+def test_a_score_is_said_kept_and_shown_beside_the_best_so_far(checkout: Checkout, read_results: Results, tmp_path: Path) -> None:
+    lab_id, other = "lab-9.6-speed", checkout.elsewhere(tmp_path / "home")
+    directory = toy_course.write_quick_lab(checkout.root, lab_id, first=GOOD + SPEED)
+    (directory / "counting.py").write_text(SPEEDING, encoding="utf-8")
+    manifest = directory / "lab.toml"
+    manifest.write_text(manifest.read_text(encoding="utf-8") + SCORE, encoding="utf-8")
+    try:
+        first = other.host("run", lab_id, "--backend", "local", "--device", "cpu")
+        assert first.code == 0, first.output
+        assert "score: 2.5 x (the first one) Faster than before" in first.words
+        assert other.host("start", lab_id).code == 0
+        mine = other.home / "workspace" / lab_id / "counting.py"
+        for value, said in (("1.0", "score: 1.5 x (the first one)"), ("3.0", "score: 3.5 x (the best so far; before: 1.5 x)")):
+            mine.write_text(f"def speed() -> float:\n    return {value}\n", encoding="utf-8")
+            done = other.host("run", lab_id, "--mine", "--backend", "local", "--device", "cpu")
+            assert said in done.words, "the reference's score is another's"
+        shown = other.host("progress").output
+    finally:
+        shutil.rmtree(directory)
+    assert re.search(rf"{lab_id} +speed +cpu +.+ reference +2\.5 x", shown), shown
+    assert re.search(rf"{lab_id} +speed +cpu +.+ mine +3\.5 x", shown), shown
+    scores = [read_results(run)["score"] for run in other.runs(lab_id)]
+    assert [score["value"] for score in scores] == [2.5, 1.5, 3.5]
+    assert scores[0] == {
+        "metric": "speed",
+        "objective": {"en": "Faster than before", "zh-TW": "比之前快"},
+        "unit": "x",
+        "better": "higher",
+        "value": 2.5,
+    }
+
+
+def test_a_lab_has_no_score_on_a_profile_that_it_is_not_for(checkout: Checkout, read_results: Results, tmp_path: Path) -> None:
+    lab_id, other = "lab-9.7-quiet", checkout.elsewhere(tmp_path / "home")
+    directory = toy_course.write_quick_lab(checkout.root, lab_id, first=GOOD + 'lab.record("speed", 2.0)\n')
+    manifest = directory / "lab.toml"
+    manifest.write_text(manifest.read_text(encoding="utf-8") + SCORE + 'profiles = ["gpu"]\n', encoding="utf-8")
+    try:
+        done = other.host("run", lab_id, "--backend", "local", "--device", "cpu")
+    finally:
+        shutil.rmtree(directory)
+    assert done.code == 0, done.output
+    assert "score:" not in done.output
+    assert read_results(other.runs(lab_id)[0])["score"] is None
 
 
 # --- the course -------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from toy_course import LAB, MANIFEST
 
 from onepiece.course import catalog
 from onepiece.course.errors import UserError
+from onepiece.course.text import Text
 from onepiece.host.road import sources
 
 # --- what a good manifest says --------------------------------------------------------------------
@@ -92,6 +93,49 @@ def test_a_course_without_labs_is_empty_and_still_answers(tmp_path: Path) -> Non
     with pytest.raises(UserError) as refusal:
         course.lab("lab-1.1-a")
     assert refusal.value.code == "unknown-lab"
+
+
+SCORE = """
+[score]
+metric = "error"
+objective = { en = "How far off", zh-TW = "差多少" }
+unit = "steps"
+better = "lower"
+profiles = ["cpu", "gpu"]
+"""
+
+
+def test_a_score_is_read_as_it_is_written_and_a_lab_may_have_none(tmp_path: Path) -> None:
+    toy_course.write_lab(tmp_path)
+    assert catalog.load(tmp_path / "labs").lab(LAB).score is None
+    toy_course.write_lab(tmp_path, manifest=MANIFEST + SCORE)
+    score = catalog.load(tmp_path / "labs").lab(LAB).score
+    assert score == catalog.Score("error", Text("How far off", "差多少"), "lower", "steps", ("cpu", "gpu"))
+
+
+@pytest.mark.parametrize(
+    ("good", "bad", "key", "allowed"),
+    [
+        ('metric = "error"\nobjective = { en = "How', 'objective = { en = "How', "key score.metric", "missing"),
+        ('better = "lower"', 'better = "faster"', "key score.better", "higher | lower"),
+        ('better = "lower"', "", "key score.better", "missing"),
+        ('unit = "steps"', "unit = 1", "key score.unit", "a"),
+        ('unit = "steps"', 'units = "steps"', "key score.units", "did you mean unit?"),
+        ('profiles = ["cpu", "gpu"]', "profiles = []", "key score.profiles", "a"),
+        ('profiles = ["cpu", "gpu"]', 'profiles = ["tpu"]', "key score.profiles", "cpu"),
+    ],
+)
+def test_a_score_that_is_wrong_is_refused(tmp_path: Path, good: str, bad: str, key: str, allowed: str) -> None:
+    assert good in SCORE
+    toy_course.write_lab(tmp_path, manifest=MANIFEST + SCORE.replace(good, bad))
+    assert key in refusal_of(tmp_path / "labs")
+    assert allowed in refusal_of(tmp_path / "labs")
+
+
+def test_a_score_on_a_profile_that_the_lab_does_not_have_is_refused(tmp_path: Path) -> None:
+    without_gpu = MANIFEST.partition("[gpu]")[0] + "[[gates]]" + MANIFEST.partition("[[gates]]")[2]
+    toy_course.write_lab(tmp_path, manifest=without_gpu + SCORE)
+    assert "key score.profiles: found 'gpu'" in refusal_of(tmp_path / "labs")
 
 
 # --- refusals ---------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from onepiece.course.catalog import Course, Gate, Lab, Profile
 from onepiece.course.errors import UserError
 from onepiece.course.learning_paths import LearningPath, Stage, Syllabus
 from onepiece.course.text import Text
-from onepiece.host.progress import record, view
+from onepiece.host.progress import record, scores, view
 from onepiece.host.progress import store as progress_store
 from onepiece.host.progress.achievements import achievements
 from onepiece.host.progress.events import Attempt, Event, event, of_checks, of_run
@@ -117,6 +117,73 @@ def test_published_results_can_be_recorded(tmp_path: Path) -> None:
     """Whatever `results.json` holds today, of every lab that published some."""
     for file in (Path(catalog.LABS)).glob("*/results/[cg]pu-*.json"):
         assert of_run(json.loads(file.read_text(encoding="utf-8")))[0].kind == "lab_run"
+
+
+# --- scores -------------------------------------------------------------------------------------------------
+
+
+def scoring(value: float | str, status: str = "passed", better: str = "higher", **changes: Any) -> dict[str, Any]:
+    objective = {"en": "How fast", "zh-TW": "多快"}
+    score = {"metric": "speed", "objective": objective, "unit": "x", "better": better, "value": value}
+    hardware = {"processor": "A processor", "gpus": ["NVIDIA H100 80GB HBM3, 580.159.04"]}
+    return results(A, status, score=score, hardware=hardware, **changes)
+
+
+def bests(*runs: dict[str, Any]) -> list[tuple[str, str, str]]:
+    return [(one.machine, one.whose, str(one)) for one in scores.best(in_order(*(of_run(run) for run in runs))).values()]
+
+
+def test_a_run_of_a_lab_with_a_score_keeps_it_with_the_machine() -> None:
+    values = of_run(scoring(1.5, device="cuda"))[0].values
+    assert values["score"] == {"metric": "speed", "value": 1.5, "unit": "x", "better": "higher"}
+    assert values["machine"] == "NVIDIA H100 80GB HBM3", "without its driver"
+    assert of_run(scoring(1.5))[0].values["machine"] == "A processor", "a GPU that the run did not use is not its machine"
+    assert "score" not in of_run(results(A, score=None))[0].values
+
+
+@pytest.mark.parametrize(("better", "wanted"), [("higher", "3 x"), ("lower", "1 x")])
+def test_the_best_score_is_the_one_that_the_lab_calls_better(better: str, wanted: str) -> None:
+    assert bests(*(scoring(value, better=better) for value in (2.0, 3.0, 1.0))) == [("A processor", "reference", wanted)]
+
+
+def test_machines_authors_and_profiles_do_not_compare() -> None:
+    runs = [scoring(1.0), scoring(2.0, mine=True), scoring(3.0, device="cuda"), scoring(4.0, device="cuda", profile="gpu")]
+    assert [text for _, _, text in bests(*runs)] == ["1 x", "2 x", "3 x", "4 x"]
+
+
+def test_a_run_that_missed_a_gate_has_no_score_and_neither_has_nan() -> None:
+    assert bests(scoring(9.0, "failed"), scoring(9.0, "incomplete"), scoring("nan"), scoring(1.0)) == [("A processor", "reference", "1 x")]
+
+
+@pytest.mark.parametrize("score", [5, {}, {"better": "higher"}, {"better": "up", "value": 1, "metric": "m", "unit": ""}, {"value": "much"}])
+def test_a_score_that_cannot_be_read_is_left_out(score: object) -> None:
+    made = event("lab_run", A, status="passed", profile="cpu", machine="m", mine=False, score=score)
+    assert scores.best([made]) == {}
+
+
+@pytest.mark.usefixtures("store")
+def test_the_score_is_said_beside_the_best_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONEPIECE_LANG", "en")
+
+    def said(run: dict[str, Any]) -> str:
+        console = Console(file=io.StringIO(), width=200)
+        record.record_run(console, run)
+        return console.file.getvalue()  # type: ignore[attr-defined]
+
+    assert "score: 2 x (the first one)  How fast  A processor, reference" in said(scoring(2.0))
+    assert "score: 1 x (best so far 2 x)" in said(scoring(1.0))
+    assert "score: 3 x (the best so far; before: 2 x)" in said(scoring(3.0))
+    assert "score: 3 x (best so far 3 x)" in said(scoring(3.0))
+    assert said(scoring(9.0, "failed")) == said(results(A)) == ""
+
+
+def test_progress_shows_the_best_scores() -> None:
+    console = Console(file=io.StringIO(), width=120)
+    view.show_scores(console, scores.best(of_run(scoring(2.0, mine=True))).values())
+    assert re.search(rf"{A}\s+speed\s+cpu\s+A processor\s+(mine|我的)\s+2 x", console.file.getvalue())  # type: ignore[attr-defined]
+    empty = Console(file=io.StringIO())
+    view.show_scores(empty, [])
+    assert empty.file.getvalue() == ""  # type: ignore[attr-defined]
 
 
 def test_only_exercises_that_pass_are_recorded() -> None:

@@ -370,6 +370,16 @@ def test_a_variant_that_is_computed_counts_as_any_variant(tmp_path: Path) -> Non
     assert not sources.verify(catalog.load(tmp_path / "labs").lab(LAB))
 
 
+def test_a_score_that_no_notebook_records_is_refused(tmp_path: Path) -> None:
+    score = '\n[score]\nmetric = "{}"\nobjective = {{ en = "a", zh-TW = "b" }}\nbetter = "lower"\n'
+    toy_course.write_lab(tmp_path, manifest=toy_course.MANIFEST + score.format("error"))
+    assert not sources.verify(catalog.load(tmp_path / "labs").lab(LAB))
+    toy_course.write_lab(tmp_path, manifest=toy_course.MANIFEST + score.format("speed"))
+    (error,) = sources.verify(catalog.load(tmp_path / "labs").lab(LAB))
+    assert error.code == "bad-manifest"
+    assert "score.metric 'speed' which no notebook records" in error.cause.en
+
+
 def test_verify_collects_every_problem_of_a_lab(tmp_path: Path) -> None:
     lab_directory = toy_course.write_lab(tmp_path, use="# %% [md]\n", counting="# SOLUTION 1\n")
     (lab_directory / "torch.py").write_text("x = 1\n")

@@ -12,12 +12,25 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from onepiece.course.declarations import LAB_ID, LEVELS, PATHS, PROFILES, Gate, Lab, Profile
+from onepiece.course.declarations import LAB_ID, LEVELS, PATHS, PROFILES, Gate, Lab, Profile, Score
 from onepiece.course.errors import UserError
 from onepiece.course.manifest import manifest_table, read_manifest
 from onepiece.course.places import LABS
 
-__all__ = ["LAB_ID", "LEVELS", "PATHS", "PROFILES", "Course", "Gate", "Lab", "Profile", "environment_name", "load", "read_manifest"]
+__all__ = [
+    "LAB_ID",
+    "LEVELS",
+    "PATHS",
+    "PROFILES",
+    "Course",
+    "Gate",
+    "Lab",
+    "Profile",
+    "Score",
+    "environment_name",
+    "load",
+    "read_manifest",
+]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What a lab declares about itself, as frozen dataclasses: the lab, its profiles, its gates."""
+"""What a lab declares about itself, as frozen dataclasses: the lab, its profiles, its gates, its score."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ NOTEBOOK_NAME = re.compile(r"\d{2}-[a-z0-9]+(-[a-z0-9]+)*")
 LEVELS = ("intro", "core", "advanced")
 PATHS = ("engineer", "researcher", "manager")
 PROFILES = ("cpu", "gpu")
+BETTER = ("higher", "lower")
 SERVERS = ("vllm", "triton")
 RESERVED_SETTINGS = ("profile", "device", "model")
 DTYPES = ("float32", "float64", "bfloat16", "float16")
@@ -60,6 +61,17 @@ class Gate:
 
 
 @dataclass(frozen=True, slots=True)
+class Score:
+    """One measured number by which runs of a lab compare, on one machine: nothing passes or fails by it."""
+
+    metric: str  # recorded by a notebook; its mean over seeds is the score
+    objective: Text
+    better: str  # "higher" or "lower"
+    unit: str = ""
+    profiles: tuple[str, ...] = ("cpu",)
+
+
+@dataclass(frozen=True, slots=True)
 class Lab:
     """One lab, as its manifest says."""
 
@@ -78,6 +90,7 @@ class Lab:
     extras: tuple[str, ...] = ()
     server: str | None = None  # the real server that its notebooks start, of SERVERS
     network: bool = False
+    score: Score | None = None
 
     @property
     def module(self) -> str:

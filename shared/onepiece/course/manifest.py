@@ -8,6 +8,7 @@ from pathlib import Path
 
 from onepiece.course import toml_table
 from onepiece.course.declarations import (
+    BETTER,
     DTYPES,
     LAB_ID,
     LEVELS,
@@ -19,6 +20,7 @@ from onepiece.course.declarations import (
     Gate,
     Lab,
     Profile,
+    Score,
 )
 from onepiece.course.errors import UserError
 from onepiece.course.toml_table import Table, at
@@ -50,6 +52,7 @@ def read_manifest(path: Path) -> Lab:
         extras=table.strings("extras", default=()),
         server=table.choice("server", SERVERS, default=None),
         network=table.boolean("network", default=False),
+        score=_score(table.table("score")) if table.has("score") else None,
     )
     table.refuse_unknown()
     _check_notebooks(lab, table)
@@ -57,6 +60,9 @@ def read_manifest(path: Path) -> Lab:
         for extra in gate.requires:
             if extra not in lab.extras:
                 raise table.bad(f"gates[{index}].requires", repr(extra), f"the lab's extras: {', '.join(lab.extras) or 'none'}")
+    for profile in lab.score.profiles if lab.score else ():
+        if profile not in lab.profiles:
+            raise table.bad("score.profiles", repr(profile), f"the lab's profiles: {', '.join(lab.profiles)}")
     if not lab.gates:
         raise table.bad("gates", "none", "at least one [[gates]] table")
     if not any(gate.control for gate in lab.gates):
@@ -138,6 +144,18 @@ def _gate(table: Table) -> Gate:
     )
     table.refuse_unknown()
     return gate
+
+
+def _score(table: Table) -> Score:
+    score = Score(
+        metric=table.string("metric"),
+        objective=table.text("objective"),
+        better=table.choice("better", BETTER),
+        unit=table.string("unit", default=""),
+        profiles=table.strings("profiles", default=("cpu",), allowed=PROFILES, non_empty=True),
+    )
+    table.refuse_unknown()
+    return score
 
 
 def _check_notebooks(lab: Lab, table: Table) -> None:

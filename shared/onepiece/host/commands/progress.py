@@ -12,7 +12,7 @@ from onepiece.course import catalog
 from onepiece.course.errors import UserError
 from onepiece.course.text import tr
 from onepiece.host.command_line import Parser, add_language
-from onepiece.host.progress import files, store, view
+from onepiece.host.progress import files, scores, store, view
 from onepiece.host.progress.achievements import achievements
 from onepiece.host.progress.events import Event
 from onepiece.host.progress.state import Material, State, gather, recommend, state
@@ -36,6 +36,7 @@ def command(console: Console, arguments: list[str]) -> int:
     else:
         view.show_modules(console, found)
         view.show_labs(console, found)
+        view.show_scores(console, scores.best(events).values())
     view.show_advice(console, recommend(found, order), found)
     view.show_achievements(console, achievements(found, events))
     for problem in material.problems:

@@ -136,6 +136,7 @@ def of_run(results: Mapping[str, Any]) -> list[Event]:
         mine=results["mine"],
         seconds=results["seconds"],
         predictions=[_prediction(item) for item in results["predictions"]],
+        **_score(results),
     )
     gates = [
         event(
@@ -152,6 +153,23 @@ def of_run(results: Mapping[str, Any]) -> list[Event]:
         if gate["passed"] is not None or gate["reason"] != "not run"
     ]
     return [run, *gates, minutes(lab_id, results["seconds"], "run", at=run.at)]
+
+
+def _score(results: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes a run comparable with another: the score, and the machine. Empty where the lab has no score."""
+    score = results.get("score")
+    if score is None:
+        return {}
+    return {"score": {name: score[name] for name in ("metric", "value", "unit", "better")}, "machine": machine(results)}
+
+
+def machine(results: Mapping[str, Any]) -> str:
+    """On what a run was: the first GPU where it used one, else the processor."""
+    hardware = results["hardware"]
+    gpus = hardware.get("gpus") or []
+    if results["device"] == "cuda" and gpus:
+        return str(gpus[0]).partition(",")[0]  # without the driver's version, which comes after the name
+    return str(hardware.get("processor") or hardware.get("platform") or "?")
 
 
 def _prediction(item: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,13 +9,35 @@ from rich.console import Console
 from rich.markup import escape
 
 from onepiece.course.errors import UserError
-from onepiece.course.text import tr
+from onepiece.course.text import current_language, tr
 from onepiece.host.progress.events import Event, of_checks, of_run
+from onepiece.host.progress.scores import Scored, best, scored
 
 
 def record_run(console: Console, results: Mapping[str, Any]) -> None:
-    """Add a run of a lab, as its `results.json` has it."""
-    keep(console, lambda _: of_run(results))
+    """Add a run of a lab, as its `results.json` has it, and say its score beside the best one so far."""
+    earlier: list[Event] = []
+    made: list[Event] = []
+
+    def new(known: tuple[Event, ...]) -> list[Event]:
+        earlier.extend(known)
+        made.extend(of_run(results))
+        return made
+
+    if keep(console, new) and (one := scored(made[0])) is not None:
+        _say_score(console, results["score"]["objective"][current_language()], one, best(earlier).get(one.comparable))
+
+
+def _say_score(console: Console, objective: str, one: Scored, before: Scored | None) -> None:
+    if before is None:
+        beside = tr("the first one", "第一次的成績")
+    elif one.beats(before):
+        beside = tr(f"the best so far; before: {before}", f"目前最佳；之前是 {before}")
+    else:
+        beside = tr(f"best so far {before}", f"目前最佳 {before}")
+    where = f"{one.machine}{tr(', ', '，')}{one.whose}"
+    line = tr(f"score: [bold]{one}[/] ({escape(beside)})", f"成績：[bold]{one}[/]（{escape(beside)}）")
+    console.print(f"{line}  {escape(objective)}  [dim]{escape(where)}[/]", soft_wrap=True)
 
 
 def record_checks(console: Console, lab_id: str, outcomes: Iterable[Mapping[str, Any]], *, own: bool) -> None:

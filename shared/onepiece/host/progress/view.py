@@ -11,6 +11,7 @@ from rich.table import Table
 from onepiece.course.learning_paths import LearningPath
 from onepiece.course.text import current_language, tr
 from onepiece.host.progress.achievements import Achievement
+from onepiece.host.progress.scores import Scored
 from onepiece.host.progress.state import Advice, LabState, Material, State
 from onepiece.host.quiz.history import Standing
 
@@ -87,6 +88,21 @@ def show_labs(console: Console, found: State) -> None:
         exercises = f"{len(state.exercises_passed)}/{state.exercises}" if state.exercises else "—"
         quiz = quiz_cell([state.quiz] if state.quiz else [])
         table.add_row(_mark(state), state.lab.id, _status(state.last), str(state.runs), exercises, quiz, f"{state.minutes:.1f}")
+    console.print(table)
+
+
+def show_scores(console: Console, found: Iterable[Scored]) -> None:
+    """The best score of each lab, machine and author."""
+    rows = list(found)
+    if not rows:
+        return
+    console.print(f"\n[bold]{tr('Best scores', '最佳成績')}[/]\n")
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in (tr("lab", "實驗"), tr("metric", "指標"), "profile", tr("machine", "機器"), tr("code", "程式碼")):
+        table.add_column(column)
+    table.add_column(tr("best", "最佳"), justify="right", no_wrap=True)
+    for one in rows:
+        table.add_row(one.lab, escape(one.metric), one.profile, escape(one.machine), one.whose, f"[bold]{escape(str(one))}[/]")
     console.print(table)
 
 

@@ -230,6 +230,7 @@ def results_json(run: Run, judged: Iterable[gates.Judged], lock_sha256: str | No
         "notebooks": [{"name": name, **found} for name, found in run.notebooks.items()],
         "gates": [gates.as_json(item) for item in judged],
         "records": [asdict(record) | {"value": encode_number(record.value)} for record in run.records],
+        "score": _score(run, measured),
         "predictions": [
             {"metric": metric, "predicted": guess, "measured": encode_number(measured.get(metric))}
             for metric, guess in run.predictions.items()
@@ -243,6 +244,20 @@ def results_json(run: Run, judged: Iterable[gates.Judged], lock_sha256: str | No
         "sources_sha256": shared_modules.sources_hash(run.lab),
         "shared_sha256": shared_modules.shared_hash(run.lab),
         "git": git_state(),
+    }
+
+
+def _score(run: Run, measured: Mapping[str, float]) -> dict[str, Any] | None:
+    """The lab's score as this run measured it; None where the lab has none for this profile, or the run did not come to it."""
+    score = run.lab.score
+    if score is None or run.plan.profile not in score.profiles or score.metric not in measured:
+        return None
+    return {
+        "metric": score.metric,
+        "objective": {"en": score.objective.en, "zh-TW": score.objective.zh_tw},
+        "unit": score.unit,
+        "better": score.better,
+        "value": encode_number(measured[score.metric]),
     }
 
 

@@ -344,6 +344,9 @@ def verify(lab: Lab) -> list[UserError]:
                 problems.append(
                     UserError("bad-manifest", where=f"{lab.id}/lab.toml", what=f"{what} which no notebook records with lab.record")
                 )
+    if lab.score and not {(lab.score.metric, None), (lab.score.metric, "*")} & seen.records:
+        what = f"score.metric {lab.score.metric!r} which no notebook records with lab.record"
+        problems.append(UserError("bad-manifest", where=f"{lab.id}/lab.toml", what=what))
     return problems
 
 
