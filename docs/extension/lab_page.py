@@ -34,7 +34,7 @@ WORDS = {
     "not held": {"en": "not held", "zh-TW": "沒通過"},
     "not judged": {"en": "not judged: {reason}", "zh-TW": "未判定：{reason}"},
     "control": {"en": "control (must miss)", "zh-TW": "對照組（必須不過）"},
-    "null": {"en": "null system (must miss)", "zh-TW": "空系統（必須不過）"},
+    "null": {"en": "null system (must miss)", "zh-TW": "null 系統（必須不過）"},
     "missed": {"en": "missed", "zh-TW": "沒過"},
     "not missed": {"en": "did not miss", "zh-TW": "過了"},
     "quiz": {"en": "Quiz", "zh-TW": "測驗"},

@@ -27,13 +27,8 @@ from onepiece.host.commands.catalog import READMES
 
 KINDS = tuple(new_lab.KINDS)
 CHOSEN = os.environ.get("ONEPIECE_SCAFFOLDS") or "training"
-<<<<<<< HEAD
 OF_EVERY_LAB = ("tests/labs/test_every_lab.py", "tests/labs/test_checks_and_mutants.py", "tests/images/test_dockerfiles.py")
-PUBLISHED = "published"  # the tests with this word in their names need a run, or a search, that was kept
-=======
-OF_EVERY_LAB = ("tests/labs/test_every_lab.py", "tests/images/test_dockerfiles.py")
 KEPT = "published or search_of_settings"  # in the names of tests that need a run, or a search, that was kept
->>>>>>> a85b0d8 (Add a lab, step by step: what each file is and who imports it, null systems, what is published; one scaffold in turn is run whole)
 
 
 def lab_of(kind: str) -> str:
@@ -168,16 +163,12 @@ def test_it_runs_whole_every_gate_holds_what_must_miss_misses_and_it_is_publishe
     gates = read_results(run)["gates"]
     assert [gate["metric"] for gate in gates if not (gate["passed"] and gate["control"] and gate["control"]["missed"])] == []
     assert [gate["null"]["missed"] for gate in gates if gate["null"]] == [True], "one gate on quality, with a null system"
-<<<<<<< HEAD
     judged = course.host("mutate", lab_id, "--publish")
     assert judged.code == 0, judged.output
-    published = hold_to_the_tests(course, "-m", "not slow_lab", "-k", f"{PUBLISHED} and {kind}", labs=lab_id)
-=======
     if (course.root / "labs" / lab_id / "calibration.py").exists():
         done = course.host("calibrate", lab_id, "--publish")
         assert done.code == 0, done.output
     published = hold_to_the_tests(course, "-m", "not slow_lab", "-k", f"({KEPT}) and {kind}", labs=lab_id)
->>>>>>> a85b0d8 (Add a lab, step by step: what each file is and who imports it, null systems, what is published; one scaffold in turn is run whole)
     assert published.code == 0, published.output
     (page,) = (course.root / "labs" / lab_id / "results").glob("cpu-cpu.json")
     assert json.loads(page.read_text(encoding="utf-8"))["status"] == "passed"

@@ -133,7 +133,7 @@ def gates_table(judged: Sequence[Judged]) -> Table:
     table.add_column(tr("control (must miss)", "對照組（必須不通過）"), ratio=3)
     with_null = any(item.gate.null for item in judged)
     if with_null:
-        table.add_column(tr("null system (must miss)", "空系統（必須不通過）"), ratio=2)
+        table.add_column(tr("null system (must miss)", "null 系統（必須不通過）"), ratio=2)
     for item in judged:
         gate = item.gate
         verdict = {
