@@ -13,7 +13,7 @@ from onepiece.course.places import LABS
 from onepiece.host.mutation import declared, published, score
 from onepiece.host.mutation.mutants import mutants_of_lab
 from onepiece.host.road import environments, sources
-from onepiece.host.road.checks import WarmChecks
+from onepiece.host.road.checks import WarmChecks, WarmHere
 
 SAMPLE = 5  # mutants of each lab, judged again
 
@@ -26,7 +26,8 @@ every_lab = pytest.mark.parametrize("lab", WITH_EXERCISES, ids=lambda lab: lab.i
 def warm() -> Iterator[WarmChecks]:
     """One process for all of them, with what any of them needs."""
     extras = {extra: None for lab in WITH_EXERCISES for extra in lab.extras if environments.extra_available(extra)}
-    with WarmChecks(environments.ensure("cpu", tuple(extras), session="tests"), "tests") as started:
+    environment = environments.ensure("cpu", tuple(extras), session="tests")
+    with WarmChecks(WarmHere(environment, "tests")) as started:
         yield started
 
 
