@@ -1,7 +1,7 @@
 """Which modules of the package a lab runs on: what it imports, and what those import in turn.
 
 A lab's results are of its own sources and of these. When one of them changes, the published results are older than what is here: the
-lab's page says so, and whole runs come to that lab sooner. `course` is left out: texts and manifests, which measure nothing.
+lab's page says so, and whole runs come to that lab sooner. Left out is what measures nothing: `course` (texts and manifests) and `checks`.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from onepiece.course.places import SHARED
 
 PACKAGE = "onepiece"
 _DECIDES_NOTHING = frozenset({"checks", "calibration"})
-_NOT_MEASURED = (f"{PACKAGE}.course", f"{PACKAGE}.host")
+_NOT_MEASURED = (f"{PACKAGE}.checks", f"{PACKAGE}.course", f"{PACKAGE}.host")
 
 
 def of_lab(lab: Lab) -> dict[str, Path]:
-    """Module -> file, of everything shared that `lab` runs on, in the order of the names; not what only searched its settings."""
+    """Module -> file, of everything shared that decides the results of `lab`, in the order of the names."""
     found: dict[str, Path] = {}
-    waiting = [name for path in sorted(lab.directory.glob("*.py")) if path.stem != "calibration" for name in _imported(path)]
+    waiting = [name for path in _deciding(lab) for name in _imported(path)]
     while waiting:
         name = waiting.pop()
         if name in found or name.startswith(_NOT_MEASURED):
@@ -34,21 +34,19 @@ def of_lab(lab: Lab) -> dict[str, Path]:
 
 
 def sources_hash(lab: Lab) -> str:
-    """One hash over everything in the lab's directory that decides its results.
+    """One hash over everything in the lab's directory that decides its results."""
+    return _hash([("lab.toml", lab.directory / "lab.toml"), *((path.name, path) for path in _deciding(lab))])
+
+
+def _deciding(lab: Lab) -> list[Path]:
+    """The lab's Python files that decide its results.
 
     What judges a learner's code and what searched for settings decide nothing: `checks.py`, `calibration.py`, and modules that only
     these import. Everything else does, whether it is imported or started by its path.
     """
     files = {path.stem: path for path in sorted(lab.directory.glob("*.py"))}
     users = {name: {user for user, path in files.items() if name in _roots(path) - {user}} for name in files}
-    aside = {name for name in files if name in _DECIDES_NOTHING or (users[name] and users[name] <= _DECIDES_NOTHING)}
-    return _hash([("lab.toml", lab.directory / "lab.toml"), *((path.name, path) for name, path in files.items() if name not in aside)])
-
-
-def checks_hash(lab: Lab) -> str:
-    """One hash over everything in the lab's directory that decides what its checks say: all code but the notebooks."""
-    notebooks = {f"{name}.py" for name in lab.notebooks}
-    return _hash((path.name, path) for path in sorted(lab.directory.glob("*.py")) if path.name not in notebooks)
+    return [path for name, path in files.items() if name not in _DECIDES_NOTHING and not (users[name] and users[name] <= _DECIDES_NOTHING)]
 
 
 def shared_hash(lab: Lab) -> str:
