@@ -8,7 +8,7 @@
 # | You build | the writer of `config.pbtxt`, a NumPy model, the real language model in the Python backend, and a function that knows the server's verdict beforehand |
 # | You write | exercises 1 (`model_repository.py`), 2 (`diagnosis.py`) and 3 (`language_model.py`) |
 # | You need | half a minute on two CPU cores, 2 GB of memory |
-# | You should see | tokens and logits over HTTP and gRPC equal to those of Transformers; twenty-two repositories, and a server that does with each what the diagnosis said; three mistakes that the server does *not* notice, and one that it never answers |
+# | You should see | tokens and logits over HTTP and gRPC beside those of Transformers; twenty-two repositories, what the diagnosis said of each, and what the server did with it; how many mistakes it does *not* notice, and one that it never answers |
 
 # %% [markdown] lang="zh-TW"
 # # 1. 模型儲存庫，以及它的各種錯誤
@@ -20,7 +20,7 @@
 # | 你會做出 | `config.pbtxt` 的產生器、一個 NumPy 模型、放進 Python backend 的真實語言模型，以及事先就知道伺服器會怎麼判的函式 |
 # | 你要寫的 | 練習 1（`model_repository.py`）、2（`diagnosis.py`）、3（`language_model.py`） |
 # | 你需要 | 兩個 CPU 核心跑半分鐘，2 GB 記憶體 |
-# | 你應該看到 | 透過 HTTP 與 gRPC 拿到的 token 與 logits 等於 Transformers 的；二十二個儲存庫，伺服器的反應都與診斷相同；三個伺服器*不會*發現的錯誤，以及一個它永遠不回答的錯誤 |
+# | 你應該看到 | 透過 HTTP 與 gRPC 拿到的 token 與 logits，與 Transformers 的並排；二十二個儲存庫，診斷怎麼說、伺服器怎麼做；有幾個錯誤伺服器*不會*發現，以及一個它永遠不回答的錯誤 |
 
 # %%
 import json
@@ -99,6 +99,12 @@ server = servers.shared(record_of_server, lambda: lab_server.start(repository, r
 print(" ".join(part.rpartition("/")[2] for part in server.command[:1]), *lab_server.OPTIONS, sep="\n  ")
 lab_server.ensure_loaded(server, "linear")
 print(lab_server.index(server))
+with closing(over_grpc(server)) as client:
+    running = client.get_server_metadata().version
+lab.say(
+    f"This is Triton {running}, as it says itself. Each release of NVIDIA's container has one: 2.51.0 is about that of release 24.10, and there are newer ones. What you read here was seen with this one; a newer server may word its errors in another way, and do more.",
+    f"這是 Triton {running}，它自己說的。NVIDIA 每一版容器都有對應的版本：2.51.0 大約是 24.10 版的，之後還有更新的。這裡寫的都是在這個版本看到的；較新的伺服器，錯誤訊息的用字可能不同，能做的事也可能更多。",
+)
 
 # %% [markdown] lang="en"
 # Over HTTP a request is JSON, in the protocol that KServe and Triton share: a name, a shape, a type and the numbers. Over gRPC the same content travels in binary. Both must give $x W$.
@@ -191,7 +197,11 @@ logit_difference = max(distance(got, expected) for got in answers.values())
 comparable = other.config.vocab_size == model.config.vocab_size
 lab.record("tokens_served_differently", sum(differing(got) for got in answers.values()))
 lab.record("tokens_served_differently", differing(wrong_preprocessing), variant="first_token_dropped")
+common = max((tokens for tokens, _ in expected), key=[tokens for tokens, _ in expected].count)
+constant = [(common, np.mean([logits for _, logits in expected], axis=0))] * len(expected)  # a server that says the same to everybody
+lab.record("tokens_served_differently", differing(constant), variant="constant")
 lab.record("logit_difference", logit_difference)
+lab.record("logit_difference", distance(constant, expected), variant="constant")
 lab.record("logit_difference", distance(wrong_preprocessing, expected), variant="first_token_dropped")
 if comparable:
     lab.record("logit_difference", distance(other_checkpoint, expected), variant="other_checkpoint")

@@ -136,6 +136,8 @@ lab.record(
     sum(plain[number] != batched[asked[place - 1]] for place, number in enumerate(asked)),
     variant="neighbours_answer",
 )
+most_common = max(plain.values(), key=list(plain.values()).count)
+lab.record("batched_differently", sum(plain[number] != most_common for number in asked), variant="constant")
 lab.table(
     [tr("model", "模型"), tr("executions per request", "每個請求的執行次數"), tr("requests per second, median", "每秒請求數（中位數）")],
     [(model, executions[model], f"{statistics.median(throughput(one) for one, *_ in results):.0f}") for model, results in rounds.items()],
@@ -218,6 +220,7 @@ def whole(prompt):
 in_one = [whole(prompt) for prompt in various]
 apart = sum(answer != by_hand(prompt) for answer, prompt in zip(in_one, various, strict=True))
 lab.record("ensemble_differs", apart)
+lab.record("ensemble_differs", sum(answer != max(in_one, key=in_one.count) for answer in in_one), variant="constant")
 lab.record(
     "ensemble_differs",
     sum(answer != by_hand(prompt, drop=1) for answer, prompt in zip(in_one, various, strict=True)),

@@ -34,7 +34,7 @@ import numpy as np
 import lab_server
 import lesson_models
 import perf_analyzer
-from backend_configs import OTHERS, form_problems, write_other
+from backend_configs import OTHERS, form_problems, names_fit, write_other
 from inference_client import REFUSED, infer, over_grpc
 from lab_server import closing
 from lesson_models import BATCHING
@@ -116,7 +116,7 @@ lab.say(
 # %% [markdown] lang="zh-TW"
 # ## 撐得住多少？
 #
-# 負載產生器讓固定數量的請求同時進行：*並行數*。吞吐量會一直上升，直到某樣東西滿了；之後增加的就只有等待。在這種封閉迴圈裡，吞吐量乘以平均延遲必須等於並行數（Little's law）：不等的話，就是量錯了。時間花在哪裡，伺服器自己會說：在佇列裡，還是在模型裡。
+# 負載產生器讓固定數量的請求同時進行：*並行數*。吞吐量會一直上升，直到某樣東西滿了；之後增加的就只有等待。在這種閉迴路裡，吞吐量乘以平均延遲必須等於並行數（Little's law）：不等的話，就是量錯了。時間花在哪裡，伺服器自己會說：在佇列裡，還是在模型裡。
 
 # %%
 models = ["tiny", "tiny_batched"]
@@ -239,6 +239,9 @@ spoiled = form_problems(vllm)
 (vllm / "config.pbtxt").write_text(text, encoding="utf-8")
 lab.record("backend_forms_wrong", sum(map(len, problems.values())))
 lab.record("backend_forms_wrong", len(spoiled), variant="batcher_before_vllm")
+# What a linter must refuse, and the naming rules of TorchScript's tensors in particular: number them all, or name none by number.
+assert not names_fit(["features", "INPUT__1"], ["scores__0"]) and not names_fit(["features"], ["scores"])
+lab.source(names_fit)
 
 
 def words_of_the_server(other):
@@ -492,7 +495,7 @@ lab.say(
 #
 # - 用戶端、伺服器與模型在這裡共用同樣的核心。曲線在哪裡轉彎，說的是這台機器，不是 Triton；認真做的話，負載要從另一台機器來。
 # - PyTorch、ONNX Runtime、TensorRT 與 vLLM backend 只寫出設定，**沒有執行**：那需要 NVIDIA 的容器，TensorRT 與 vLLM 還需要 GPU。GPU 記憶體、一個模型用多張 GPU、批次在 GPU 上能省多少，這裡也都看不到。
-# - 封閉迴圈會掩蓋過載，因為伺服器慢，它就問得少。真實使用者的請求不管伺服器準備好了沒都會來（開放迴圈，實驗 2.6）。
+# - 閉迴路會掩蓋過載，因為伺服器慢，它就問得少。真實使用者的請求不管伺服器準備好了沒都會來（開迴路，實驗 2.6）。
 # - 只有一台伺服器，重新啟動就會離開好幾秒。有第二台的話就沒有人會察覺：閘道後面的多個副本是實驗 2.6 的主題。
 #
 # **練習。** 練習 9（`server_metrics.py`：讀取指標）屬於這一本：`nox -s check -- lab-2.2-triton-server`。

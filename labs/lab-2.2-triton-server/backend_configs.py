@@ -7,7 +7,8 @@ layout that each backend's documentation asks for; that they serve is NOT shown 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,9 +39,12 @@ def _model(name: str, backend: str, *, inputs: tuple[Tensor, ...] = (), outputs:
 
 ORGANISATION = "https://github.com/triton-inference-server"
 OTHERS = (
-    OtherBackend(  # TorchScript has no names of tensors: they are counted
+    OtherBackend(  # TorchScript does not name its tensors: any name with the place behind it
         _model("linear_pytorch", "pytorch", inputs=(Tensor("INPUT__0", "FP32", (4,)),), outputs=(Tensor("OUTPUT__0", "FP32", (2,)),)),
         "model.pt", f"{ORGANISATION}/pytorch_backend",
+    ),
+    OtherBackend(  # or, for inputs, the names of the arguments of `forward`
+        _model("linear_arguments", "pytorch", outputs=(Tensor("scores__0", "FP32", (2,)),)), "model.pt", f"{ORGANISATION}/pytorch_backend",
     ),
     OtherBackend(_model("linear_onnx", "onnxruntime"), "model.onnx", f"{ORGANISATION}/onnxruntime_backend"),
     OtherBackend(
@@ -68,15 +72,29 @@ def write_other(repository: Path, other: OtherBackend) -> Path:
     return directory
 
 
+def names_fit(inputs: Sequence[str], outputs: Sequence[str]) -> bool:
+    """Whether the PyTorch backend can tell which tensor is which. Source: its README, "Naming Convention".
+
+    `<name>__<index>` says the place of a tensor, whatever the name. Inputs may instead have the names of the arguments of `forward`, or
+    of the keys of the dictionary that it takes; the two ways must not be mixed. Whether `forward` has these arguments only the model says.
+    """
+
+    def numbered(names: Sequence[str]) -> bool:
+        places = [re.fullmatch(r".+__(\d+)", name) for name in names]
+        return sorted(int(place[1]) if place else -1 for place in places) == list(range(len(names)))
+
+    by_argument = all(name.isidentifier() and not re.search(r"__\d+$", name) for name in inputs)
+    return (numbered(inputs) or by_argument) and numbered(outputs)
+
+
 def form_problems(directory: Path) -> list[str]:
     """What can be found without the backend: the schema, the name, names of tensors that TorchScript cannot have, a batcher before vLLM."""
     config = read_config(directory)
     if config is None:
         return ["config.pbtxt does not fit the schema"]
     found = [] if config.name == directory.name else ["the name is not the directory's"]
-    counted = [[f"INPUT__{at}" for at in range(len(config.input))], [f"OUTPUT__{at}" for at in range(len(config.output))]]
-    if config.backend == "pytorch" and [[tensor.name for tensor in side] for side in (config.input, config.output)] != counted:
-        found.append("tensors of TorchScript are called INPUT__0, OUTPUT__0, ...")
+    if config.backend == "pytorch" and not names_fit(*([tensor.name for tensor in side] for side in (config.input, config.output))):
+        found.append("tensors of TorchScript are called <name>__<index>; inputs may have the names of forward's arguments instead")
     if config.backend == "vllm" and (config.max_batch_size or config.HasField("dynamic_batching")):
         found.append("vLLM batches by itself: max_batch_size is 0")
     if config.backend == "vllm" and not config.model_transaction_policy.decoupled:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from typing import Any
+from unittest import mock
 
 import numpy as np
 from google.protobuf import text_format
@@ -207,6 +208,17 @@ def check_exercise_2() -> None:
             ],
         },
     )
+    config.max_batch_size = 1
+    expect(
+        [diagnose_request(config, Request({"x": array})) for array in (x[:1], x)],
+        ["", "batch too large"],
+        what=Text("one row of four, and two rows, with max_batch_size: 1", "max_batch_size: 1 時，一列四個數，以及兩列"),
+        mistakes={
+            Text(
+                "max_batch_size: 1 is a batch too: only 0 means that there is none", "max_batch_size: 1 也有批次維度：只有 0 才表示沒有批次"
+            ): ["wrong shape", "wrong shape"],
+        },
+    )
 
 
 @exercise(
@@ -338,7 +350,7 @@ def check_exercise_5() -> None:
         list(served_versions(Policy(all=True), available)),
         [1, 2, 3, 10],
         what=Text("all versions", "全部版本"),
-        mistakes={rising: [1, 10, 3, 2]},
+        mistakes={rising: [1, 10, 3, 2], Text("`all` goes before `latest`, which has a default", "`all` 優先於有預設值的 `latest`"): [10]},
     )
 
 
@@ -381,6 +393,21 @@ def check_exercise_6() -> None:
             Text("the experiment belongs in the hash", "雜湊裡要有 experiment"): cut(other, [(1, 0.5), (2, 0.75), (7, 1.0)]),
             Text("always the first version", "永遠是第一個版本"): [1] * len(users),
         },
+    )
+    user, share = next((user, share) for user, share in zip(users, shares, strict=True) if share >= 0.5)  # where 1 - share is exact
+    expect(
+        choose_version(user, {1: share, 2: 1 - share}, "spring"),
+        2,
+        what=Text("the version of a user who is exactly where the first piece ends", "剛好落在第一段結尾的使用者，拿到的版本"),
+        mistakes={Text("a piece ends before its last point: that one begins the next piece", "一段不含結尾那一點：那是下一段的開頭"): 1},
+    )
+    with mock.patch("versions.hashed_share", return_value=1.0):  # no user can be found for it: one hash in 2**54
+        last = choose_version("", weights, "spring")
+    expect(
+        last,
+        7,
+        what=Text("the version of a user whose share is 1.0", "比例值等於 1.0 的使用者，拿到的版本"),
+        mistakes={Text("nobody may go away without a version: the last piece includes its end", "不能有人拿不到版本：最後一段包含結尾"): None},
     )
 
 

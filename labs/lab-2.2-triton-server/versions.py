@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Policy:
-    """`version_policy` of config.pbtxt: exactly one of the three."""
+    """`version_policy` of config.pbtxt: one of three. Without any word it is Triton's default, the latest one."""
 
-    latest: int = 0
-    """The so many highest numbers; Triton's default is 1."""
+    latest: int = 1
+    """The so many highest numbers, if neither of the others is said."""
     specific: tuple[int, ...] = ()
     """These numbers."""
     all: bool = False
@@ -43,7 +43,10 @@ def served_versions(policy: Policy, available: Sequence[int]) -> list[int]:
 
 
 def hashed_share(user: str, experiment: str) -> float:
-    """A number from 0 to below 1 that looks random, but is always the same for this user and this experiment."""
+    """A number from 0 to 1 that looks random, but is always the same for this user and this experiment.
+
+    It is below 1, except that the highest hashes of all are rounded to 1.0: a float has 53 bits, not 64.
+    """
     digest = hashlib.sha256(f"{experiment}:{user}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
 
@@ -53,7 +56,8 @@ def choose_version(user: str, weights: Mapping[int, float], experiment: str) -> 
 
     Args:
         weights: version -> its weight; they need not sum to 1. The share 0 to 1 is cut into one piece per version, in their order here,
-            and the user gets the version in whose piece `hashed_share` falls.
+            and the user gets the version in whose piece `hashed_share` falls. A piece begins with its first point and ends before its last
+            one, which is the next one's first; 1.0 belongs to the last piece.
         experiment: another one deals the users anew.
     """
     # SOLUTION 6
@@ -62,5 +66,5 @@ def choose_version(user: str, weights: Mapping[int, float], experiment: str) -> 
         reached += weight
         if share < reached:
             return version
-    return version  # the sum of the pieces was rounded to slightly less than the whole
+    return version  # 1.0, or the sum of the pieces was rounded to slightly less than the whole
     # END SOLUTION

@@ -37,10 +37,11 @@ from onepiece.course.text import Text, tr
 from onepiece.figures import COLORS, subplots
 from onepiece.measure import Timing
 from onepiece.serving import servers, streaming
-from onepiece.serving.load import closed_loop, mean_at_once, most_at_once, poisson_arrivals, span
+from onepiece.serving.load import closed_loop, mean_at_once, poisson_arrivals, span
 from onepiece.serving.metrics import changes, total
 from onepiece.serving.signals import frozen
 from onepiece.serving.streaming import send
+from overlap import answered_at_once, asked_at_once
 from reference import nucleus, total_variation
 from server_metrics import read_idle, read_with
 from streaming_client import EventParser, stream, whole_body
@@ -140,18 +141,31 @@ lab.say(
 # ## Predict
 #
 # One client at a time, each for the same number of tokens; then all of them together. The server works in *steps*: one pass through the model, which gives each running request one token. How many steps per token does the server need when all clients come together? Write `steps_per_token = ...` into `predictions.toml` (1 means that nothing is shared).
+#
+# And a third server, which is only slow: all clients ask it together, and it answers one after the other (a door in front of the same vLLM that lets in one request at a time). Looked at from outside, what is different about it? All clients wait at the same moment there too.
 
 # %% [markdown] lang="zh-TW"
 # ## 先猜猜看
 #
 # 用戶端一個接一個來，每個要一樣多的 token；然後全部一起來。伺服器以「步」為單位工作：一步就是模型走一遍，讓每個執行中的請求各得到一個 token。全部用戶端一起來時，伺服器平均每個 token 要幾步？把 `steps_per_token = ...` 寫進 `predictions.toml`（1 表示什麼都沒有共用）。
+#
+# 還有第三種伺服器，它只是慢：所有用戶端一起問，它一個接一個地回答（在同一個 vLLM 前面放一道門，一次只放一個請求進去）。從外面看，它有什麼不同？在它那裡，所有用戶端也是同時在等。
 
 # %%
-def measured(concurrency, tokens, count):
-    """The replies, and what the server counted meanwhile."""
+def measured(concurrency, tokens, count, *, let_in=None):
+    """The replies, and what the server counted meanwhile; `let_in` is how many requests the door lets in at once, None: all."""
+
+    async def work(client):
+        door = asyncio.Semaphore(let_in or count)
+
+        async def ask(number, when):
+            async with door:
+                return await stream(client, story(number, tokens), intended=when)
+
+        return await closed_loop(ask, count=count, concurrency=concurrency)
+
     before = read_idle(server.url)
-    replies = with_client(lambda client: closed_loop(lambda number, when: stream(client, story(number, tokens), intended=when), count=count, concurrency=concurrency))
-    return replies, changes(before, read_idle(server.url))
+    return with_client(work), changes(before, read_idle(server.url))
 
 
 def steps_per_token(grown):
@@ -159,17 +173,28 @@ def steps_per_token(grown):
 
 
 overlap = {}
-for name, concurrency in (("together", settings.clients), ("one_by_one", 1)):
-    tries = [measured(concurrency, settings.stream_tokens // 2, settings.clients) for _ in range(settings.repeats)]
+for name, concurrency, let_in in (
+    ("together", settings.clients, None),
+    ("one_by_one", 1, None),
+    ("serial_server", settings.clients, 1),
+):
+    tries = [measured(concurrency, settings.stream_tokens // 2, settings.clients, let_in=let_in) for _ in range(settings.repeats)]
     replies, grown = min(tries, key=lambda found: steps_per_token(found[1]))  # the best of several, as above
-    overlap[name] = (most_at_once(replies), steps_per_token(grown), total(grown, "vllm:iteration_tokens_total_count"), total(grown, "vllm:generation_tokens_total"))
-lab.record("clients_at_once", overlap["together"][0])
-lab.record("clients_at_once", overlap["one_by_one"][0], variant="one_by_one")
-lab.record("steps_per_token", overlap["together"][1])
-lab.record("steps_per_token", overlap["one_by_one"][1], variant="one_by_one")
+    steps, made = (total(grown, f"vllm:{counter}") for counter in ("iteration_tokens_total_count", "generation_tokens_total"))
+    overlap[name] = (answered_at_once(replies), steps_per_token(grown), asked_at_once(replies), steps, made)
+    variant = None if name == "together" else name
+    lab.record("answers_at_once", overlap[name][0], variant=variant)
+    lab.record("steps_per_token", overlap[name][1], variant=variant)
 lab.table(
-    [tr("clients", "用戶端"), tr("most at once", "最多同時"), tr("engine steps", "引擎步數"), tr("tokens", "token 數"), tr("steps per token", "每個 token 的步數")],
-    [(name, most, steps, tokens, ratio) for name, (most, ratio, steps, tokens) in overlap.items()],
+    [
+        tr("clients", "用戶端"), tr("most that wait at once", "最多同時在等"), tr("most answers that grow at once", "最多同時在產生的回答"),
+        tr("engine steps", "引擎步數"), tr("tokens", "token 數"), tr("steps per token", "每個 token 的步數"),
+    ],
+    [(name, asked, answered, steps, made, ratio) for name, (answered, ratio, asked, steps, made) in overlap.items()],
+)
+lab.say(
+    f"Before the serial server {overlap['serial_server'][2]} clients wait at once, as before the real one ({overlap['together'][2]}): waiting together proves nothing. But there at most {overlap['serial_server'][0]} answer grows at a time, here {overlap['together'][0]}; and the engine's own counter says the same.",
+    f"在一個接一個的伺服器前面，同時有 {overlap['serial_server'][2]} 個用戶端在等，真正的伺服器前面則是 {overlap['together'][2]} 個：一起等，什麼也證明不了。但是在那裡，同時最多只有 {overlap['serial_server'][0]} 個回答在產生，在這裡有 {overlap['together'][0]} 個；引擎自己的計數器也這麼說。",
 )
 
 # %% [markdown] lang="en"
@@ -320,6 +345,8 @@ other = total_variation(draw(settings.other_temperature), wanted["probabilities"
 overlapping = total_variation(draw(1.0, apart=1), wanted["probabilities"])
 lab.record("sampling_distance", distance)
 lab.record("sampling_distance", other, variant="other_temperature")
+always_the_same = Counter({int(wanted["probabilities"].argmax()): settings.samples})
+lab.record("sampling_distance", total_variation(always_the_same, wanted["probabilities"]), variant="constant")
 
 by_torch = torch.multinomial(wanted["probabilities"], settings.samples, replacement=True, generator=torch.Generator().manual_seed(0))
 noise = total_variation(Counter(by_torch.tolist()), wanted["probabilities"])  # what so many draws cannot do better

@@ -218,6 +218,12 @@ def check_exercise_5() -> None:
         mistakes={wrong.HITS[name]: broken_hits(prompts, 4, adapters, name) for name in wrong.HITS},
     )  # fmt: skip
     expect(predicted_hits(prompts[:2], 4), [0, 8], what=Text("the hits without adapters", "沒有 adapter 時的命中"))
+    two_blocks = long[:8]
+    expect(
+        predicted_hits([two_blocks, long, [*two_blocks, 99]], 4), [0, 8, 8],
+        what=Text("the hits after a prompt of exactly two blocks: of 14 tokens, and of 9", "先有剛好兩個區塊的提示，接著 14 個與 9 個 token 的命中"),
+        mistakes={wrong.LAST_FULL: [0, 4, 8], wrong.ONE_IS_ENOUGH: [0, 8, 4]},
+    )  # fmt: skip
 
 
 def broken_hits(prompts: Sequence[Sequence[int]], size: int, adapters: Sequence[str], mistake: str | None) -> list[int]:
@@ -360,4 +366,13 @@ def check_exercise_8() -> None:
     expect(
         model.at_once(100.0, tokens), math.inf, what=Text("the same at 100 per second", "每秒 100 個的時候"),
         mistakes={wrong.NEGATIVE: 100.0 * tokens * fixed / (1 - too_much)},
+    )  # fmt: skip
+    half = StepModel(fixed, 0.5)  # so that busy is exactly 1 and 1.5 below
+    expect(
+        [raises(lambda: half.at_once(1.0, 2.0)) or half.at_once(1.0, 2.0), half.at_once(1.0, 3.0)], [math.inf, math.inf],
+        what=Text("the same where busy is exactly 1, and where it is 1.5", "busy 剛好是 1，以及 1.5 的時候"),
+        mistakes={
+            wrong.EXACTLY_FULL: ["ZeroDivisionError", math.inf],
+            wrong.NEGATIVE: ["ZeroDivisionError", 1.0 * 3.0 * fixed / (1 - 1.5)],
+        },
     )  # fmt: skip

@@ -75,6 +75,15 @@ HITS = {
     "blocks": Text("these are blocks: the answer is in tokens", "這是區塊數：答案要以 token 為單位"),
 }
 
+LAST_FULL = Text(
+    "a prompt that ends exactly with a block: its last block is full, and must be kept for longer prompts",
+    "剛好結束在區塊邊界的提示：最後一個區塊也是滿的，要留給更長的提示用",
+)
+ONE_IS_ENOUGH = Text(
+    "a block less than there is: one token beyond it is enough to compute the logits",
+    "少算了一個區塊：區塊之後只要還有一個 token，就算得出 logits",
+)
+
 # ---------------------------------------------------------------------------------------------- success, retries
 
 SUCCESS = {
@@ -111,3 +120,7 @@ ALONE = Text(
 NOT_SOLVED = Text("the sequences' own share of the time is missing: divide by 1 - busy", "漏了序列自己佔用的時間：要除以 1 - busy")
 PER_TOKEN = Text("the tokens of a request are missing: it stays for so many steps", "漏了請求的 token 數：它會停留這麼多步")
 NEGATIVE = Text("a negative number of requests: from busy >= 1 on no server can follow", "請求數成了負的：busy >= 1 之後，伺服器就跟不上了")
+EXACTLY_FULL = Text(
+    "at busy = 1 the denominator is zero: no request ever catches up, so that is infinite as well",
+    "busy = 1 時分母是零：永遠趕不上，所以也是無限大",
+)
