@@ -407,7 +407,9 @@ def check_exercise_6() -> None:
         last,
         7,
         what=Text("the version of a user whose share is 1.0", "比例值等於 1.0 的使用者，拿到的版本"),
-        mistakes={Text("nobody may go away without a version: the last piece includes its end", "不能有人拿不到版本：最後一段包含結尾"): None},
+        mistakes={
+            Text("nobody may go away without a version: the last piece includes its end", "不能有人拿不到版本：最後一段包含結尾"): None
+        },
     )
 
 

@@ -221,7 +221,7 @@ def check_exercise_5() -> None:
     two_blocks = long[:8]
     expect(
         predicted_hits([two_blocks, long, [*two_blocks, 99]], 4), [0, 8, 8],
-        what=Text("the hits after a prompt of exactly two blocks: of 14 tokens, and of 9", "先有剛好兩個區塊的提示，接著 14 個與 9 個 token 的命中"),
+        what=Text("the hits of 8 tokens (exactly two blocks), then of 14 and of 9", "8 個 token（剛好兩個區塊），接著 14 個與 9 個的命中"),
         mistakes={wrong.LAST_FULL: [0, 4, 8], wrong.ONE_IS_ENOUGH: [0, 8, 4]},
     )  # fmt: skip
 
