@@ -55,10 +55,10 @@ def no_such_type(name: str) -> list[str]:
     minutes=10,
     level="core",
     hint=Text(
-        'An f-string with doubled braces: f\'{{ name: "{tensor.name}" data_type: ... dims: [ ... ] }}\'. The type is "TYPE_" and the name, '
-        'with STRING for BYTES; dims are joined by ", ".',
-        "f-string 裡大括號要寫兩次：f'{{ name: \"{tensor.name}\" data_type: ... dims: [ ... ] }}'。"
-        '型別是 "TYPE_" 加上名稱，BYTES 要寫成 STRING；dims 用 ", " 連接。',
+        "Which word does config.pbtxt put before every type, and which type of a request has another name there? And in an f-string, how "
+        "is a brace written that belongs to the text? Compare with what `config_text` prints in notebook 1.",
+        "config.pbtxt 在每個型別前面加上哪個字？請求裡的哪個型別，在那裡叫別的名稱？還有，f-string 裡屬於文字的大括號要怎麼寫？"
+        "跟第 1 本筆記本裡 `config_text` 印出來的比一比。",
     ),
 )
 def check_exercise_1() -> None:
@@ -181,11 +181,10 @@ def requests(x: np.ndarray) -> list[tuple[Text, dict[str, np.ndarray], str, dict
     minutes=25,
     level="core",
     hint=Text(
-        "declared = {tensor.name: tensor for tensor in config.input}. First the names (set difference, then what is missing and "
-        "not optional), then len(array) against max_batch_size, then for each input the type and the shape; cut off shape[0] if there "
-        "is a batch.",
-        "declared = {tensor.name: tensor for tensor in config.input}。先看名稱（集合相減，再看少了哪些不是 optional 的），"
-        "再拿 len(array) 跟 max_batch_size 比，最後逐一檢查型別與形狀；有批次時先去掉 shape[0]。",
+        "What can the server say before it has looked at a single number? Take the questions in the order of the docstring: names, then "
+        "rows, then the type, then the shape. Which part of a shape does `dims` not speak of, and when is there no such part?",
+        "伺服器還沒看任何一個數之前，能先判斷什麼？照 docstring 的順序問：名稱、列數、型別、形狀。"
+        "形狀的哪一部分是 `dims` 沒有說的？什麼時候又沒有這一部分？",
     ),
 )
 def check_exercise_2() -> None:
@@ -227,8 +226,9 @@ def check_exercise_2() -> None:
     minutes=10,
     level="core",
     hint=Text(
-        "np.concatenate(arrays, axis=0); then np.cumsum(counts) says where each request's rows end.",
-        "np.concatenate(arrays, axis=0)；再用 np.cumsum(counts) 得知每個請求的列在哪裡結束。",
+        "Along which dimension do requests differ in size? And to cut the rows apart again: request i has counts[i] of them, so where does "
+        "its last one stand? A running sum says so.",
+        "各個請求在哪一個維度上大小不同？要再切開的話：請求 i 有 counts[i] 列，那麼它的最後一列在哪裡？累加起來就知道。",
     ),
 )
 def check_exercise_3() -> None:
@@ -285,9 +285,10 @@ def one_step(step: Step) -> list[Any]:
     minutes=15,
     level="core",
     hint=Text(
-        'One input_map { key: "..." value: "..." } for each pair of step.inputs.items(), '
-        "one output_map for each of step.outputs; join them with spaces.",
-        'step.inputs.items() 的每一對寫一個 input_map { key: "..." value: "..." }，step.outputs 的每一對寫一個 output_map；用空格連接。',
+        "Who owns which name: what does the model itself call a tensor, and what does the ensemble call it? One of them is the key of a "
+        "map, the other its value. How many maps does a step with two inputs and one output need? And which version does -1 stand for?",
+        "哪個名稱是誰的：模型自己怎麼叫一個張量？ensemble 又怎麼叫它？其中一個是 map 的 key，另一個是 value。"
+        "有兩個輸入、一個輸出的步驟需要幾個 map？-1 代表哪一個版本？",
     ),
 )
 def check_exercise_4() -> None:
@@ -316,8 +317,9 @@ def check_exercise_4() -> None:
     minutes=10,
     level="core",
     hint=Text(
-        "Three cases: all, specific (a set intersection), latest (the end of the sorted list). Sort numbers, not text.",
-        "三種情況：all、specific（集合的交集）、latest（排序後的最後幾個）。排序的是數字，不是文字。",
+        "In which order do the three kinds of policy have to be asked? What is done with a number in `specific` that has no directory? "
+        "And which end of the versions is the latest, once they are in rising order, as numbers?",
+        "三種政策要依什麼順序問？`specific` 裡有號碼、卻沒有目錄的，該怎麼辦？版本當成數字由小到大排好之後，最新的在哪一頭？",
     ),
 )
 def check_exercise_5() -> None:
@@ -360,10 +362,10 @@ def check_exercise_5() -> None:
     minutes=15,
     level="core",
     hint=Text(
-        "share = hashed_share(user, experiment) * sum(weights.values()). Walk through weights.items() and add up: "
-        "the first version at which share is below the sum.",
-        "share = hashed_share(user, experiment) * sum(weights.values())。依序走過 weights.items() 並累加，"
-        "share 第一次小於累計值時的版本就是答案。",
+        "Picture the share 0 to 1 as a ruler, cut into pieces as long as the weights. If the weights do not sum to 1, how do you bring "
+        "the user's point onto a ruler of their length? Then walk along it: where does each piece end?",
+        "把 0 到 1 的比例想成一把尺，切成與權重等長的幾段。權重的總和不是 1 的話，怎麼把使用者的那一點移到這麼長的尺上？"
+        "然後沿著尺走：每一段在哪裡結束？",
     ),
 )
 def check_exercise_6() -> None:
@@ -419,8 +421,9 @@ def check_exercise_6() -> None:
     minutes=10,
     level="core",
     hint=Text(
-        "The total before is 0 at the start, otherwise tabs[table]. Store the new one, delete it at the end, return it.",
-        "start 時之前的累計是 0，否則是 tabs[table]。存下新的累計，end 時刪除，最後回傳。",
+        "What was the total before this order, if it is the first of the sequence, and if it is not? Who needs the new one later, and "
+        "what must not be left once the last guest has paid?",
+        "這次點菜之前的累計是多少：如果是序列的第一次呢？不是第一次呢？之後誰還需要新的累計？最後一位客人付完帳之後，什麼不能留下來？",
     ),
 )
 def check_exercise_7() -> None:

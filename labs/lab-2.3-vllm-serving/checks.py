@@ -33,10 +33,9 @@ ON_TIME = 0.12  # seconds: what a busy machine may be late, and less than what a
     minutes=20,
     level="core",
     hint=Text(
-        'Add the piece to self.buffer, replace CR LF by LF, split at an empty line (b"\\n\\n"): the last part is not complete and becomes '
-        "the new buffer. Then decode each complete event and join what follows `data:` in its lines.",
-        '把這一段加到 self.buffer，把 CR LF 換成 LF，在空行（b"\\n\\n"）切開：最後一部分還不完整，成為新的 buffer。'
-        "接著解碼每個完整的事件，把各行 `data:` 後面的部分接起來。",
+        "Which bytes say that an event is complete, and what do you do with what comes after the last of them? At which moment may bytes "
+        "become text, if the network can cut a character in two?",
+        "哪些位元組表示一個事件完整了？最後一個之後剩下的該怎麼辦？網路可能把一個字元切成兩半，那麼位元組什麼時候才能變成文字？",
     ),
 )
 def check_exercise_1() -> None:
@@ -82,10 +81,10 @@ def one_byte_at_a_time(text: str) -> list[str]:
     minutes=15,
     level="core",
     hint=Text(
-        'line.rpartition(" ") gives the series and its value; series.partition("{") gives name and labels; '
-        "LABEL.findall(labels) gives pairs, to be sorted and made a tuple.",
-        'line.rpartition(" ") 給出序列和它的值；series.partition("{") 給出名稱和標籤；LABEL.findall(labels) 給出一對對的標籤，'
-        "排序後做成 tuple。",
+        "Which space of a line separates the value, if labels may hold spaces too: the first one or the last? What stands before the "
+        "first brace? And how do two series with the same labels in another order become the same key?",
+        "標籤裡也可能有空格，那麼把值分開的是哪一個空格：第一個還是最後一個？第一個大括號前面是什麼？"
+        "標籤相同、順序不同的兩個序列，怎樣才會變成同一個鍵？",
     ),
 )
 def check_exercise_2() -> None:
@@ -117,8 +116,10 @@ def check_exercise_2() -> None:
     minutes=10,
     level="core",
     hint=Text(
-        "Sort; the k-th smallest with k = ceil(percent * count / 100) covers at least `percent` percent; its index is k - 1.",
-        "先排序；第 k 小（k = ceil(percent * 個數 / 100)）至少涵蓋 `percent` %；它的索引是 k - 1。",
+        "How many of n values must not be larger, if they are to be at least `percent` percent? That number, rounded up, is a place: "
+        "counted from one, while a list counts from zero. And what does rounding up make of 0.55 * 100?",
+        "n 個值裡，要有幾個不超過它，才至少是 `percent` %？這個數無條件進位後就是名次：名次從一開始，串列從零開始。"
+        "還有，0.55 * 100 進位之後會變成什麼？",
     ),
 )
 def check_exercise_3() -> None:
@@ -157,10 +158,10 @@ def raises(function: Callable[[], object]) -> str | None:
     minutes=20,
     level="core",
     hint=Text(
-        "Write `async def one(number, arrival)`: sleep until began + arrival, then `return await ask(number, began + arrival)`. "
-        "asyncio.gather over all of them starts them together and keeps their order.",
-        "寫一個 `async def one(number, arrival)`：睡到 began + arrival，再 `return await ask(number, began + arrival)`。"
-        "asyncio.gather 會一起啟動它們，並保持順序。",
+        "Who waits for whom in an open loop? If every request has its own coroutine, what is the first thing that it does, and until "
+        "which moment? And what does `ask` have to be told, so that a client that was held up cannot hide it?",
+        "在開迴路裡，誰等誰？如果每個請求各有自己的 coroutine，它首先要做什麼？做到哪一刻為止？"
+        "還有，要告訴 `ask` 什麼，被耽擱的用戶端才瞞不住？",
     ),
 )
 def check_exercise_4() -> None:
@@ -266,8 +267,10 @@ def a_reply(status: int, done: bool, finish_reason: str | None) -> Reply:
     minutes=10,
     level="core",
     hint=Text(
-        "Three conditions: reply.status is 200, reply.done, and reply.finish_reason is `stop` or `length`.",
-        "三個條件：reply.status 是 200、reply.done 成立、reply.finish_reason 是 `stop` 或 `length`。",
+        "What does each of the three say, and what can it not know: the status, which is sent before the first token; the end of the "
+        "stream; and the finish_reason, of which there are several? Which of these reasons did the client ask for?",
+        "這三樣各說明了什麼，又不可能知道什麼：第一個 token 之前就送出的狀態碼、串流的結束，以及有好幾種的 finish_reason？"
+        "哪幾種原因是用戶端自己要求的？",
     ),
 )
 def check_exercise_6() -> None:
