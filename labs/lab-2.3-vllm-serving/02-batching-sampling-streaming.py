@@ -8,7 +8,7 @@
 # | You build | an asynchronous client from scratch: events from bytes, time to first token, gaps, percentiles; load in a closed and in an open loop |
 # | You write | exercises 1 (`streaming_client.py`), 3 and 4 (`load.py`) |
 # | You need | half a minute on two CPU cores, 2 GB of memory |
-# | You should see | a first token long before the last one; engine steps shared by all clients; sampling that follows the model's distribution; a stall that one kind of load test hides |
+# | You should see | when the first token comes; how many steps of the engine a token takes, alone and in company; how far sampling is from the model's distribution; a stall that one kind of load test hides |
 
 # %% [markdown] lang="zh-TW"
 # # 2. 同時很多人，一次一個 token
@@ -20,7 +20,7 @@
 # | 你會做出 | 從零寫的非同步用戶端：把位元組變成事件、首個 token 的時間、間隔、百分位數；閉迴路與開迴路的負載 |
 # | 你要寫的 | 練習 1（`streaming_client.py`）、3、4（`load.py`） |
 # | 你需要 | 兩個 CPU 核心跑半分鐘，2 GB 記憶體 |
-# | 你應該看到 | 第一個 token 遠早於最後一個；所有用戶端共用引擎的每一步；取樣符合模型的分布；某一種壓力測試會藏起來的停頓 |
+# | 你應該看到 | 第一個 token 什麼時候到；獨自一人與有人作伴時，每個 token 各要引擎幾步；取樣與模型的分布差多遠；某一種壓力測試會藏起來的停頓 |
 
 # %%
 import asyncio
