@@ -8,7 +8,7 @@
 # | You build | dynamic batching, an ensemble from text to text, a model with an `if` that calls other models, a stream of tokens, a response cache |
 # | You write | exercise 4 (`pipeline.py`) |
 # | You need | half a minute on two CPU cores, 2 GB of memory |
-# | You should see | far fewer executions than requests, and the same tokens; a pipeline equal to its parts; the language model not even asked where a sum will do; tokens that arrive before the last one is made; exactly as many cache hits as repetitions |
+# | You should see | how many executions a request takes, in company, alone, and among others of other lengths; whether its tokens stay the same; a pipeline equal to its parts; the language model not even asked where a sum will do; tokens that arrive before the last one is made; exactly as many cache hits as repetitions |
 
 # %% [markdown] lang="zh-TW"
 # # 2. 批次與流程
@@ -20,7 +20,7 @@
 # | 你會做出 | 動態批次、從文字到文字的 ensemble、會用 `if` 決定要呼叫哪個模型的模型、token 串流、回應快取 |
 # | 你要寫的 | 練習 4（`pipeline.py`） |
 # | 你需要 | 兩個 CPU 核心跑半分鐘，2 GB 記憶體 |
-# | 你應該看到 | 執行次數遠少於請求數，token 卻相同；流程等於各部分相接；用加法就能解決的，語言模型連問都不用問；最後一個 token 還沒產生，前面的已經到了；快取命中次數正好等於重複的次數 |
+# | 你應該看到 | 有人作伴、獨自一人、與長度不同的請求在一起時，每個請求各要執行幾次；token 是否還相同；流程等於各部分相接；用加法就能解決的，語言模型連問都不用問；最後一個 token 還沒產生，前面的已經到了；快取命中次數正好等於重複的次數 |
 
 # %%
 import statistics

@@ -8,7 +8,7 @@
 # | You build | a reader of its metrics, a load generator, configurations for four other backends, clients that survive a crash |
 # | You write | exercise 9 (`server_metrics.py`) |
 # | You need | three quarters of a minute on two CPU cores, 2 GB of memory |
-# | You should see | counters equal to what the clients counted, and which requests no counter knows; latency and throughput over concurrency; every answer right in spite of `kill -9`; nothing lost in an orderly end |
+# | You should see | counters equal to what the clients counted, and which requests no counter knows; latency and throughput over concurrency; what two ledgers miss after `kill -9`, and what an orderly end loses |
 
 # %% [markdown] lang="zh-TW"
 # # 4. Backend 與維運
@@ -20,7 +20,7 @@
 # | 你會做出 | 讀取指標的函式、負載產生器、另外四種 backend 的設定，以及撐得過當機的用戶端 |
 # | 你要寫的 | 練習 9（`server_metrics.py`） |
 # | 你需要 | 兩個 CPU 核心跑四十五秒，2 GB 記憶體 |
-# | 你應該看到 | 計數器等於用戶端數到的，以及哪些請求沒有任何計數器知道；延遲與吞吐量隨並行數的變化；`kill -9` 之後每個答案仍然正確；有秩序地結束時什麼也沒丟 |
+# | 你應該看到 | 計數器等於用戶端數到的，以及哪些請求沒有任何計數器知道；延遲與吞吐量隨並行數的變化；`kill -9` 之後兩本帳各少了什麼；有秩序地結束時丟了什麼 |
 
 # %%
 import statistics
