@@ -161,12 +161,12 @@ lab.table(
 # %% [markdown] lang="en"
 # ## Predict
 #
-# All prompts go to the server at the same time. It will run them in one batch, with other kernels and another cache than Transformers, in another process. Greedy decoding takes the most likely token, so one different bit in the logits need not matter, but it may. For how many of the prompts will any token differ? And how many differ if the client makes a small mistake, the first token of every prompt left out (ids from a tokenizer that was told to add no special tokens, for a model that expects a beginning-of-sequence token)? Write `greedy_differing = ...` into `predictions.toml`.
+# All prompts go to the server at the same time. It will run them in one batch, with other kernels and another cache than Transformers, in another process. Greedy decoding takes the most likely token, so one different bit in the logits need not matter, but it may. For how many of the prompts will any token differ? And how many differ if the client makes a small mistake: the first token of every prompt left out (ids from a tokenizer that was told to add no special tokens, for a model that expects a beginning-of-sequence token), or the last one (a prompt that was cut to a length)? Write `greedy_differing = ...` into `predictions.toml`.
 
 # %% [markdown] lang="zh-TW"
 # ## 先猜猜看
 #
-# 所有提示同時送給伺服器。它會把它們放進同一個批次，用的 kernel 和快取都跟 Transformers 不同，而且是在另一個行程裡。貪婪解碼只取最可能的 token，所以 logits 差一個位元不一定有影響，但也可能有。有幾個提示會出現不同的 token？如果用戶端犯了個小錯，讓每個提示都少了第一個 token（分詞器被設成不加特殊 token，模型卻預期有序列開始 token），又有幾個會不同？把 `greedy_differing = ...` 寫進 `predictions.toml`。
+# 所有提示同時送給伺服器。它會把它們放進同一個批次，用的 kernel 和快取都跟 Transformers 不同，而且是在另一個行程裡。貪婪解碼只取最可能的 token，所以 logits 差一個位元不一定有影響，但也可能有。有幾個提示會出現不同的 token？如果用戶端犯了個小錯，又有幾個會不同：每個提示都少了第一個 token（分詞器被設成不加特殊 token，模型卻預期有序列開始 token），或是少了最後一個（提示被截到某個長度）？把 `greedy_differing = ...` 寫進 `predictions.toml`。
 
 # %%
 from onepiece.serving.load import closed_loop
@@ -195,9 +195,11 @@ def differing(got, wanted):
 greedy = {"model": NAME, "max_tokens": settings.answer_tokens, "temperature": 0, "return_token_ids": True}
 served = ask_all([greedy | {"prompt": prompt} for prompt in prompts])
 cut_in_front = ask_all([greedy | {"prompt": prompt[1:]} for prompt in prompts])
-greedy_differing, cut_differing = differing(tokens_of(served), expected), differing(tokens_of(cut_in_front), expected)
+cut_off = ask_all([greedy | {"prompt": prompt[:-1]} for prompt in prompts])
+greedy_differing = differing(tokens_of(served), expected)
+front_differing, cut_differing = differing(tokens_of(cut_in_front), expected), differing(tokens_of(cut_off), expected)
 lab.record("greedy_differing", greedy_differing)
-lab.record("greedy_differing", cut_differing, variant="first_token_dropped")
+lab.record("greedy_differing", cut_differing, variant="last_token_dropped")
 
 
 def constant(answers):
@@ -237,7 +239,8 @@ lab.table(
     ],
     [
         (tr("completions, greedy", "completions，貪婪"), len(prompts), greedy_differing),
-        (tr("completions, first token left out", "completions，少了第一個 token"), len(prompts), cut_differing),
+        (tr("completions, first token left out", "completions，少了第一個 token"), len(prompts), front_differing),
+        (tr("completions, last token left out", "completions，少了最後一個 token"), len(prompts), cut_differing),
         (tr("chat", "chat"), len(items), chat_differing),
         (tr("chat questions without the template", "對話題目，不套範本"), len(items), bare_differing),
     ],
@@ -381,11 +384,11 @@ torch.save({"prompt": beginning, "probabilities": next_probabilities(model, begi
 # %%
 guess = lab.predict("greedy_differing")
 lab.say(
-    f"""- Of {len(prompts)} greedy answers {greedy_differing} differ from Transformers{"" if guess is None else f" (you guessed {guess:g})"}; without the first token of the prompt, {cut_differing} do.
+    f"""- Of {len(prompts)} greedy answers {greedy_differing} differ from Transformers{"" if guess is None else f" (you guessed {guess:g})"}; without the last token of the prompt {cut_differing} do, without the first {front_differing}: equal answers alone do not prove that the prompt was right.
 - Chat through the template: {chat_differing} of {len(items)} differ; without it, {bare_differing}.
 - Log-probabilities agree to {max(errors):.1g} nats.
 - On {usage_differing} of {len(prompts)} bills the tokens are not those of the tokenizer, and {abs(generated - billed):g} tokens are missing from the server's own account of {generated:g}.""",
-    f"""- {len(prompts)} 個貪婪回答中，{greedy_differing} 個與 Transformers 不同{"" if guess is None else f"（你猜 {guess:g}）"}；提示少了第一個 token 時，有 {cut_differing} 個不同。
+    f"""- {len(prompts)} 個貪婪回答中，{greedy_differing} 個與 Transformers 不同{"" if guess is None else f"（你猜 {guess:g}）"}；提示少了最後一個 token 時，有 {cut_differing} 個不同，少了第一個時則有 {front_differing} 個：回答相同，還不足以證明提示是對的。
 - 套用範本的對話：{len(items)} 個中 {chat_differing} 個不同；不套範本，{bare_differing} 個。
 - 對數機率相差不超過 {max(errors):.1g} nat。
 - {len(prompts)} 張帳單中，{usage_differing} 張的 token 數與分詞器不同；伺服器自己記的 {generated:g} 個 token，差了 {abs(generated - billed):g} 個。""",
