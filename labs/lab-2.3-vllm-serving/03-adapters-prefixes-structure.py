@@ -31,7 +31,7 @@ import secrets
 import time
 from collections import Counter
 
-from onepiece.models import load_model, quiet_libraries
+from onepiece.models import quiet_libraries
 
 quiet_libraries()  # before peft is imported, which tells of things that are not wrong
 
@@ -69,16 +69,13 @@ def ask_all(bodies, *, at_once=16, key=None, timeout=60.0):
     """The replies of the server to all bodies."""
 
     async def work(client):
-        return await closed_loop(
-            lambda number, _: stream(client, bodies[number]), count=len(bodies), concurrency=min(at_once, len(bodies))
-        )
+        return await closed_loop(lambda number, _: stream(client, bodies[number]), count=len(bodies), concurrency=min(at_once, len(bodies)))
 
     return with_client(server.url, work, key=key, timeout=timeout)
 
 
 def differing(replies, wanted):
     return sum(reply.token_ids != tokens for reply, tokens in zip(replies, wanted, strict=True))
-
 
 # %% [markdown] lang="en"
 # ## A new skill
@@ -93,28 +90,14 @@ def differing(replies, wanted):
 # %%
 adapter = lab.artifact("adapter")
 base, tokenizer = load_base(settings)
-task = load_task(
-    "relabel", tokenizer, train_items=settings.train_items, held_out_items=settings.held_out_items, chat=settings.chat
-)
+task = load_task("relabel", tokenizer, train_items=settings.train_items, held_out_items=settings.held_out_items, chat=settings.chat)
 torch.manual_seed(0)
-adapted = get_peft_model(
-    base, LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules="all-linear", task_type="CAUSAL_LM")
-)
-history = fit(
-    adapted,
-    task,
-    steps=settings.adapter_steps,
-    learning_rate=settings.adapter_rate,
-    batch_size=settings.adapter_batch,
-    seed=0,
-)
+adapted = get_peft_model(base, LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules="all-linear", task_type="CAUSAL_LM"))
+history = fit(adapted, task, steps=settings.adapter_steps, learning_rate=settings.adapter_rate, batch_size=settings.adapter_batch, seed=0)
 adapted.eval()
 adapted.save_pretrained(adapter)
 
-questions = [
-    tokenizer(prompt_text(item, tokenizer, chat=settings.chat), add_special_tokens=False)["input_ids"]
-    for item in task.held_out
-]
+questions = [tokenizer(prompt_text(item, tokenizer, chat=settings.chat), add_special_tokens=False)["input_ids"] for item in task.held_out]
 with_peft = [greedy_tokens(adapted, question, settings.answer_tokens) for question in questions]
 size = sum(file.stat().st_size for file in adapter.glob("*.safetensors"))
 lab.say(
@@ -131,7 +114,6 @@ lab.say(
 # ## 載入執行中的伺服器
 #
 # 用 `--enable-lora` 和 `VLLM_ALLOW_RUNTIME_LORA_UPDATING` 啟動的伺服器，執行中也能接受 adapter。每個 adapter 有自己的名稱，之後就跟任何模型一樣。（這個變數會讓所有用戶端都能載入伺服器讀得到的任何路徑。正式環境別開：請在啟動時就指定 adapter，這個實驗的第二個伺服器就是這樣。）
-
 
 # %%
 def post(path, body):
@@ -160,7 +142,6 @@ lab.table([tr("request", "請求"), tr("models of the server", "伺服器的模�
 #
 # 保留題目中，伺服器上的 adapter 能答對幾成（0 到 1）？把 `adapter_accuracy = ...` 寫進 `predictions.toml`。還有一個不用寫數字的問題：同樣的題目，給基礎模型的和給 adapter 的*混在同樣的批次裡*，會有什麼不同嗎？
 
-
 # %%
 def for_model(model):
     return [greedy | {"prompt": question, "model": model} for question in questions]
@@ -184,21 +165,12 @@ mixed_base, mixed_adapter = mixed_answers()
 right, base_right = share_right(from_adapter), share_right(from_base)
 lab.record("adapter_accuracy", right)
 lab.record("adapter_accuracy", base_right, variant="base")
-answers = [item.answer for item in task.held_out]
-most_common = Counter(answers).most_common(1)[0][0]
-lab.record("adapter_accuracy", exact_match([most_common] * len(answers), answers), variant="constant")
 lab.record("adapter_differing", differing(from_adapter, with_peft))
 lab.record("adapter_differing", differing(from_base, with_peft), variant="base")
 one_slot = differing(mixed_base, with_base)
 lab.record("mixed_base_differing", one_slot, variant="no_spare_slot")
 lab.table(
-    [
-        tr("asked", "發問方式"),
-        tr("model", "模型"),
-        tr("right on relabel", "relabel 答對"),
-        tr("unlike Transformers / peft", "與 Transformers、peft 不同"),
-        tr("one answer", "其中一個回答"),
-    ],
+    [tr("asked", "發問方式"), tr("model", "模型"), tr("right on relabel", "relabel 答對"), tr("unlike Transformers / peft", "與 Transformers、peft 不同"), tr("one answer", "其中一個回答")],
     [
         (how, name, f"{share_right(replies):.0%}", differing(replies, tokens), replies[0].text)
         for how, name, replies, tokens in (
@@ -240,24 +212,22 @@ lab.say(
 lab.source(predicted_hits)
 
 # %% [markdown] lang="en"
-# The prompts are random tokens, so that nothing is in the cache by chance. They come one after the other; after each, the server's own counter says how many tokens it found. Besides prompts with a common beginning there are: one that is repeated, a piece that ends exactly with a block, one that does so and goes on by a token, the same prompt for the adapter, and one that has nothing in common with any other.
+# The prompts are random tokens, so that nothing is in the cache by chance. They come one after the other; after each, the server's own counter says how many tokens it found. Besides prompts with a common beginning there are: one that is repeated, a piece that ends exactly with a block, the same prompt for the adapter, and one that has nothing in common with any other.
 
 # %% [markdown] lang="zh-TW"
-# 提示是隨機的 token，這樣快取裡就不會碰巧有東西。它們一個接一個送出；每送一個，就看伺服器自己的計數器說找到幾個 token。除了開頭相同的提示，還有：重複的提示、剛好結束在區塊邊界的一段、結束在邊界之後又多一個 token 的、給 adapter 的同一個提示，以及與其他提示毫無共同點的提示。
+# 提示是隨機的 token，這樣快取裡就不會碰巧有東西。它們一個接一個送出；每送一個，就看伺服器自己的計數器說找到幾個 token。除了開頭相同的提示，還有：重複的提示、剛好結束在區塊邊界的一段、給 adapter 的同一個提示，以及與其他提示毫無共同點的提示。
 
 # %%
 # The first reply of a server says how large its blocks are: a label of a series in its metrics.
 block_size = int(label(read_idle(server.url), "vllm:cache_config_info", "block_size"))
-generator = random.Random(
-    time.time_ns()
-)  # a new one each time: what an earlier run of this notebook cached must not count
+generator = random.Random(time.time_ns())  # a new one each time: what an earlier run of this notebook cached must not count
 
 
 def some_tokens(count):
     return [generator.randrange(300, 900) for _ in range(count)]
 
 
-common, exact = some_tokens(settings.shared_tokens), some_tokens(3 * block_size)
+common = some_tokens(settings.shared_tokens)
 cases = [
     (tr("common beginning, first", "共同開頭，第一次"), NAME, common + some_tokens(settings.own_tokens)),
     (tr("common beginning, other end", "共同開頭，結尾不同"), NAME, common + some_tokens(settings.own_tokens)),
@@ -267,8 +237,6 @@ cases = [
     (tr("one token changed in front", "最前面改一個 token"), NAME, some_tokens(1) + common[1:]),
     (tr("the same for the adapter", "同一個提示，給 adapter"), "relabel", common),
     (tr("again for the adapter", "再給 adapter 一次"), "relabel", common),
-    (tr("three blocks, exactly", "剛好三個區塊"), NAME, exact),
-    (tr("the same and one token more", "同樣的提示，再多一個 token"), NAME, exact + some_tokens(1)),
     (tr("unrelated", "毫無關聯"), NAME, some_tokens(settings.shared_tokens)),
 ]
 found = []
@@ -281,29 +249,12 @@ predicted = predicted_hits(tokens, block_size, adapters=[model for _, model, _ i
 alike = shared_tokens(tokens)
 error = sum(abs(one - other) for one, other in zip(found, predicted, strict=True))
 lab.record("cache_prediction_error", error)
-lab.record(
-    "cache_prediction_error",
-    sum(abs(one - other) for one, other in zip(found, alike, strict=True)),
-    variant="without_blocks",
-)
-lab.record(
-    "cache_prediction_error", sum(found), variant="nothing_cached"
-)  # the formula of a server without a cache: always 0
+lab.record("cache_prediction_error", sum(abs(one - other) for one, other in zip(found, alike, strict=True)), variant="without_blocks")
 lab.record("cached_tokens", found[1])
 lab.record("cached_tokens", found[-1], variant="unrelated")
 lab.table(
-    [
-        tr("prompt", "提示"),
-        tr("model", "模型"),
-        "token",
-        tr("predicted", "預測"),
-        tr("found", "找到"),
-        tr("shared with an earlier one", "與先前的提示共有"),
-    ],
-    [
-        (name, model, len(prompt), *numbers)
-        for (name, model, prompt), *numbers in zip(cases, predicted, found, alike, strict=True)
-    ],
+    [tr("prompt", "提示"), tr("model", "模型"), "token", tr("predicted", "預測"), tr("found", "找到"), tr("shared with an earlier one", "與先前的提示共有")],
+    [(name, model, len(prompt), *numbers) for (name, model, prompt), *numbers in zip(cases, predicted, found, alike, strict=True)],
 )
 
 # %% [markdown] lang="en"
@@ -340,12 +291,7 @@ def is_record(text):
         value = json.loads(text)
     except json.JSONDecodeError:
         return False
-    return (
-        isinstance(value, dict)
-        and set(value) == {"colour", "count"}
-        and value["colour"] in COLOURS
-        and 0 <= value["count"] <= 99
-    )
+    return isinstance(value, dict) and set(value) == {"colour", "count"} and value["colour"] in COLOURS and 0 <= value["count"] <= 99
 
 
 forms = {  # the constraint, and whether a text keeps it
@@ -355,36 +301,16 @@ forms = {  # the constraint, and whether a text keeps it
 }
 rows, unparsable, free_unparsable = [], 0, 0
 for name, (constraint, keeps) in forms.items():
-    bodies = [
-        greedy | {"prompt": questions[number], "max_tokens": 48, "temperature": 1.0, "seed": number}
-        for number in range(settings.structured_requests)
-    ]
+    bodies = [greedy | {"prompt": questions[number], "max_tokens": 48, "temperature": 1.0, "seed": number} for number in range(settings.structured_requests)]
     bound = ask_all([body | {"structured_outputs": constraint} for body in bodies])
     free = ask_all(bodies)
     unparsable += sum(not keeps(reply.text) for reply in bound)
     free_unparsable += sum(not keeps(reply.text) for reply in free)
-    rows.append(
-        (
-            name,
-            f"{sum(keeps(reply.text) for reply in bound)}/{len(bound)}",
-            f"{sum(keeps(reply.text) for reply in free)}/{len(free)}",
-            f"`{bound[0].text}`",
-            f"`{free[0].text.strip()[:30]}`",
-        )
-    )
+    rows.append((name, f"{sum(keeps(reply.text) for reply in bound)}/{len(bound)}", f"{sum(keeps(reply.text) for reply in free)}/{len(free)}", f"`{bound[0].text}`", f"`{free[0].text.strip()[:30]}`"))
 lab.record("unparsable", unparsable)
 lab.record("unparsable", free_unparsable, variant="free")
 (cut,) = ask_all([bodies[0] | {"structured_outputs": forms["json"][0], "max_tokens": 6}])
-lab.table(
-    [
-        tr("form", "格式"),
-        tr("parsed, constrained", "可解析，有限制"),
-        tr("parsed, free", "可解析，不限制"),
-        tr("constrained", "有限制"),
-        tr("free", "不限制"),
-    ],
-    rows,
-)
+lab.table([tr("form", "格式"), tr("parsed, constrained", "可解析，有限制"), tr("parsed, free", "可解析，不限制"), tr("constrained", "有限制"), tr("free", "不限制")], rows)
 lab.say(
     f"The guarantee ends with the tokens: with `max_tokens` 6 the answer is `{cut.text}`, finish_reason `{cut.finish_reason}`. The form is right, the content is the model's: it was never taught these, and says whatever is allowed.",
     f"這個保證到 token 用完為止：`max_tokens` 設成 6，回答是 `{cut.text}`，finish_reason 是 `{cut.finish_reason}`。格式一定對，內容還是模型的：它沒學過這些，只是說出允許的東西。",
@@ -419,10 +345,7 @@ cut_off = with_client(server.url, asked_to_end, timeout=2.0)
 lost = sum(not succeeded(reply) for reply in cut_off)
 lab.record("lost_in_drain", lost, variant="no_timeout")
 ends = Counter((reply.http_status, reply.finish_reason, reply.done, reply.problem[:90]) for reply in cut_off)
-lab.table(
-    [tr("clients", "用戶端"), tr("HTTP status", "HTTP 狀態"), "finish_reason", "[DONE]", tr("problem", "問題")],
-    [(count, *end) for end, count in ends.most_common()],
-)
+lab.table([tr("clients", "用戶端"), tr("HTTP status", "HTTP 狀態"), "finish_reason", "[DONE]", tr("problem", "問題")], [(count, *end) for end, count in ends.most_common()])
 like_success = sum(reply.http_status == 200 and not succeeded(reply) for reply in cut_off)
 aborted = sum(reply.finish_reason == "abort" for reply in cut_off)
 told = sum(reply.http_status == 200 != reply.status for reply in cut_off)
@@ -458,22 +381,13 @@ key = key_file.read_text(encoding="utf-8")
 place = lab.artifact("production.json")
 server = servers.shared(place, lambda: start_production(settings, place.parent, adapter=adapter, key=key))
 before = read_idle(server.url)
-guessed = ask_all(
-    [greedy | {"prompt": prompt} for prompt in expected["prompts"]], key=key, at_once=settings.most_running
-)
+guessed = ask_all([greedy | {"prompt": prompt} for prompt in expected["prompts"]], key=key, at_once=settings.most_running)
 grown = changes(before, read_idle(server.url))
+sampled = ask_all([greedy | {"prompt": prompt, "temperature": 2.0, "seed": number} for number, prompt in enumerate(expected["prompts"])], key=key, at_once=settings.most_running)
 mixed_base, mixed_adapter = mixed_answers(key=key, at_once=settings.most_running)
-speculative_differing = differing(guessed, expected["answers"])
+speculative_differing, sampled_differing = differing(guessed, expected["answers"]), differing(sampled, expected["answers"])
 lab.record("speculative_differing", speculative_differing)
-if settings.draft_model:
-    draft, _ = load_model(settings.draft_model, device=settings.device, dtype=settings.dtype)
-    believed = [greedy_tokens(draft, prompt, settings.answer_tokens) for prompt in expected["prompts"]]
-else:
-    believed = expected["prompts"]  # n-grams that nobody checks only copy what came before
-draft_differing = sum(guess != tokens for guess, tokens in zip(believed, expected["answers"], strict=True))
-constant = max(expected["answers"], key=expected["answers"].count)
-lab.record("speculative_differing", draft_differing, variant="guesses_believed")
-lab.record("speculative_differing", sum(tokens != constant for tokens in expected["answers"]), variant="constant")
+lab.record("speculative_differing", sampled_differing, variant="sampled")
 spare_slot, adapter_mixed = differing(mixed_base, with_base), differing(mixed_adapter, with_peft)
 lab.record("mixed_base_differing", spare_slot)
 lab.record("mixed_adapter_differing", adapter_mixed)
@@ -481,31 +395,19 @@ lab.record("mixed_adapter_differing", adapter_mixed)
 before = read_idle(server.url)
 ask_all([alone], key=key)
 grown_alone = changes(before, read_idle(server.url))
-tokens_per_step = total(grown_alone, "vllm:generation_tokens_total") / total(
-    grown_alone, "vllm:iteration_tokens_total_count"
-)
+tokens_per_step = total(grown_alone, "vllm:generation_tokens_total") / total(grown_alone, "vllm:iteration_tokens_total_count")
 lab.record("tokens_per_step", tokens_per_step)
 lab.record("tokens_per_step", plain_tokens_per_step, variant="no_speculation")
 
 # %%
-counters = {
-    name: total(grown, f"vllm:spec_decode_num_{name}_total") for name in ("drafts", "draft_tokens", "accepted_tokens")
-}
-by_place = [
-    total(grown, "vllm:spec_decode_num_accepted_tokens_per_pos_total", position=str(number)) / counters["drafts"]
-    for number in range(settings.guessed_tokens)
-]
+counters = {name: total(grown, f"vllm:spec_decode_num_{name}_total") for name in ("drafts", "draft_tokens", "accepted_tokens")}
+by_place = [total(grown, "vllm:spec_decode_num_accepted_tokens_per_pos_total", position=str(number)) / counters["drafts"] for number in range(settings.guessed_tokens)]
 accepted = counters["accepted_tokens"] / counters["draft_tokens"]
 lab.record("accepted_share", accepted)
 pieces = sum(len(reply.choices) for reply in guessed)
 figure, axes = subplots(figsize=(5.6, 3.0))
 axes.bar(range(1, settings.guessed_tokens + 1), by_place, color=COLORS["blue"], width=0.6)
-axes.set(
-    xlabel="guessed token",
-    ylabel="accepted (share of drafts)",
-    ylim=(0, 1.02),
-    xticks=range(1, settings.guessed_tokens + 1),
-)
+axes.set(xlabel="guessed token", ylabel="accepted (share of drafts)", ylim=(0, 1.02), xticks=range(1, settings.guessed_tokens + 1))
 lab.figure(
     "speculation",
     figure,
@@ -519,18 +421,11 @@ lab.table(
     [
         (tr("answers", "回答"), len(guessed)),
         (tr("unlike Transformers", "與 Transformers 不同"), speculative_differing),
-        (
-            tr("unlike Transformers, if every guess were believed", "與 Transformers 不同，若每個猜測都照單全收"),
-            draft_differing,
-        ),
         (tr("guessed tokens", "猜的 token"), counters["draft_tokens"]),
         (tr("accepted", "被接受"), counters["accepted_tokens"]),
         (tr("generated tokens", "生成的 token"), sum(len(reply.token_ids) for reply in guessed)),
         (tr("events that brought them", "送來它們的事件"), pieces),
-        (
-            tr("base, mixed with the adapter: unlike Transformers", "基礎模型，與 adapter 混合：與 Transformers 不同"),
-            spare_slot,
-        ),
+        (tr("base, mixed with the adapter: unlike Transformers", "基礎模型，與 adapter 混合：與 Transformers 不同"), spare_slot),
         (tr("adapter, mixed with the base: unlike peft", "adapter，與基礎模型混合：與 peft 不同"), adapter_mixed),
     ],
 )

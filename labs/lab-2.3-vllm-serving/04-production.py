@@ -64,7 +64,6 @@ def with_client(work):
     """Run `work(client)` with a client that has the key."""
     return streaming.with_client(server.url, work, key=key)
 
-
 # %% [markdown] lang="en"
 # ## Who may ask?
 #
@@ -92,9 +91,7 @@ asking = {"no key": {}, "wrong key": {"Authorization": "Bearer wrong"}, "right k
 def status_of(path, headers):
     body = paths[path]
     method = "GET" if body is None else "POST"
-    return httpx2.request(
-        method, server.url + path, json=body, headers=headers, trust_env=False, timeout=60.0
-    ).status_code
+    return httpx2.request(method, server.url + path, json=body, headers=headers, trust_env=False, timeout=60.0).status_code
 
 
 statuses = {path: {name: status_of(path, headers) for name, headers in asking.items()} for path in paths}
@@ -117,20 +114,13 @@ lab.say(
 # ## 一次可以問多少？
 
 # %%
-longest = next(
-    entry["max_model_len"]
-    for entry in with_client(lambda client: client.get("/v1/models")).json()["data"]
-    if entry["id"] == NAME
-)
+longest = next(entry["max_model_len"] for entry in with_client(lambda client: client.get("/v1/models")).json()["data"] if entry["id"] == NAME)
 word = prompts[0][1]
 requests = {
-    tr("a prompt longer than the model's context", "提示比模型的脈絡還長"): greedy
-    | {"prompt": [word] * (longest + 50), "max_tokens": 1},
-    tr("max_tokens longer than the context", "max_tokens 比脈絡還長"): greedy
-    | {"prompt": prompts[0], "max_tokens": longest + 50},
+    tr("a prompt longer than the model's context", "提示比模型的脈絡還長"): greedy | {"prompt": [word] * (longest + 50), "max_tokens": 1},
+    tr("max_tokens longer than the context", "max_tokens 比脈絡還長"): greedy | {"prompt": prompts[0], "max_tokens": longest + 50},
     tr("a temperature below zero", "溫度小於零"): greedy | {"prompt": prompts[0], "max_tokens": 1, "temperature": -1},
-    tr("both fit, but not together", "分開都放得下，加起來放不下"): greedy
-    | {"prompt": [word] * (longest - 4), "max_tokens": 50, "ignore_eos": True},
+    tr("both fit, but not together", "分開都放得下，加起來放不下"): greedy | {"prompt": [word] * (longest - 4), "max_tokens": 50, "ignore_eos": True},
     tr("everything fits", "全部放得下"): greedy | {"prompt": prompts[0], "max_tokens": 4, "ignore_eos": True},
 }
 
@@ -144,10 +134,7 @@ lab.record("wrong_requests_refused", sum(reply.status == 400 for reply in replie
 lab.record("wrong_requests_refused", sum(reply.status == 400 for reply in replies[4:]), variant="right_requests")
 lab.table(
     [tr("request", "請求"), tr("status", "狀態"), "token", "finish_reason", tr("the server says", "伺服器說")],
-    [
-        (name, reply.status, len(reply.token_ids), reply.finish_reason, reply.problem[:90])
-        for name, reply in zip(requests, replies, strict=True)
-    ],
+    [(name, reply.status, len(reply.token_ids), reply.finish_reason, reply.problem[:90]) for name, reply in zip(requests, replies, strict=True)],
 )
 lab.say(
     f"The fourth one is not refused: it got {len(replies[3].token_ids)} tokens of 50, with finish_reason `{replies[3].finish_reason}`. Whoever needs all of an answer must look at that field.",
@@ -164,51 +151,28 @@ lab.say(
 #
 # 使用者在回答到一半時關掉網頁。伺服器會繼續算下去嗎？看它自己的生成 token 計數器就知道。
 
-
 # %%
-def of_one_event(client):
-    """A stream of which nobody wants more than the first event."""
-    return client.stream("POST", COMPLETIONS, json=story(0, settings.long_tokens) | {"stream": True})
-
-
-async def closes(client):
-    async with of_one_event(client) as answer:
+async def leaves_after_first_event(client):
+    async with client.stream("POST", COMPLETIONS, json=story(0, settings.long_tokens) | {"stream": True}) as answer:
         await anext(answer.aiter_raw())
-
-
-async def only_stops_reading(client):
-    before = await read_with(client)
-    async with of_one_event(client) as answer:
-        await anext(answer.aiter_raw())
-        # The connection stays open until the server has finished the request.
-        while total(changes(before, await read_with(client)), "vllm:request_success_total") == 0:
-            await asyncio.sleep(0.02)
 
 
 def computed_share(work):
-    """Tokens that the server generated, as a share of those that were asked for: the least of several tries.
-
-    A gauge is as old as the last step, so it may still say "idle" of a request that has just begun. The small request that follows
-    brings it up to date.
-    """
-    shares, small = [], story(1, 2)
+    """Tokens that the server generated, as a share of those that the clients asked for."""
+    before = read_idle(server.url)
     for _ in range(settings.repeats):
-        before = read_idle(server.url)
         with_client(work)
-        with_client(lambda client: stream(client, small))
-        generated = total(
-            changes(before, read_idle(server.url)), "vllm:generation_tokens_total"
-        )  # idle: what went on has been counted
-        shares.append((generated - small["max_tokens"]) / settings.long_tokens)
-    return min(shares)
+    generated = total(changes(before, read_idle(server.url)), "vllm:generation_tokens_total")  # idle: what went on has been counted
+    return generated / (settings.repeats * settings.long_tokens)
 
 
-left, kept_open = computed_share(closes), computed_share(only_stops_reading)
+left = computed_share(leaves_after_first_event)
+stayed = computed_share(lambda client: stream(client, story(0, settings.long_tokens)))
 lab.record("computed_for_nobody", left)
-lab.record("computed_for_nobody", kept_open, variant="connection_kept")
+lab.record("computed_for_nobody", stayed, variant="stayed")
 lab.say(
-    f"Each client asked for {settings.long_tokens} tokens and wanted no more than the first. Where it closed the connection, the server computed {left:.1%} of them; where it only stopped reading, {kept_open:.1%}. Closing the connection is the way to cancel; a proxy that keeps it open keeps the server busy.",
-    f"每個用戶端都要求了 {settings.long_tokens} 個 token，但看到第一個就不想再看。關閉連線的，伺服器算了其中的 {left:.1%}；只是不再讀取的，算了 {kept_open:.1%}。要取消就關閉連線；如果中間有代理伺服器把連線留著，伺服器就會一直忙下去。",
+    f"{settings.repeats} clients asked for {settings.long_tokens} tokens each. For those that left the server computed {left:.0%} of them, for those that stayed {stayed:.0%}. Closing the connection is the way to cancel; a proxy that keeps it open keeps the server busy.",
+    f"{settings.repeats} 個用戶端，每個要求 {settings.long_tokens} 個 token：離開的，伺服器算了其中的 {left:.0%}；留下來的，算了 {stayed:.0%}。要取消就關閉連線；如果中間有代理伺服器把連線留著，伺服器就會一直忙下去。",
 )
 
 # %% [markdown] lang="en"
@@ -221,7 +185,6 @@ lab.say(
 #
 # 這個伺服器同時執行的請求有上限（`--max-num-seqs`），總共容納的也有上限（`--max-num-queued-reqs`）；少了第二個限制，vLLM 的佇列就沒有盡頭，裡面的人都得等。現在來了一波比兩者加起來還多的請求。被拒絕的之中，有多少比例會拿到說明此事的 HTTP 狀態碼（0 到 1）？把 `refused_by_status = ...` 寫進 `predictions.toml`。
 
-
 # %%
 async def burst(client):
     seen = []
@@ -233,9 +196,7 @@ async def burst(client):
             await asyncio.sleep(0.02)
 
     looking = asyncio.create_task(look())
-    replies = await asyncio.gather(
-        *(stream(client, story(number, settings.burst_tokens)) for number in range(settings.burst))
-    )
+    replies = await asyncio.gather(*(stream(client, story(number, settings.burst_tokens)) for number in range(settings.burst)))
     looking.cancel()
     return replies, seen
 
@@ -259,10 +220,7 @@ lab.table(
         (tr("answered completely", "完整回答"), sum(succeeded(reply) for reply in replies)),
         (tr("refused, says the server's counter", "被拒絕（伺服器的計數器說）"), rejections),
         (tr("refused, with HTTP status 503", "被拒絕，HTTP 狀態 503"), len(by_status)),
-        (
-            tr("refused inside the stream, after HTTP status 200", "在串流裡被拒絕，HTTP 狀態是 200"),
-            len(refused) - len(by_status),
-        ),
+        (tr("refused inside the stream, after HTTP status 200", "在串流裡被拒絕，HTTP 狀態是 200"), len(refused) - len(by_status)),
     ],
 )
 inside = len(refused) - len(by_status)
@@ -281,11 +239,7 @@ lab.say(
 lab.source(retry_delay)
 
 # %%
-ledger = with_client(
-    lambda client: complete_all(
-        lambda number: stream(client, story(number, settings.burst_tokens)), count=settings.burst, attempts=16, seed=0
-    )
-)
+ledger = with_client(lambda client: complete_all(lambda number: stream(client, story(number, settings.burst_tokens)), count=settings.burst, attempts=16, seed=0))
 read_idle(server.url)
 unanswered = sum(not entry.complete for entry in ledger)
 lab.record("unanswered", unanswered)
@@ -296,31 +250,20 @@ lab.table([tr("attempts", "嘗試次數"), tr("requests", "請求數")], sorted(
 # %% [markdown] lang="en"
 # ## How much fits?
 #
-# Two measurements, one client and four, give a line: what a step costs once, and what each sequence adds. From it follows what the server can do at its limit, and how many requests are under way at a given rate.
-#
-# Take care with the word *step*: this server speculates, so that one pass of its engine may bring a sequence several tokens. What a client can measure is the time per *token*, and the estimate needs nothing else: its "step" is the time in which every sequence gets one token on average. Whoever times the engine's passes instead has to divide by the tokens that each brings.
+# Two measurements, one client and four, give a line: what a step costs once, and what each sequence adds. From it follows what the server can do at its limit, and how many requests are under way at a given rate:
 
 # %% [markdown] lang="zh-TW"
 # ## 裝得下多少？
 #
-# 兩次量測（一個用戶端和四個）就能畫出一條線：一步的固定成本，以及每個序列另外加上的成本。由此可以推算伺服器的極限，以及在某個到達速率下有多少請求在進行中。
-#
-# 「一步」這個詞要小心：這個伺服器會推測解碼，引擎走一遍可能替一個序列帶來好幾個 token。用戶端量得到的是每個 *token* 的時間，而這個估計也只需要它：它的「一步」是每個序列平均得到一個 token 的時間。如果改量引擎走一遍的時間，就得除以每一遍帶來的 token 數。
+# 兩次量測（一個用戶端和四個）就能畫出一條線：一步的固定成本，以及每個序列另外加上的成本。由此可以推算伺服器的極限，以及在某個到達速率下有多少請求在進行中：
 
 # %%
 lab.source(StepModel.at_once)
 
-
 # %%
 def seconds_per_token(concurrency):
     """How long a client waits for a token while so many are served."""
-    replies = with_client(
-        lambda client: closed_loop(
-            lambda number, when: stream(client, story(number, settings.load_tokens), intended=when),
-            count=concurrency,
-            concurrency=concurrency,
-        )
-    )
+    replies = with_client(lambda client: closed_loop(lambda number, when: stream(client, story(number, settings.load_tokens), intended=when), count=concurrency, concurrency=concurrency))
     return statistics.mean(reply.seconds for reply in replies) / settings.load_tokens
 
 
@@ -329,14 +272,7 @@ measured = {concurrency: [] for concurrency in (few, many, full)}
 for _ in lab.progress(range(settings.load_repeats)):
     for concurrency, values in measured.items():
         values.append(seconds_per_token(concurrency))
-before = read_idle(server.url)
-seconds_alone = seconds_per_token(few)
-grown = changes(before, read_idle(server.url))
-tokens_per_pass = total(grown, "vllm:generation_tokens_total") / total(grown, "vllm:iteration_tokens_total_count")
-lab.record("tokens_per_pass", tokens_per_pass)
-pace = {
-    concurrency: min(values) for concurrency, values in measured.items()
-}  # the quickest: what else runs here only adds
+pace = {concurrency: min(values) for concurrency, values in measured.items()}  # the quickest: what else runs here only adds
 model = StepModel.from_measurements(few, pace[few], many, pace[many])
 at_limit, saturated, one_at_a_time = model.tokens_per_second(full), full / pace[full], few / pace[few]
 capacity_error = abs(math.log2(at_limit / saturated))
@@ -345,50 +281,18 @@ lab.record("capacity_error", abs(math.log2(one_at_a_time / saturated)), variant=
 
 rate = 0.5 * model.highest_rate(settings.load_tokens, full)
 arrivals = poisson_arrivals(rate, max(8, int(rate * settings.load_seconds)), seed=1)
-loaded = with_client(
-    lambda client: open_loop(
-        lambda number, when: stream(client, story(number, settings.load_tokens), intended=when), arrivals
-    )
-)
+loaded = with_client(lambda client: open_loop(lambda number, when: stream(client, story(number, settings.load_tokens), intended=when), arrivals))
 read_idle(server.url)
 answered = [reply for reply in loaded if succeeded(reply)]
-lab.record(
-    "latency_ratio", statistics.mean(reply.seconds for reply in answered) / model.seconds(rate, settings.load_tokens)
-)
+lab.record("latency_ratio", statistics.mean(reply.seconds for reply in answered) / model.seconds(rate, settings.load_tokens))
 lab.table(
     [tr("quantity", "項目"), tr("estimate", "估計"), tr("measured", "量測")],
     [
-        (
-            tr(f"tokens per second at {full} sequences", f"{full} 個序列時的每秒 token"),
-            f"{at_limit:.0f}",
-            f"{saturated:.0f}",
-        ),
-        (
-            tr(f"latency at {rate:.1f} requests/s (mean)", f"每秒 {rate:.1f} 個請求時的延遲（平均）"),
-            f"{model.seconds(rate, settings.load_tokens) * 1e3:.0f} ms",
-            f"{statistics.mean(reply.seconds for reply in answered) * 1e3:.0f} ms",
-        ),
-        (
-            tr("the slowest twentieth begins at (p95)", "最慢的二十分之一從這裡開始（p95）"),
-            "",
-            f"{percentile([reply.seconds for reply in answered], 95) * 1e3:.0f} ms",
-        ),
-        (
-            tr("under way at that rate", "該速率下進行中的請求"),
-            f"{model.at_once(rate, settings.load_tokens):.1f}",
-            f"{mean_at_once(answered):.1f}",
-        ),
+        (tr(f"tokens per second at {full} sequences", f"{full} 個序列時的每秒 token"), f"{at_limit:.0f}", f"{saturated:.0f}"),
+        (tr(f"latency at {rate:.1f} requests/s (mean)", f"每秒 {rate:.1f} 個請求時的延遲（平均）"), f"{model.seconds(rate, settings.load_tokens) * 1e3:.0f} ms", f"{statistics.mean(reply.seconds for reply in answered) * 1e3:.0f} ms"),
+        (tr("the slowest twentieth begins at (p95)", "最慢的二十分之一從這裡開始（p95）"), "", f"{percentile([reply.seconds for reply in answered], 95) * 1e3:.0f} ms"),
+        (tr("under way at that rate", "該速率下進行中的請求"), f"{model.at_once(rate, settings.load_tokens):.1f}", f"{mean_at_once(answered):.1f}"),
         (tr("refused", "被拒絕"), 0, len(loaded) - len(answered)),
-        (
-            tr("tokens per pass of the engine, one client", "引擎每走一遍的 token 數，一個用戶端"),
-            "",
-            f"{tokens_per_pass:.2f}",
-        ),
-        (
-            tr("milliseconds per token, per pass", "每個 token、每一遍的毫秒數"),
-            "",
-            f"{seconds_alone * 1e3:.2f}, {seconds_alone * tokens_per_pass * 1e3:.2f}",
-        ),
     ],
 )
 
@@ -396,26 +300,9 @@ lab.table(
 figure, axes = subplots(figsize=(7.2, 3.6))
 shares = [0.02 * step for step in range(1, 50)]
 highest = model.highest_rate(settings.load_tokens, full)
-axes.plot(
-    [share * highest for share in shares],
-    [model.seconds(share * highest, settings.load_tokens) * 1e3 for share in shares],
-    marker="",
-    label="estimate",
-)
-axes.plot(
-    [rate],
-    [statistics.mean(reply.seconds for reply in answered) * 1e3],
-    "s",
-    color=COLORS["orange"],
-    label="measured, mean",
-)
-axes.plot(
-    [rate],
-    [percentile([reply.seconds for reply in answered], 95) * 1e3],
-    "^",
-    color=COLORS["green"],
-    label="measured, p95",
-)
+axes.plot([share * highest for share in shares], [model.seconds(share * highest, settings.load_tokens) * 1e3 for share in shares], marker="", label="estimate")
+axes.plot([rate], [statistics.mean(reply.seconds for reply in answered) * 1e3], "s", color=COLORS["orange"], label="measured, mean")
+axes.plot([rate], [percentile([reply.seconds for reply in answered], 95) * 1e3], "^", color=COLORS["green"], label="measured, p95")
 axes.set(xlabel="requests per second", ylabel=f"latency of {settings.load_tokens} tokens (ms)", ylim=(0, None))
 axes.legend()
 lab.figure(
@@ -452,11 +339,7 @@ lab.source(succeeded)
 
 # %%
 clients = settings.most_running + settings.most_waiting
-undisturbed = with_client(
-    lambda client: closed_loop(
-        lambda number, _: stream(client, story(number, settings.long_tokens)), count=clients, concurrency=clients
-    )
-)
+undisturbed = with_client(lambda client: closed_loop(lambda number, _: stream(client, story(number, settings.long_tokens)), count=clients, concurrency=clients))
 assert all(succeeded(reply) for reply in undisturbed)
 wanted = [reply.token_ids for reply in undisturbed]
 
@@ -478,49 +361,23 @@ async def killed_meanwhile(client):
 
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(crash())
-        asking = tasks.create_task(
-            complete_all(
-                lambda number: stream(client, story(number, settings.long_tokens), begun=begun),
-                count=clients,
-                attempts=4,
-                seed=0,
-                until=back,
-            )
-        )
+        asking = tasks.create_task(complete_all(lambda number: stream(client, story(number, settings.long_tokens), begun=begun), count=clients, attempts=4, seed=0, until=back))
     return asking.result()
 
 
 ledger = with_client(killed_meanwhile)
 first = [entry.replies[0] for entry in ledger]
 wrong = sum(entry.complete and entry.last.token_ids != tokens for entry, tokens in zip(ledger, wanted, strict=True))
-naive_wrong = sum(
-    reply.http_status == 200 and reply.token_ids != tokens for reply, tokens in zip(first, wanted, strict=True)
-)
+naive_wrong = sum(reply.http_status == 200 and reply.token_ids != tokens for reply, tokens in zip(first, wanted, strict=True))
 lost = sum(not entry.complete for entry in ledger)
 lab.record("wrong_answers_believed", wrong)
 lab.record("wrong_answers_believed", naive_wrong, variant="status_200_is_success")
 lab.record("unanswered_after_crash", lost)
 lab.record("unanswered_after_crash", sum(not succeeded(reply) for reply in first), variant="no_retry")
 lab.table(
+    [tr("request", "請求"), tr("first attempt", "第一次嘗試"), "HTTP", "token", "finish_reason", tr("last attempt", "最後一次"), tr("equals the reference", "與參考答案相同")],
     [
-        tr("request", "請求"),
-        tr("first attempt", "第一次嘗試"),
-        "HTTP",
-        "token",
-        "finish_reason",
-        tr("last attempt", "最後一次"),
-        tr("equals the reference", "與參考答案相同"),
-    ],
-    [
-        (
-            number,
-            tr("complete", "完整") if succeeded(entry.replies[0]) else tr("broken off", "中斷"),
-            entry.replies[0].http_status,
-            len(entry.replies[0].token_ids),
-            entry.replies[0].finish_reason,
-            tr("complete", "完整") if entry.complete else tr("failed", "失敗"),
-            entry.last.token_ids == tokens,
-        )
+        (number, tr("complete", "完整") if succeeded(entry.replies[0]) else tr("broken off", "中斷"), entry.replies[0].http_status, len(entry.replies[0].token_ids), entry.replies[0].finish_reason, tr("complete", "完整") if entry.complete else tr("failed", "失敗"), entry.last.token_ids == tokens)
         for number, (entry, tokens) in enumerate(zip(ledger, wanted, strict=True))
     ],
 )
@@ -534,7 +391,6 @@ lab.table(
 # ## 沒有損失的結束
 #
 # 最後是計畫中的結束：要部署新版本了。這個伺服器啟動時設了 `--shutdown-timeout`，所以收到 SIGTERM 之後，會把引擎已經開始的做完。對照組是沒有設的第一個伺服器（第 3 本筆記本的結尾）。那麼在排空（drain）*期間*到達的請求呢？
-
 
 # %%
 async def drained(client):
@@ -555,13 +411,7 @@ lost_in_drain = sum(not succeeded(reply) for reply in replies)
 lab.record("lost_in_drain", lost_in_drain)
 lab.table(
     [tr("request", "請求"), "HTTP", "token", "finish_reason", tr("complete", "完整"), tr("problem", "問題")],
-    [
-        (name, reply.http_status, len(reply.token_ids), reply.finish_reason, succeeded(reply), reply.problem[:60])
-        for name, reply in [
-            *((tr("running", "執行中"), reply) for reply in replies),
-            (tr("arrived during the drain", "排空期間到達"), late),
-        ]
-    ],
+    [(name, reply.http_status, len(reply.token_ids), reply.finish_reason, succeeded(reply), reply.problem[:60]) for name, reply in [*((tr("running", "執行中"), reply) for reply in replies), (tr("arrived during the drain", "排空期間到達"), late)]],
 )
 lab.say(
     f"At SIGTERM {running} answers were running; {lost_in_drain} were lost. The late request {'was answered' if succeeded(late) else 'was not answered'} ({'status ' + str(late.http_status) if late.http_status else 'no connection'}{', then ' + ('silence until its own timeout' if 'Timeout' in late.error else 'an empty stream') if late.http_status == 200 and not succeeded(late) else ''}). {'So the order of a deployment is: take the server out of the load balancer, wait until no new request comes, and only then send SIGTERM.' if not succeeded(late) else ''}",

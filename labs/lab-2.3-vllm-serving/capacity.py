@@ -4,13 +4,9 @@
     model.tokens_per_second(16)                             # 1,778
     model.at_once(rate=20.0, tokens=48)                     # requests under way at 20 requests per second of 48 tokens each
 
-An engine works in steps; a step here is the time in which every running sequence gets one token *on average*. With b sequences it takes
-about c + d b seconds: c is paid once (reading the weights, the Python around it), d for each sequence. Everything below follows from that,
-and from Little's law (https://doi.org/10.1287/opre.9.3.383): requests under way = arrivals per second times seconds that each stays.
-
-Without speculation a step is one pass of the engine. With it a pass brings a sequence several tokens: measure seconds per token, as a
-client sees them, or divide the seconds of a pass by its tokens per sequence. How many are accepted depends on the text and on how many
-sequences there are, so measure on requests like those to come.
+An engine works in steps, and each step gives every running sequence one token. With b sequences a step takes about c + d b seconds: c is
+paid once (reading the weights, the Python around it), d for each sequence. Everything below follows from that, and from Little's law
+(https://doi.org/10.1287/opre.9.3.383): requests under way = arrivals per second times seconds that each stays.
 """
 
 from __future__ import annotations
@@ -27,7 +23,7 @@ class StepModel:
 
     @classmethod
     def from_measurements(cls, few: int, few_seconds: float, many: int, many_seconds: float) -> StepModel:
-        """The line through two measured steps: with `few` sequences each waited `few_seconds` for a token, with `many` `many_seconds`."""
+        """The line through two measured steps: `few` sequences took `few_seconds`, `many` took `many_seconds`."""
         per_sequence = (many_seconds - few_seconds) / (many - few)
         return cls(few_seconds - per_sequence * few, per_sequence)
 
