@@ -211,6 +211,7 @@ def check_tiled_forward(*inputs: Tensor) -> None:
         for text, name in (
             (wrong.SCALE_MISSING, "no_scale"),
             (wrong.NO_RESCALE, "no_rescale"),
+            (wrong.OUTPUT_NOT_RESCALED, "output_not_rescaled"),
             (wrong.SUM_BEFORE_MAXIMUM, "sum_before_maximum"),
             (wrong.NOT_DIVIDED, "no_division"),
         )
@@ -379,6 +380,8 @@ def check_exercise_6() -> None:
         (AttentionShape(64, 64, 16, heads=2, kv_heads=2, causal=True), 16, 32),
         (AttentionShape(37, 53, 8, batch=2, heads=4, kv_heads=2, causal=True), 8, 16),
         (AttentionShape(53, 37, 8, batch=2, heads=4, kv_heads=1, causal=True), 16, 8),
+        # Only the last row of a query block sees the first key of one more key block.
+        (AttentionShape(32, 33, 8, causal=True), 16, 16),
     ):
         counts = walk_tiles(shape, block_queries, block_keys)
         query_rows = shape.batch * shape.heads * shape.rows
@@ -394,7 +397,7 @@ def check_exercise_6() -> None:
                 wrong.KEYS_ONLY: loaded(counts["whole"], copies=1), wrong.KEYS_ONCE: loaded(shape.key_len),
                 wrong.KEYS_PER_QUERY_HEAD: loaded(counts["whole"], heads=shape.heads),
                 wrong.CAUSAL_NOT_SKIPPED: loaded(counts["all"]), wrong.CAUSAL_NOT_WHOLE: loaded(counts["visible"]),
-                wrong.RAGGED_BLOCK_FULL: loaded(counts["padded"]),
+                wrong.RAGGED_BLOCK_FULL: loaded(counts["padded"]), wrong.LAST_ROW_NOT_ASKED: loaded(counts["early"]),
             },
         )  # fmt: skip
         expect(
@@ -406,16 +409,19 @@ def check_exercise_6() -> None:
 
 def walk_tiles(shape: AttentionShape, block_queries: int, block_keys: int) -> dict[str, int]:
     """Rows of K that one head reads, found by walking over all pairs: the right count and the mistaken ones."""
-    counts = {"whole": 0, "all": 0, "visible": 0, "padded": 0}
+    counts = {"whole": 0, "all": 0, "visible": 0, "padded": 0, "early": 0}
     for start in range(shape.first_row, shape.query_len, block_queries):
         rows = range(start, min(start + block_queries, shape.query_len))
-        seen = [any(j < shape.visible_keys(i) for i in rows) for j in range(shape.key_len)]
+        seen, seen_early = (
+            [any(j < shape.visible_keys(i) for i in some) for j in range(shape.key_len)] for some in (rows, rows[:-1])
+        )
         for left in range(0, shape.key_len, block_keys):
             block = seen[left : left + block_keys]
             counts["all"] += len(block)
             counts["visible"] += sum(block)
             counts["whole"] += len(block) if any(block) else 0
             counts["padded"] += block_keys if any(block) else 0
+            counts["early"] += len(block) if any(seen_early[left : left + block_keys]) else 0
     return counts
 
 
@@ -435,6 +441,30 @@ def check_exercise_7() -> None:
             got, broken_attention(*inputs, None, causal=causal), atol=1e-5,
             what=same(f"flash_attention_triton(causal={causal})"), mistakes=mistakes_in_kernel(*inputs, causal),
         )  # fmt: skip
+    check_unequal_rows(device)
+
+
+def check_unequal_rows(device: str) -> None:
+    """Rows whose scores are 200 apart, as outliers make them: each needs its own maximum, one of the whole tile is too much for it.
+
+    e^-200 is zero in float32, e^-200 / e^-200 is not. The outlier stands in one number of queries and keys.
+    """
+    from flash_attention_triton import flash_attention_triton
+
+    queries, keys, values, _ = random_tensors(21, 40)
+    keys[..., 0] = 4.0  # times 0.25, the scale: what stands in the query is added to each of its scores
+    queries[..., 0] = 0.0
+    queries[:, :, 1::2, 0] = 200.0
+    inputs = (queries, keys, values)
+    got = flash_attention_triton(*(tensor.float().to(device) for tensor in inputs), block_queries=16, block_keys=16).cpu()
+    want = broken_attention(*inputs, None)
+    one_maximum = want.clone()
+    one_maximum[:, :, 0::2] = math.nan
+    expect(
+        got, want, atol=1e-3,
+        what=Text("flash_attention_triton, rows 200 apart in their scores", "flash_attention_triton（各列的分數相差 200）"),
+        mistakes={wrong.MAXIMUM_OF_TILE: one_maximum},
+    )  # fmt: skip
 
 
 def mistakes_in_kernel(queries: Tensor, keys: Tensor, values: Tensor, causal: bool) -> dict[Text, Tensor]:
@@ -445,6 +475,7 @@ def mistakes_in_kernel(queries: Tensor, keys: Tensor, values: Tensor, causal: bo
         for text, name in (
             (wrong.SCALE_MISSING, "no_scale"),
             (wrong.NO_RESCALE, "no_rescale"),
+            (wrong.OUTPUT_NOT_RESCALED, "output_not_rescaled"),
             (wrong.SUM_BEFORE_MAXIMUM, "sum_before_maximum"),
         )
     }

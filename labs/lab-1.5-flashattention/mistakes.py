@@ -60,6 +60,10 @@ NO_RESCALE = Text(
     "the rescale is missing: the old sums are relative to the old maximum; multiply them by exp(old - new) first",
     "缺少重新縮放：舊的總和是相對於舊的最大值，要先乘上 exp(舊最大值 - 新最大值)",
 )
+OUTPUT_NOT_RESCALED = Text(
+    "the total is brought to the new maximum, the output is not: both are sums of the same weights, and take the same factor",
+    "total 換算到新的最大值了，輸出卻沒有：兩者加總的是同一組權重，要乘同一個係數",
+)
 RESCALE_INVERTED = Text(
     "the correction is upside down: it is exp(old maximum - new maximum), which is never above 1",
     "修正係數上下顛倒：應該是 exp(舊最大值 - 新最大值)，絕不會大於 1",
@@ -185,6 +189,10 @@ CAUSAL_NOT_WHOLE = Text(
     "counted up to the last visible key: a key block is loaded whole",
     "只算到最後一個看得到的 key：key 區塊是整塊載入的",
 )
+LAST_ROW_NOT_ASKED = Text(
+    "the last row of a query block sees most, and it is not asked: it is number min(start + block_queries, query_len) - 1",
+    "沒有問到 query 區塊的最後一列，它看得最遠：編號是 min(start + block_queries, query_len) - 1",
+)
 LOGSUMEXP_FORGOTTEN = Text(
     "the logsumexp is stored as well, one number per row",
     "logsumexp 也要存回去，每列一個數",
@@ -199,4 +207,8 @@ BASE_MIXED = Text(
 PADDING_COUNTED = Text(
     "keys beyond the end take part: they are zero, not absent; mask them",
     "超出結尾的 key 也算進去了：它們的值是零，不是不存在，要遮起來",
+)
+MAXIMUM_OF_TILE = Text(
+    "one maximum for several rows: a row whose scores are far below it becomes 0/0; each row has its own, tl.max(..., axis=1)",
+    "好幾列共用一個最大值：分數比它小很多的列會變成 0/0；每一列要有自己的最大值，用 tl.max(..., axis=1)",
 )
