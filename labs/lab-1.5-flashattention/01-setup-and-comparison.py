@@ -5,11 +5,11 @@
 #
 # | | |
 # |---|---|
-# | You build | two cost curves, memory and time, for three implementations of the same function, and the exponent of each curve |
+# | You build | two cost curves, memory and time, for two implementations of the same function, and the exponent of each curve |
 # | You need | half a minute on two CPU cores, 1 GB of memory |
-# | You should see | one answer three times; naive memory that grows with the square of the length; ours and PyTorch's that grow with the length |
+# | You should see | whether both give one answer; how each curve grows, and how far its exponent can be trusted on your machine |
 #
-# Measure first, explain later: how the second implementation works is the subject of notebook 2.
+# Measure first, explain later: how the second implementation can work is the subject of notebook 2, where you write it yourself.
 
 # %% [markdown] lang="zh-TW"
 # # 1. 注意力的代價
@@ -18,25 +18,25 @@
 #
 # | | |
 # |---|---|
-# | 你會做出 | 同一個函式的三種實作，各自的記憶體曲線與時間曲線，以及每條曲線的指數 |
+# | 你會做出 | 同一個函式的兩種實作，各自的記憶體曲線與時間曲線，以及每條曲線的指數 |
 # | 你需要 | 兩個 CPU 核心跑半分鐘，1 GB 記憶體 |
-# | 你應該看到 | 三種實作給出同一個答案；樸素版的記憶體隨長度的平方成長，我們的版本和 PyTorch 的版本只隨長度成長 |
+# | 你應該看到 | 兩種實作的答案是否相同；每條曲線怎麼成長，指數在你的機器上有多可信 |
 #
-# 這一本先量測，不解釋：第二種實作為什麼可行，是第 2 本筆記本的主題。
+# 這一本先量測，不解釋：第二種實作怎麼做得到，是第 2 本筆記本的主題，到時候由你自己寫出來。
 
 # %%
-import json
+import functools
 import platform
 
-import numpy as np
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from flash_attention import flash_attention, naive_attention
+from attention_figures import cost_curves
+from flash_attention import naive_attention
 from onepiece import lab
 from onepiece.course.text import Text, tr
-from onepiece.figures import subplots
 from onepiece.measure import peak_memory, timed
+from power_law import fit_power_law
 
 settings = lab.settings
 torch.set_num_threads(1)  # on two threads every small tile would wait for the slower one
@@ -44,12 +44,12 @@ dtype = getattr(torch, settings.attention_dtype)
 print(f"torch {torch.__version__} on {settings.device}, {dtype}, Python {platform.python_version()}")
 
 # %% [markdown] lang="en"
-# ## Three implementations of one function
+# ## Two implementations of one function
 #
 # Every query compares itself with every key it may see, the softmax turns the comparisons into weights, and the weights mix the values:
 
 # %% [markdown] lang="zh-TW"
-# ## 同一個函式的三種實作
+# ## 同一個函式的兩種實作
 #
 # 每個 query 跟它看得到的每個 key 比較，softmax 把比較的結果變成權重，再用權重混合 value：
 
@@ -66,28 +66,16 @@ print(f"torch {torch.__version__} on {settings.device}, {dtype}, Python {platfor
 lab.source(naive_attention)
 
 # %% [markdown] lang="en"
-# Beside it stand `flash_attention`, this lab's tiled version in plain PyTorch, and PyTorch's own fused
-# `scaled_dot_product_attention` (SDPA). All three are causal here: a token sees itself and what came before.
+# Beside it stands PyTorch's own fused `scaled_dot_product_attention` (SDPA). Both are causal here: a token sees itself and what came before.
 
 # %% [markdown] lang="zh-TW"
-# 另外兩個是本實驗用純 PyTorch 寫的分塊版 `flash_attention`，以及 PyTorch 內建的融合版
-# `scaled_dot_product_attention`（SDPA）。這裡三者都是因果的：每個 token 只看得到自己和前面的 token。
+# 另一個是 PyTorch 內建的融合版 `scaled_dot_product_attention`（SDPA）。這裡兩者都是因果的：每個 token 只看得到自己和前面的 token。
 
 # %%
-def naive(queries, keys, values):
-    return naive_attention(queries, keys, values, causal=True)
-
-
-def tiled(queries, keys, values):
-    block = settings.block
-    return flash_attention(queries, keys, values, causal=True, block_queries=block, block_keys=block)
-
-
-def sdpa(queries, keys, values):
-    return scaled_dot_product_attention(queries, keys, values, is_causal=True)
-
-
-implementations = {"naive": naive, "tiled": tiled, "sdpa": sdpa}
+implementations = {
+    "naive": functools.partial(naive_attention, causal=True),
+    "fused": functools.partial(scaled_dot_product_attention, is_causal=True),
+}
 
 # %% [markdown] lang="en"
 # ## Is it one function?
@@ -104,12 +92,15 @@ implementations = {"naive": naive, "tiled": tiled, "sdpa": sdpa}
 def random_inputs(length, dtype=dtype):
     generator = torch.Generator().manual_seed(0)
     shape = (1, settings.heads, length, settings.head_dim)  # (batch, heads, seq, head_dim)
-    return [torch.randn(shape, generator=generator).to(settings.device, dtype).requires_grad_() for _ in range(3)]
+    tensors = [torch.randn(shape, generator=generator) for _ in range(3)]
+    return [tensor.to(settings.device, dtype).requires_grad_() for tensor in tensors]
 
 
 length = settings.lengths[0]
-oracle = naive(*random_inputs(length, torch.float64))
-errors = {name: (attend(*random_inputs(length)) - oracle).abs().max().item() for name, attend in implementations.items()}
+oracle = implementations["naive"](*random_inputs(length, torch.float64))
+errors = {}
+for name, attend in implementations.items():
+    errors[name] = (attend(*random_inputs(length)) - oracle).abs().max().item()
 lab.table([tr("implementation", "實作"), tr("largest difference from float64", "與 float64 的最大差異")], errors.items())
 
 # %%
@@ -117,9 +108,9 @@ rounding = torch.finfo(dtype).eps
 worst = max(errors, key=errors.get)
 lab.say(
     f"The largest difference is {errors[worst]:.1e} ({worst}), that is {errors[worst] / rounding:.1f} times the rounding unit of "
-    f"{dtype} ({rounding:.1e}). The three differ by rounding. Notebook 2 tests this much harder.",
+    f"{dtype} ({rounding:.1e}). Notebook 2 tests this much harder.",
     f"最大的差異是 {errors[worst]:.1e}（{worst}），也就是 {dtype} 捨入單位（{rounding:.1e}）的 {errors[worst] / rounding:.1f} 倍。"
-    "三者只差在捨入。第 2 本筆記本會用嚴格得多的方式檢驗這件事。",
+    "第 2 本筆記本會用嚴格得多的方式檢驗這件事。",
 )
 
 # %% [markdown] lang="en"
@@ -130,14 +121,14 @@ lab.say(
 #
 # ```toml
 # naive_memory_exponent = 1.5   # your p for the memory of naive attention
-# tiled_memory_exponent = 1.5   # ... for tiled attention
-# tiled_time_exponent = 1.5     # ... and for the time of tiled attention
+# fused_memory_exponent = 1.5   # ... for the memory of the fused one
+# fused_time_exponent = 1.5     # ... and for its time
 # ```
 #
 # <details><summary>A hint</summary>
 #
 # A score matrix has $N \times N$ entries; all queries together have $N \times d$. Which of them must exist at the same time?
-# And does tiled attention compute fewer scores, or only store fewer?
+# And could an implementation compute fewer scores, or only store fewer?
 # </details>
 
 # %% [markdown] lang="zh-TW"
@@ -148,55 +139,52 @@ lab.say(
 #
 # ```toml
 # naive_memory_exponent = 1.5   # 樸素版記憶體的 p，換成你的猜測
-# tiled_memory_exponent = 1.5   # 分塊版記憶體的 p
-# tiled_time_exponent = 1.5     # 分塊版時間的 p
+# fused_memory_exponent = 1.5   # 融合版記憶體的 p
+# fused_time_exponent = 1.5     # 融合版時間的 p
 # ```
 #
 # <details><summary>提示</summary>
 #
 # 一個分數矩陣有 $N \times N$ 個數，所有 query 合起來有 $N \times d$ 個。哪些東西必須同時存在？
-# 另外，分塊版是少算了分數，還是只少存了分數？
+# 另外，一個實作能不能少算一些分數，還是只能少存一些？
 # </details>
 
 # %% [markdown] lang="en"
 # ## Measure
 #
 # `peak_memory` adds up every allocation and release of PyTorch's allocator, so temporaries inside an operator count too.
-# `timed` alternates the implementations, so that a busy machine is unfair to all of them equally. Without a GPU everything runs on one
-# CPU thread: that compares algorithms, not schedulers.
+# `timed` goes round by round through all implementations *and* all lengths: if the machine is busy for a while, a round is slow, not one
+# length. Without a GPU everything runs on one CPU thread: that compares algorithms, not schedulers.
 
 # %% [markdown] lang="zh-TW"
 # ## 量測
 #
-# `peak_memory` 會累計 PyTorch 配置器的每一次配置與釋放，所以運算子內部的暫存也算在內。`timed` 讓三種實作輪流執行，
-# 機器忙碌時對大家一樣不公平。沒有 GPU 的話，全部只用一個 CPU 執行緒：要比的是演算法，不是排程器。
+# `peak_memory` 會累計 PyTorch 配置器的每一次配置與釋放，所以運算子內部的暫存也算在內。`timed` 一輪一輪地量，每一輪都走過所有實作
+# *和*所有長度：機器忙了一陣子的話，慢的是那一輪，不會只拖慢某一個長度。沒有 GPU 的話，全部只用一個 CPU 執行緒：要比的是演算法，不是排程器。
 
 # %%
-def training_step(attend, inputs, grad_output):
-    return torch.autograd.grad(attend(*inputs), inputs, grad_output)
+def training_step(attend, inputs):
+    return torch.autograd.grad(attend(*inputs), inputs, torch.ones_like(inputs[0]))
 
 
-costs = {name: {} for name in implementations}  # name -> length -> bytes, seconds
-for length in lab.progress(settings.lengths):
+lengths, repeats = settings.lengths, settings.repeats
+steps = {}  # (implementation, length) -> what is measured
+for length in lengths:
     inputs = random_inputs(length)
-    steps = {
-        name: lambda attend=attend, inputs=inputs: training_step(attend, inputs, torch.ones_like(inputs[0]))
-        for name, attend in implementations.items()
-    }
-    for name, timing in timed(steps, repeats=settings.repeats).items():
-        costs[name][length] = {"bytes": peak_memory(steps[name], settings.device), "seconds": timing.median, "spread": timing.spread}
+    for name, attend in implementations.items():
+        steps[name, length] = functools.partial(training_step, attend, inputs)
 
-with lab.artifact("costs.json").open("w", encoding="utf-8") as file:
-    json.dump({"block": settings.block, "costs": costs}, file)
+timings = timed(steps, repeats=repeats)
+memory = {key: peak_memory(step, settings.device) for key, step in steps.items()}
 
 # %%
-columns = [tr("length", "長度"), *(f"{name}: {unit}" for name in costs for unit in ("MB", "ms"))]
+columns = [tr("length", "長度"), *(f"{name}: {unit}" for name in implementations for unit in ("MB", "ms"))]
 rows = []
-for length in settings.lengths:
+for length in lengths:
     row = [length]
-    for by_length in costs.values():
-        cost = by_length[length]
-        row += [cost["bytes"] / 1e6, f"{cost['seconds'] * 1e3:.1f} ± {cost['spread'] * 1e3:.1f}"]
+    for name in implementations:
+        timing = timings[name, length]
+        row += [memory[name, length] / 1e6, f"{timing.median * 1e3:.1f} ± {timing.spread * 1e3:.1f}"]
     rows.append(row)
 lab.table(columns, rows)
 
@@ -204,63 +192,49 @@ lab.table(columns, rows)
 # ## Fit the exponents
 #
 # A power law is a straight line on doubly logarithmic paper, and its slope is the exponent. We fit by least squares and use the longest
-# three lengths only: at short lengths constant costs (a tile, a Python call) hide the law.
+# three lengths only: at short lengths constant costs (a tile, a Python call) hide the law. For times, each round gives an exponent of its
+# own; how far they lie apart says how far the fit can be trusted.
 
 # %% [markdown] lang="zh-TW"
 # ## 擬合指數
 #
 # 冪次律在雙對數座標上是一條直線，斜率就是指數。我們用最小平方法擬合，而且只用最長的三個長度：
-# 長度太短時，固定的成本（一個 tile、一次 Python 呼叫）會蓋過規律。
+# 長度太短時，固定的成本（一個 tile、一次 Python 呼叫）會蓋過規律。時間的部分，每一輪都能算出自己的指數；它們彼此差多少，
+# 就說明這個擬合有多可信。
 
 # %%
-def fit(name, quantity):
-    """Exponent and factor of quantity = factor * length ** exponent, over the longest three lengths."""
-    lengths = settings.lengths[-3:]
-    values = [costs[name][length][quantity] for length in lengths]
-    exponent, log_factor = np.polyfit(np.log(lengths), np.log(values), 1)
-    return exponent, np.exp(log_factor)
+costs, laws = {"bytes": {}, "seconds": {}}, {}
+for name in implementations:
+    costs["bytes"][name] = [memory[name, length] for length in lengths]
+    costs["seconds"][name] = [timings[name, length].median for length in lengths]
+    rounds = [[timings[name, length].seconds[number] for length in lengths] for number in range(repeats)]
+    laws[name, "bytes"] = fit_power_law(lengths, [costs["bytes"][name]])
+    laws[name, "seconds"] = fit_power_law(lengths, rounds)
 
-
-def draw(axes, quantity, unit, label):
-    lengths = np.array(settings.lengths)
-    for name in costs:
-        exponent, factor = fit(name, quantity)
-        points = axes.loglog(lengths, [costs[name][length][quantity] / unit for length in settings.lengths], linestyle="", label=f"{name}: $N^{{{exponent:.2f}}}$")
-        axes.loglog(lengths, factor * lengths**exponent / unit, color=points[0].get_color(), marker="", linewidth=1.2)
-    axes.set(xlabel="sequence length N", ylabel=label)
-    axes.set_xticks(settings.lengths, [str(length) for length in settings.lengths])
-    axes.minorticks_off()
-    axes.legend()
-
-
-figure, (left, right) = subplots(1, 2, figsize=(10.5, 4.2))
-draw(left, "bytes", 1e6, "peak memory (MB)")
-draw(right, "seconds", 1e-3, "time (ms)")
 lab.figure(
     "cost-over-length",
-    figure,
+    cost_curves(lengths, costs, laws),
     Text(
-        en="Peak memory (left) and time (right) of one forward and backward pass; points are measured, lines are fitted to the longest three lengths.",
+        en="Peak memory (left) and time (right) of one forward and backward pass; "
+        "points are measured, lines are fitted to the longest three lengths.",
         zh_tw="一次前向加反向傳播的記憶體峰值（左）與時間（右）；點是量測值，線是用最長三個長度擬合的結果。",
     ),
 )
 
 # %%
-memory = {name: fit(name, "bytes")[0] for name in costs}
-lab.record("tiled_time_exponent", fit("tiled", "seconds")[0])
-lab.record("naive_memory_exponent", memory["naive"])
-lab.record("naive_memory_exponent", memory["tiled"], variant="tiled")
-lab.record("tiled_memory_exponent", memory["tiled"])
-lab.record("tiled_memory_exponent", memory["naive"], variant="naive")
-lab.record("tiled_memory_exponent", memory["sdpa"], variant="sdpa")
+lab.record("naive_memory_exponent", laws["naive", "bytes"].exponent)
+lab.record("naive_memory_exponent", laws["fused", "bytes"].exponent, variant="fused")
+lab.record("fused_memory_exponent", laws["fused", "bytes"].exponent)
+lab.record("fused_memory_exponent", laws["naive", "bytes"].exponent, variant="naive")
+lab.record("naive_time_exponent", laws["naive", "seconds"].exponent)
+lab.record("fused_time_exponent", laws["fused", "seconds"].exponent)
 
-measured = {
-    "naive_memory_exponent": memory["naive"],
-    "tiled_memory_exponent": memory["tiled"],
-    "tiled_time_exponent": fit("tiled", "seconds")[0],
+guesses = {
+    "naive_memory_exponent": (lab.predict("naive_memory_exponent"), laws["naive", "bytes"]),
+    "fused_memory_exponent": (lab.predict("fused_memory_exponent"), laws["fused", "bytes"]),
+    "fused_time_exponent": (lab.predict("fused_time_exponent"), laws["fused", "seconds"]),
 }
-guesses = [lab.predict("naive_memory_exponent"), lab.predict("tiled_memory_exponent"), lab.predict("tiled_time_exponent")]
-rows = [(metric, "–" if guess is None else guess, value) for (metric, value), guess in zip(measured.items(), guesses, strict=True)]
+rows = [(metric, "–" if guess is None else guess, law.exponent) for metric, (guess, law) in guesses.items()]
 lab.table([tr("metric", "指標"), tr("your guess", "你的猜測"), tr("measured", "量測值")], rows)
 
 # %% [markdown] lang="en"
@@ -270,64 +244,69 @@ lab.table([tr("metric", "指標"), tr("your guess", "你的猜測"), tr("measure
 # ## 這些數字說了什麼
 
 # %%
-at = settings.lengths[-1]
-cost = {name: costs[name][at] for name in costs}
-saved = cost["naive"]["bytes"] / cost["tiled"]["bytes"]
-speed = cost["naive"]["seconds"] / cost["tiled"]["seconds"]
-fused = cost["tiled"]["seconds"] / cost["sdpa"]["seconds"]
+at = lengths[-1]
+naive_mb, fused_mb = memory["naive", at] / 1e6, memory["fused", at] / 1e6
+speed = timings["naive", at].median / timings["fused", at].median
+exponents = {key: f"$N^{{{law.exponent:.2f}}}$" for key, law in laws.items()}
+times = [laws[name, "seconds"] for name in implementations]
+apart = max(law.spread for law in times)
+if any(law.rough for law in times):
+    trust = Text(
+        f"The rounds of one fit disagree by ± {apart:.2f}: these time exponents are **rough**, run again on a calm machine",
+        f"同一個擬合的各輪相差到 ± {apart:.2f}：這些時間的指數**只能看個大概**，請在機器空閒時再跑一次",
+    )
+else:
+    trust = Text(f"The rounds of one fit agree within ± {apart:.2f}", f"同一個擬合的各輪只差 ± {apart:.2f}")
 lab.say(
-    f"""- **Memory.** Naive attention grows like $N^{{{memory["naive"]:.2f}}}$, tiled like $N^{{{memory["tiled"]:.2f}}}$. At N = {at} that is
-  {cost["naive"]["bytes"] / 1e6:.0f} MB against {cost["tiled"]["bytes"] / 1e6:.1f} MB: {saved:.0f} times less. (An exponent a little below 1 is what a constant plus
-  a linear term looks like: the constant is the tiles.)
-- **Time.** Nothing was approximated, so every score is still computed: tiled time grows like $N^{{{measured["tiled_time_exponent"]:.2f}}}$ (the number of scores
-  grows like $N^2$; a fit over three timings on a shared machine is rough). At N = {at} our Python loop takes {1 / speed:.2f} times as long as naive attention, and {fused:.1f} times as long as the fused SDPA, which runs the same
-  algorithm without a Python call per tile. (Against naive attention two things pull: calls per tile cost time, and skipping the tiles above the
-  diagonal and never writing an N x N matrix to memory save it.)
-- So FlashAttention changes how much is *held and moved*, not how much is *computed*.""",
-    f"""- **記憶體。** 樸素版的成長像 $N^{{{memory["naive"]:.2f}}}$，分塊版像 $N^{{{memory["tiled"]:.2f}}}$。在 N = {at} 時，兩者是
-  {cost["naive"]["bytes"] / 1e6:.0f} MB 對 {cost["tiled"]["bytes"] / 1e6:.1f} MB，相差 {saved:.0f} 倍。（指數略低於 1，是「常數項加線性項」的樣子：常數項就是那些 tile。）
-- **時間。** 沒有任何近似，所以每個分數都還是要算：分塊版的時間成長像 $N^{{{measured["tiled_time_exponent"]:.2f}}}$（分數的個數隨
-  $N^2$ 成長；在忙碌的機器上用三個時間擬合，只能看個大概）。在 N = {at} 時，我們的 Python 迴圈花的時間是樸素版的 {1 / speed:.2f} 倍，是融合版 SDPA 的 {fused:.1f} 倍；SDPA 用的是同一個演算法，只是不必為每個 tile 呼叫一次 Python。（和樸素版相比有兩股力量拉扯：每個 tile 的呼叫要花時間；略過對角線以上的 tile，又不必把 N x N 的矩陣寫進記憶體，則省時間。）
-- 所以 FlashAttention 改變的是要*存放與搬動*多少，不是要*計算*多少。""",
+    f"""- **Memory.** Naive attention grows like {exponents["naive", "bytes"]}, the fused one like {exponents["fused", "bytes"]}. At N = {at} that is
+  {naive_mb:.0f} MB against {fused_mb:.1f} MB: {naive_mb / fused_mb:.0f} times less. (An exponent a little below 1 is what a constant plus
+  a linear term looks like.)
+- **Time.** Naive grows like {exponents["naive", "seconds"]}, fused like {exponents["fused", "seconds"]}; at N = {at} the fused one is {speed:.1f} times as fast. {trust.en}.
+  Nothing was approximated: every pair that a query may see has its score, and with the mask these are N(N + 1)/2.
+- So one function has two very different memory curves: the N x N matrix is how naive attention is *written*, not what attention *is*.""",
+    f"""- **記憶體。** 樸素版的成長像 {exponents["naive", "bytes"]}，融合版像 {exponents["fused", "bytes"]}。在 N = {at} 時，兩者是
+  {naive_mb:.0f} MB 對 {fused_mb:.1f} MB，相差 {naive_mb / fused_mb:.0f} 倍。（指數略低於 1，是「常數項加線性項」的樣子。）
+- **時間。** 樸素版的成長像 {exponents["naive", "seconds"]}，融合版像 {exponents["fused", "seconds"]}；在 N = {at} 時，融合版的速度是樸素版的 {speed:.1f} 倍。{trust.zh_tw}。
+  沒有任何近似：query 看得到的每一對都有分數，套上遮罩後一共是 N(N + 1)/2 對。
+- 所以同一個函式有兩條天差地別的記憶體曲線：N x N 的矩陣來自樸素版的*寫法*，不是注意力*本身*的要求。""",
 )
 
 # %%
-exponent, factor = fit("naive", "bytes")
-further = 8 * settings.lengths[-1]
+law = laws["naive", "bytes"]
+further = 8 * at
 long, heads = 131_072, 32
 matrix = long**2 * heads * 2  # bytes, bfloat16
 lab.say(
     f"""**Extrapolate.** By the fitted line, one head of naive attention at N = {further:,} would need
-{factor * further**exponent / settings.heads / 1e9:.0f} GB. And by plain arithmetic: a single score matrix of a model with {heads} heads at a context of {long:,} tokens,
+{law.factor * further**law.exponent / settings.heads / 1e9:.0f} GB. And by plain arithmetic: a single score matrix of a model with {heads} heads at a context of {long:,} tokens,
 in bfloat16, is {long:,}² × {heads} × 2 bytes = {matrix / 2**40:.0f} TiB. No accelerator holds that, for one layer and one sequence.""",
     f"""**外推。** 照擬合出來的直線，單一個 head 的樸素注意力在 N = {further:,} 時需要
-{factor * further**exponent / settings.heads / 1e9:.0f} GB。再做一道純算術：一個有 {heads} 個 head 的模型，上下文 {long:,} 個 token，用 bfloat16 存一個分數矩陣，
+{law.factor * further**law.exponent / settings.heads / 1e9:.0f} GB。再做一道純算術：一個有 {heads} 個 head 的模型，上下文 {long:,} 個 token，用 bfloat16 存一個分數矩陣，
 就是 {long:,}² × {heads} × 2 位元組 = {matrix / 2**40:.0f} TiB。光是一層、一條序列，就沒有任何加速器放得下。""",
 )
 
 # %% [markdown] lang="en"
 # ## Limits of this measurement
 #
-# - Few heads and one sequence. More of either multiplies all three memories; the exponents stay.
-# - Our tiles are a Python loop around small matrix products. Its *memory* is the algorithm's, its *time* is partly PyTorch's
-#   overhead per call. Judge the algorithm's speed by the fused SDPA, and by the Triton kernel if you have a GPU.
-# - On a CPU the fast memory is the cache, and nothing forces the tiles to stay there. What really crosses between slow and fast
-#   memory is counted in notebook 4.
+# - Few heads and one sequence. More of either multiplies both memories; the exponents stay.
+# - The fused version is compiled C++ or CUDA. That it is fast proves neither that its algorithm is clever nor that its memory must be this small:
+#   you will write the algorithm in plain PyTorch and put its curve beside these two in notebook 4.
+# - Memory is exact, time is not: it depends on your machine and on what else it does. No gate looks at it.
 #
-# **Exercise.** Exercise 1 (`flash_attention.py`: scale, causal offset and `naive_attention`) belongs here. Check it with
-# `nox -s check -- lab-1.5-flashattention`.
+# **Exercise.** Exercise 1 (`flash_attention.py`: scale, causal offset and `naive_attention`) belongs here, and is all that this notebook
+# needs. Check it with `nox -s check -- lab-1.5-flashattention`.
 #
 # **Next:** how can a softmax be computed without ever seeing a whole row?
 
 # %% [markdown] lang="zh-TW"
 # ## 這次量測的限制
 #
-# - 只有很少的 head、一條序列。兩者增加時，三種實作的記憶體都同倍數放大，指數不變。
-# - 我們的 tile 是一個 Python 迴圈，裡面是一個個小矩陣乘法。*記憶體*反映的是演算法，*時間*卻有一部分是 PyTorch 每次呼叫的固定開銷。
-#   要評斷演算法的速度，請看融合版 SDPA；有 GPU 的話，也看 Triton kernel。
-# - 在 CPU 上，快速記憶體是快取，但沒有任何機制強迫 tile 留在裡面。慢速與快速記憶體之間到底搬了多少，第 4 本筆記本會實際去數。
+# - 只有很少的 head、一條序列。兩者增加時，兩種實作的記憶體都同倍數放大，指數不變。
+# - 融合版是編譯好的 C++ 或 CUDA。它很快，並不證明演算法有多聰明，也不證明記憶體一定能這麼小：
+#   你會用純 PyTorch 寫出這個演算法，在第 4 本筆記本把它的曲線畫在這兩條旁邊。
+# - 記憶體是精確的，時間不是：它取決於你的機器，以及機器還在忙什麼。沒有任何關卡看時間。
 #
-# **練習。** 練習 1（`flash_attention.py`：scale、因果位移與 `naive_attention`）屬於這一本。用
+# **練習。** 練習 1（`flash_attention.py`：scale、因果位移與 `naive_attention`）屬於這一本，這本也只需要它。用
 # `nox -s check -- lab-1.5-flashattention` 檢查。
 #
 # **下一步：** 從頭到尾沒看過完整的一列，要怎麼算出 softmax？

@@ -170,7 +170,10 @@ def last_block_attention(queries: Tensor, keys: Tensor, values: Tensor, *, causa
         msg = "here the last block of a query is its own: causal attention with as many queries as keys"
         raise ValueError(msg)
     blocks = [slice(start, start + block) for start in range(0, queries.shape[2], block)]
-    outputs = [broken_attention(*(t[:, :, own] for t in (queries, keys, values)), None, causal=True) for own in blocks]
+    outputs = []
+    for own in blocks:
+        tiles = (tensor[:, :, own] for tensor in (queries, keys, values))
+        outputs.append(broken_attention(*tiles, None, causal=True, block_keys=block))
     return torch.cat(outputs, dim=2)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from flash_attention import plan_tiles, tiled_backward, tiled_forward
-from tiling import Traffic, causal_mask
+from tiling import Tiling, Traffic, causal_mask
 
 
 @dataclass(frozen=True)
@@ -155,15 +155,12 @@ def tiled_backward_traffic(shape: AttentionShape, block_queries: int, block_keys
 # ---------------------------------------------------------------------------------------------- the paper's theorem
 
 
-def theorem_naive(seq: int, head_dim: int) -> int:
-    """Theorem 2, standard attention: N d + N^2 elements per head, up to a constant factor."""
-    return seq * head_dim + seq * seq
-
-
 def theorem_flash(seq: int, head_dim: int, sram: int) -> float:
     """Theorem 2, FlashAttention: N^2 d^2 / M elements per head, up to a constant factor.
 
-    `sram` is M in elements. Raises ValueError outside the range for which the theorem is stated, d <= M <= N d.
+    It is proved for algorithm 1 of that paper, whose outer loop runs over keys (`keys_outer.py`). FlashAttention-2, whose
+    outer loop runs over queries, follows the same law. `sram` is M in elements. Raises ValueError outside the range for
+    which the theorem is stated, d <= M <= N d.
     """
     if not head_dim <= sram <= seq * head_dim:
         raise ValueError(f"theorem 2 holds for head_dim <= sram <= seq * head_dim; got {head_dim}, {sram}, {seq}")
@@ -171,15 +168,15 @@ def theorem_flash(seq: int, head_dim: int, sram: int) -> float:
 
 
 def sram_elements(block_queries: int, block_keys: int, head_dim: int) -> int:
-    """What one step of the forward loop holds in SRAM: Q and O tiles, K and V tiles, the scores, m and l."""
+    """What one step of either forward loop holds in SRAM: Q and O tiles, K and V tiles, the scores, m and l."""
     return 2 * block_queries * head_dim + 2 * block_keys * head_dim + block_queries * block_keys + 2 * block_queries
 
 
 def block_queries_for_sram(sram: int, head_dim: int, block_keys: int) -> int:
     """The most rows of queries that fit into `sram` elements beside `block_keys` keys and values.
 
-    About sram / (2 * head_dim + block_keys): this is where M enters the theorem, because K and V are read again once
-    per query block. Raises ValueError when not even one row fits.
+    About sram / (2 * head_dim + block_keys): this is where M enters the traffic of `tiled_forward`, which has the queries
+    outside and reads K and V once per query block. Raises ValueError when not even one row fits.
     """
     rows = (sram - 2 * block_keys * head_dim) // (2 * head_dim + block_keys + 2)
     if rows < 1:
@@ -219,10 +216,34 @@ def largest_temporary(function: Callable[[], Any]) -> int:
     return max([seen.freed, *(size for key, size in seen.live.items() if key not in returned)])
 
 
-def attention_flops(shape: AttentionShape, *, backward: bool = False) -> int:
-    """Floating-point operations of the matrix products on visible pairs; a multiply-add is two.
+@dataclass(frozen=True)
+class WatchedTiling(Tiling):
+    """A tiling that sees every tile of scores that a loop computes: each comes by once, to be masked."""
+
+    scored: list[int] = field(default_factory=list)  # scores per tile, of all heads, in the order of the loop
+
+    def hide_future(self, scores: Tensor, query_block: slice, key_block: slice) -> Tensor:
+        """As `Tiling.hide_future`, and noted."""
+        self.scored.append(scores.numel())
+        return super().hide_future(scores, query_block, key_block)
+
+
+def count_tiled_pairs(shape: AttentionShape, block_queries: int, block_keys: int) -> int:
+    """Query-key pairs that the loops of `tiled_forward` really score, of all heads."""
+    queries, keys, values = shape.zeros()
+    plan = plan_tiles(queries, keys, shape.causal, block_queries, block_keys)
+    watched = WatchedTiling(plan.query_len, plan.key_len, plan.offset, block_queries, block_keys)
+    tiled_forward(queries, keys, values, watched, 1.0, Traffic())
+    return sum(watched.scored)
+
+
+def attention_flops(shape: AttentionShape, *, pairs: int | None = None, backward: bool = False) -> int:
+    """Floating-point operations of the matrix products on `pairs` pairs of all heads; a multiply-add is two.
 
     Forward: Q K^T and P V, 4 * head_dim per pair. Backward: five products (S again, dV, dP, dQ, dK), 10 * head_dim per
-    pair. This is the count of arXiv 2307.08691, section 4.1, except that it halves causal ones and we count exactly.
+    pair. Without `pairs` it is the useful work, the visible pairs: this is the count of arXiv 2307.08691, section 4.1,
+    except that it halves causal ones and we count exactly. What an implementation *does* may be more: naive attention
+    scores every pair and masks afterwards, tiled attention scores whole tiles.
     """
-    return (10 if backward else 4) * shape.head_dim * shape.batch * shape.heads * shape.visible_pairs
+    pairs = shape.batch * shape.heads * shape.visible_pairs if pairs is None else pairs
+    return (10 if backward else 4) * shape.head_dim * pairs

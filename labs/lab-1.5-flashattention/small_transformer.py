@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -36,7 +36,7 @@ class ModelConfig:
     head_dim: int = 16  # numbers per head, even [128]
     hidden: int = 176  # numbers between the two layers of the feed-forward network [11008]
     vocabulary: int = 256  # tokens: the values of a byte [32000]
-    rope_base: float = 10_000.0  # wavelength of the slowest rotation, in tokens / 2 pi [10000]
+    rope_base: float = 10_000.0  # of the speeds of rotation, which fall from 1 to nearly 1 / rope_base [10000]
 
 
 class Attention(nn.Module):
@@ -65,7 +65,9 @@ class Attention(nn.Module):
 def rotate(vectors: Tensor, base: float) -> Tensor:
     """Rotary positions: pair p of the token at position t is turned by t / base^(2p / head_dim) (arXiv 2104.09864).
 
-    (batch, heads, seq, head_dim) in and out. A pair is (p, p + head_dim / 2), as in Llama's published weights.
+    (batch, heads, seq, head_dim) in and out. A pair is (p, p + head_dim / 2), the layout of Hugging Face's Llama. The paper's
+    and Meta's own is (2p, 2p + 1): weights that Meta published need their query and key rows permuted for this one.
+    The slowest pair, p = head_dim / 2 - 1, takes 2 pi * base^(1 - 2 / head_dim) tokens for one turn.
     """
     half = vectors.shape[-1] // 2
     # In float32 whatever the model's dtype: bfloat16 cannot even count positions beyond 256.
@@ -176,18 +178,26 @@ def sample_batch(corpus: Tensor, batch: int, seq: int, generator: torch.Generato
     return pieces[:, :-1], pieces[:, 1:]
 
 
-def train_steps(
-    model: SmallTransformer, corpus: Tensor, *, steps: int, batch: int, seq: int, seed: int, learning_rate: float = 3e-3
-) -> Iterator[float]:
-    """Train with AdamW on random pieces of the corpus; yields each step's loss before its update, in nats per byte.
-
-    `batch` pieces of `seq` bytes per step; equal seeds give equal batches for every attention function and device.
-    """
+def text_batches(
+    corpus: Tensor, *, steps: int, batch: int, seq: int, seed: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """`steps` batches of random pieces; equal seeds give equal batches for every attention function and device."""
     generator = torch.Generator().manual_seed(seed)
+    for _ in range(steps):
+        yield sample_batch(corpus, batch, seq, generator)
+
+
+def train_steps(
+    model: SmallTransformer, batches: Iterable[tuple[Tensor, Tensor]], *, learning_rate: float = 3e-3
+) -> Iterator[float]:
+    """Train with AdamW, one step per batch; yields each step's loss before its update, in nats per byte.
+
+    A batch is tokens and targets, both int64 (batch, seq).
+    """
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.1)
     device = model.embedding.weight.device
-    for _ in range(steps):
-        tokens, targets = (tensor.to(device) for tensor in sample_batch(corpus, batch, seq, generator))
+    for batch in batches:
+        tokens, targets = (tensor.to(device) for tensor in batch)
         logits = model(tokens)  # (batch, seq) -> (batch, seq, vocabulary)
         loss = cross_entropy(logits.flatten(0, 1).float(), targets.flatten())  # (batch * seq, vocabulary) -> ()
         optimizer.zero_grad()
