@@ -16,21 +16,32 @@ import torch
 from torch import Tensor, nn
 
 from lora import LoraLinear, LoraSettings, lora_layers, set_enabled
-from onepiece.adaptation import common_config, expect_shape, fitting_layer, layer_tensors, read_config, replace_layer, write_adapter
+from onepiece.adaptation import (
+    common_config,
+    expect_shape,
+    fitting_layer,
+    layer_tensors,
+    read_config,
+    replace_layer,
+    targeted_shapes,
+    write_adapter,
+)
 
-# What peft can do and this lesson cannot: value of the configuration that means "not used".
+# What peft can do and this lesson cannot: value of the configuration that means "not used". What is for training alone is left out.
 _NOT_USED: dict[str, Any] = {
     "peft_type": "LORA",
     "bias": "none",
-    "use_dora": False,
-    "lora_bias": False,
-    "fan_in_fan_out": False,
-    "modules_to_save": None,
+    **dict.fromkeys(("use_dora", "use_qalora", "lora_bias", "fan_in_fan_out"), False),
     "rank_pattern": {},
     "alpha_pattern": {},
-    "layer_replication": None,
-    "trainable_token_indices": None,
+    # other layers or weights than `target_modules` names
+    **dict.fromkeys(("target_parameters", "exclude_modules", "layers_to_transform", "layer_replication"), None),
+    **dict.fromkeys(("modules_to_save", "trainable_token_indices", "megatron_config"), None),
+    # another product than B A, or one at some tokens only
+    **dict.fromkeys(("alora_invocation_tokens", "arrow_config", "kasa_config", "monteclora_config", "use_bdlora"), None),
 }
+_BASE_UNCHANGED = (True, False, "gaussian", "orthogonal", "eva")
+"""Values of `init_lora_weights` after which W is what it was. The others (PiSSA, OLoRA, ...) take B A out of it first."""
 
 
 # Exercise 7. peft wraps a model twice, in a PeftModel (its attribute is `base_model`) and in a LoraModel (attribute
@@ -78,9 +89,14 @@ def read_settings(directory: Path | str) -> LoraSettings:
         ValueError: the adapter uses something of peft that is not plain LoRA; says what.
     """
     config = read_config(directory, "LoRA", unused=_NOT_USED)
-    targets = config["target_modules"]
-    targets = (targets,) if isinstance(targets, str) else tuple(sorted(targets))
-    return LoraSettings(config["r"], config["lora_alpha"], targets, bool(config.get("use_rslora")))
+    targets, start = config.get("target_modules"), config.get("init_lora_weights", True)
+    if isinstance(targets, str) or not targets:  # a string is a pattern for peft
+        msg = f"{directory} is not plain LoRA: target_modules is {targets!r}, and not a list of names"
+        raise ValueError(msg)
+    if start not in _BASE_UNCHANGED:
+        msg = f"{directory} is not plain LoRA: init_lora_weights is {start!r}, which changes the base's weights"
+        raise ValueError(msg)
+    return LoraSettings(config.get("r", 8), config.get("lora_alpha", 8), tuple(sorted(targets)), bool(config.get("use_rslora")))
 
 
 def load_adapter(model: nn.Module, directory: Path | str, *, name: str) -> LoraSettings:
@@ -90,14 +106,12 @@ def load_adapter(model: nn.Module, directory: Path | str, *, name: str) -> LoraS
 
     Raises:
         FileNotFoundError: there is no adapter in the directory.
-        ValueError: the adapter is not plain LoRA, or does not fit the model, which is then as it was.
+        ValueError: the adapter is not plain LoRA, its two files contradict each other, or it does not fit the model, which is
+            then as it was.
     """
     settings = read_settings(directory)
     factors = layer_tensors(directory, "lora_A.weight", "lora_B.weight")
-    for layer_name, (lora_a, lora_b) in factors.items():  # all of them before anything of the model is changed
-        layer = fitting_layer(model, layer_name)
-        expect_shape(f"A of {layer_name}", lora_a, (settings.rank, layer.in_features))
-        expect_shape(f"B of {layer_name}", lora_b, (layer.out_features, settings.rank))
+    _expect_fit(model, settings, factors, directory)  # all of it before anything of the model is changed
     model.requires_grad_(False)
     for layer_name, (lora_a, lora_b) in factors.items():
         layer = model.get_submodule(layer_name)
@@ -107,6 +121,24 @@ def load_adapter(model: nn.Module, directory: Path | str, *, name: str) -> LoraS
             replace_layer(model, layer_name, LoraLinear(layer, lora_a, lora_b, settings.scaling, name))
     use_adapter(model, name)
     return settings
+
+
+def _expect_fit(model: nn.Module, settings: LoraSettings, factors: dict[str, tuple[Tensor, ...]], directory: Path | str) -> None:
+    """Refuse, with a ValueError, tensors that are not those of these settings on this model."""
+    for name, (lora_a, lora_b) in factors.items():
+        layer = fitting_layer(model, name)
+        if len(lora_a) != settings.rank:
+            msg = f"{directory}: its configuration says rank {settings.rank}, but A of {name} has rank {len(lora_a)}"
+            raise ValueError(msg)
+        expect_shape(f"A of {name}", lora_a, (settings.rank, layer.in_features))
+        expect_shape(f"B of {name}", lora_b, (layer.out_features, settings.rank))
+    targeted = targeted_shapes(model, settings.targets)
+    if missing := [name for name in targeted if name not in factors]:
+        msg = f"{directory}: its configuration targets {missing[0]}, and its file has no tensors of that layer"
+        raise ValueError(msg)
+    if more := [name for name in factors if name not in targeted]:
+        msg = f"{directory}: its file has tensors of {more[0]}, which its configuration does not target"
+        raise ValueError(msg)
 
 
 def adapter_names(model: nn.Module) -> list[str]:

@@ -40,10 +40,10 @@ DEEPEST = 0.5 * ((1 - 1 / 30) + (1 - 1 / 32))
 def nf4_levels() -> Tensor:
     """The 16 levels in rising order, float32, from -1 to 1."""
     # SOLUTION 8
-    positive = torch.special.ndtri(torch.linspace(DEEPEST, 0.5, 9, dtype=torch.float64)[:-1])
-    negative = -torch.special.ndtri(torch.linspace(DEEPEST, 0.5, 8, dtype=torch.float64)[:-1])
-    levels = torch.cat([negative, torch.zeros(1, dtype=torch.float64), positive]).sort().values
-    return (levels / levels.max()).float()
+    positive = torch.special.ndtri(torch.linspace(DEEPEST, 0.5, 9)[:-1])
+    negative = -torch.special.ndtri(torch.linspace(DEEPEST, 0.5, 8)[:-1])
+    levels = torch.cat([negative, torch.zeros(1), positive]).sort().values
+    return levels / levels.max()
     # END SOLUTION
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import functools
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,24 @@ import pytest
 import small_models
 import torch
 from lab_modules import lab_modules
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from onepiece.adaptation import ALL_LINEAR, changed_tensors, distance, in_peft, linear_shapes, logits_of, out_of_peft, tensor_hashes, traced
+from onepiece.adaptation import (
+    ALL_LINEAR,
+    CONFIG,
+    WEIGHTS,
+    changed_tensors,
+    distance,
+    in_peft,
+    linear_shapes,
+    logits_of,
+    out_of_peft,
+    read_tensors,
+    tensor_hashes,
+    traced,
+)
 from onepiece.training import History, train
 
 lora, lora_files, broken_variants = lab_modules("lab-1.1.1-lora", "lora", "lora_files", "broken_variants")
@@ -126,6 +142,71 @@ def test_an_adapter_of_another_model_is_refused_before_anything_is_changed(tmp_p
     assert not lora.lora_layers(other)
     with pytest.raises(ValueError, match="this one has no linear layer model"):
         lora_files.load_adapter(small_models.random_model(small_models.gpt_neox_config()), tmp_path, name="other")
+
+
+def without(*endings: str) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
+    """An edit of the tensors in a file: those that end so are left out."""
+    return lambda tensors: {name: tensor for name, tensor in tensors.items() if not name.endswith(endings)}
+
+
+def with_rank(rank: int) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
+    """Every A and B cut to another rank than the configuration has."""
+    return lambda tensors: {name: (tensor[:rank] if "lora_A" in name else tensor[:, :rank]).clone() for name, tensor in tensors.items()}
+
+
+FIRST = "model.layers.0.self_attn.q_proj"
+WRONG_FILES: dict[str, tuple[dict[str, Any], Callable[[dict[str, Tensor]], dict[str, Tensor]], str]] = {
+    "something beside LoRA": (
+        {},
+        lambda tensors: tensors | {"base_model.model.lm_head.weight": torch.ones(2, 2)},
+        "has a tensor .*lm_head",
+    ),
+    "no B": ({}, without(f"{FIRST}.lora_B.weight"), f"{FIRST} has no lora_B"),
+    "a layer without tensors": ({}, without(f"{FIRST}.lora_A.weight", f"{FIRST}.lora_B.weight"), f"targets {FIRST}, and its file has no"),
+    "tensors of a layer that is not targeted": ({"target_modules": ["q_proj"]}, dict, "which its configuration does not target"),
+    "another rank": ({}, with_rank(2), "says rank 3, but A of .* has rank 2"),
+    "another rank in the configuration": ({"r": 5}, dict, "says rank 5, but A of .* has rank 3"),
+    "weights that are no layer's": ({"target_parameters": ["mlp.experts.gate_up_proj"]}, dict, "target_parameters"),
+    "DoRA": ({"use_dora": True}, dict, "use_dora"),
+    "aLoRA": ({"alora_invocation_tokens": [5]}, dict, "alora_invocation_tokens"),
+    "ranks by layer": ({"rank_pattern": {"q_proj": 2}}, dict, "rank_pattern"),
+    "some layers only": ({"layers_to_transform": [0]}, dict, "layers_to_transform"),
+    "a pattern of names": ({"target_modules": ".*_proj"}, dict, "not a list of names"),
+    "no names": ({"target_modules": None}, dict, "not a list of names"),
+    "PiSSA": ({"init_lora_weights": "pissa_niter_4"}, dict, "changes the base's weights"),
+    "another method": ({"peft_type": "LOHA"}, dict, "peft_type"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_FILES)
+def test_a_file_that_is_not_plain_lora_is_refused_before_anything_is_changed(tmp_path: Path, wrong: str) -> None:
+    changes, edit, said = WRONG_FILES[wrong]
+    write(adapted(random_b=True), tmp_path)
+    config = json.loads((tmp_path / CONFIG).read_text(encoding="utf-8"))
+    (tmp_path / CONFIG).write_text(json.dumps(config | changes), encoding="utf-8")
+    save_file(edit(read_tensors(tmp_path)), tmp_path / WEIGHTS)
+    model = small_models.random_model()
+    before, trainable = tensor_hashes(model), [weight.requires_grad for weight in model.parameters()]
+    with pytest.raises(ValueError, match=said):
+        lora_files.load_adapter(model, tmp_path, name="wrong")
+    assert (tensor_hashes(model), [weight.requires_grad for weight in model.parameters()]) == (before, trainable)
+    assert not lora.lora_layers(model)
+
+
+def test_keys_that_are_left_out_have_the_defaults_of_peft(tmp_path: Path) -> None:
+    from peft import LoraConfig
+
+    (tmp_path / CONFIG).write_text(json.dumps({"peft_type": "LORA", "target_modules": ["q_proj"]}), encoding="utf-8")
+    defaults = LoraConfig()
+    assert lora_files.read_settings(tmp_path) == lora.LoraSettings(defaults.r, defaults.lora_alpha, ("q_proj",))
+
+
+def test_what_peft_writes_of_a_plain_lora_is_plain_whatever_its_start(tmp_path: Path) -> None:
+    from peft import LoraConfig
+
+    for start in (True, False, "gaussian", "orthogonal"):
+        LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=start).save_pretrained(tmp_path)
+        assert lora_files.read_settings(tmp_path).rank == 2
 
 
 @pytest.mark.parametrize("config", [small_models.llama_config, small_models.gpt_neox_config])
