@@ -46,8 +46,8 @@ def a_layer(in_features: int, out_features: int, rank: int, scaling: float, seed
     minutes=5,
     level="core",
     hint=Text(
-        "One line with a condition: self.alpha over self.rank, or over math.sqrt(self.rank).",
-        "一行加一個條件：self.alpha 除以 self.rank，或是除以 math.sqrt(self.rank)。",
+        "What does the paper divide alpha by, and what does rsLoRA divide it by? Which of the two does `rank_stabilized` ask for?",
+        "論文把 alpha 除以什麼？rsLoRA 又除以什麼？`rank_stabilized` 要的是哪一個？",
     ),
 )
 def check_exercise_1() -> None:
@@ -74,8 +74,8 @@ def check_exercise_1() -> None:
     minutes=10,
     level="core",
     hint=Text(
-        "shapes.values() gives pairs (in, out). A has rank * in numbers, B has out * rank; sum over the layers.",
-        "shapes.values() 給出一對對 (in, out)。A 有 rank * in 個數，B 有 out * rank 個；把每一層加起來。",
+        "How many numbers has a matrix of shape (rank, in)? And one of (out, rank)? `shapes` has one pair (in, out) for each layer.",
+        "形狀是 (rank, in) 的矩陣有幾個數？(out, rank) 的呢？`shapes` 裡每一層有一對 (in, out)。",
     ),
 )
 def check_exercise_2() -> None:
@@ -106,10 +106,9 @@ def check_exercise_2() -> None:
     minutes=10,
     level="core",
     hint=Text(
-        "torch.empty(rank, in_features), then nn.init.kaiming_uniform_(lora_a, a=math.sqrt(5), generator=generator); "
-        "torch.zeros(out_features, rank).",
-        "先 torch.empty(rank, in_features)，再 nn.init.kaiming_uniform_(lora_a, a=math.sqrt(5), generator=generator)；"
-        "另一個是 torch.zeros(out_features, rank)。",
+        "Which of the two makes the product zero? The other one is random: which arguments of nn.init.kaiming_uniform_ decide its bound, "
+        "and from where the numbers are drawn?",
+        "乘積是零，靠的是哪一個？另一個是隨機的：nn.init.kaiming_uniform_ 的哪些引數決定它的範圍，又是哪一個決定亂數從哪裡抽？",
     ),
 )
 def check_exercise_3() -> None:
@@ -146,9 +145,10 @@ def check_exercise_3() -> None:
     minutes=10,
     level="core",
     hint=Text(
-        "functional.linear(x, weight) is x weight^T: once with self.lora_a, once with self.lora_b. The base's outputs are "
-        "added after your lines.",
-        "functional.linear(x, weight) 就是 x weight^T：先用 self.lora_a，再用 self.lora_b。基礎層的輸出在你寫的幾行之後才加上去。",
+        "functional.linear(x, weight) is x weight^T. Which shape comes out with A first, and which with B after it? Who adds the base's "
+        "outputs? Where does the scale cost the fewest multiplications?",
+        "functional.linear(x, weight) 就是 x weight^T。先用 A 會得到什麼形狀？再用 B 呢？基礎層的輸出由誰加上去？"
+        "縮放放在哪裡，乘法次數最少？",
     ),
 )
 def check_exercise_4() -> None:
@@ -184,10 +184,10 @@ class _Block(nn.Module):
     minutes=20,
     level="core",
     hint=Text(
-        "model.requires_grad_(False) first. Then, for each name: base = model.get_submodule(name), initial_factors with its "
-        "in_features and out_features, and replace_layer(model, name, LoraLinear(base, lora_a, lora_b, settings.scaling)).",
-        "先 model.requires_grad_(False)。接著對每個名稱：base = model.get_submodule(name)、用它的 in_features 和 out_features "
-        "呼叫 initial_factors、再 replace_layer(model, name, LoraLinear(base, lora_a, lora_b, settings.scaling))。",
+        "What would requires_grad_(False) do to A and B, if they were there already? Which four things does LoraLinear take, and "
+        "where does each come from? model.get_submodule(name) gives the layer that is there now.",
+        "如果 A 和 B 已經在裡面，requires_grad_(False) 會對它們做什麼？LoraLinear 需要哪四樣東西，各從哪裡來？"
+        "model.get_submodule(name) 會給你現在的那一層。",
     ),
 )
 def check_exercise_5() -> None:
@@ -240,10 +240,10 @@ def check_start(layers: dict[str, LoraLinear]) -> None:
     minutes=20,
     level="core",
     hint=Text(
-        "delta_weight: self.lora_b @ self.lora_a, (out, rank) times (rank, in), times the scale. merge: if not self.merged, add it to "
-        "self.base.weight and set self.merged. unmerge is the reverse.",
-        "delta_weight：self.lora_b @ self.lora_a，也就是 (out, rank) 乘 (rank, in)，再乘縮放係數。"
-        "merge：self.merged 為 False 時，加到 self.base.weight，再設定 self.merged。unmerge 正好相反。",
+        "In which order do (rank, in) and (out, rank) make (out, in)? What does `merge` have to know before it adds, so that twice is no "
+        "more than once? And what must be true for `unmerge` to take something out?",
+        "(rank, in) 和 (out, rank) 要照什麼順序相乘，才會是 (out, in)？`merge` 加上去之前要先知道什麼，做兩次才不會多加一次？"
+        "`unmerge` 又要在什麼情況下才能拿掉？",
     ),
 )
 def check_exercise_6() -> None:
@@ -294,10 +294,9 @@ def check_state(layer: LoraLinear, before: Tensor, delta: Tensor) -> None:
     minutes=15,
     level="core",
     hint=Text(
-        'For name, layer in lora_layers(model).items(): two entries, f"base_model.model.{name}.lora_A.weight" and the same '
-        "with lora_B; the values are layer.lora_a and layer.lora_b, .detach().cpu().contiguous().",
-        '對 lora_layers(model).items() 的每個 name 和 layer 放兩個項目：f"base_model.model.{name}.lora_A.weight"，'
-        "以及換成 lora_B 的那一個；值是 layer.lora_a 和 layer.lora_b，再 .detach().cpu().contiguous()。",
+        "lora_layers(model) gives each layer by its name: what do peft's two wrappers put before that name, and what stands behind it for "
+        "each of the two matrices?",
+        "lora_layers(model) 用名稱給出每一層：peft 的兩層包裝會在名稱前面加上什麼？兩個矩陣又各在後面接什麼？",
     ),
 )
 def check_exercise_7() -> None:
@@ -336,11 +335,11 @@ def check_exercise_7() -> None:
     minutes=30,
     level="stretch",
     hint=Text(
-        "torch.special.ndtri(torch.linspace(DEEPEST, 0.5, 9)[:-1]) are the positive quantiles. The scales are "
-        "blocks.abs().amax(dim=1); the borders are (levels[1:] + levels[:-1]) / 2; torch.bucketize does the rest. "
-        "torch.where replaces a scale of 0 by 1, for the division only.",
-        "torch.special.ndtri(torch.linspace(DEEPEST, 0.5, 9)[:-1]) 就是正的分位數。縮放係數是 blocks.abs().amax(dim=1)；"
-        "界線是 (levels[1:] + levels[:-1]) / 2；剩下的交給 torch.bucketize。縮放係數為 0 時，用 torch.where 換成 1，只用在除法。",
+        "a. Which quantile do nine equal steps from DEEPEST end with, and why is it left out? How many levels does that leave above zero, "
+        "and how many below? b. Which border lies half way between two neighbouring levels? How many borders do 16 levels have? What would "
+        "a block of zeros be divided by?",
+        "a. 從 DEEPEST 走九個等距的點，最後一個是哪個分位數？為什麼不要它？這樣零以上剩幾個位準，零以下呢？"
+        "b. 相鄰兩個位準正中間的界線怎麼算？16 個位準有幾條界線？全是零的區塊會被除以多少？",
     ),
 )
 def check_exercise_8() -> None:
@@ -351,6 +350,7 @@ def check_exercise_8() -> None:
     )  # fmt: skip
     blocks = torch.randn(5, 64, generator=torch.Generator().manual_seed(8))
     blocks[1, 7] = -9.0  # the largest absolute value of its block is negative
+    blocks[3] /= 10  # and the scale of this one is below 1
     indices, scales = nearest_levels(blocks)
     right = blocks.abs().amax(dim=1)
     expect(
@@ -363,6 +363,7 @@ def check_exercise_8() -> None:
         mistakes={
             wrong.FLOORED: (inside[..., None] > want[1:]).sum(dim=-1),
             wrong.NOT_DIVIDED: nearest(blocks, want),
+            wrong.SMALL_NOT_DIVIDED: nearest(blocks / right.clamp_min(1)[:, None], want),
         },
     )  # fmt: skip
     zeros, _ = nearest_levels(torch.zeros(1, 64))

@@ -171,4 +171,8 @@ FLOORED = Text(
     "每個權重都取了下面那個位準，不是最近的位準：界線在相鄰兩個位準的正中間",
 )
 NOT_DIVIDED = Text("the weights are not divided by their scale before the comparison", "比較之前，權重沒有除以縮放係數")
+SMALL_NOT_DIVIDED = Text(
+    "a block whose scale is below 1 is not divided by it: only a scale of 0 is replaced by 1",
+    "縮放係數小於 1 的區塊沒有除以它：只有縮放係數為 0 時才換成 1",
+)
 ZERO_BLOCK = Text("a block of zeros is divided by its scale, which is 0", "全是零的區塊被除以縮放係數，也就是除以 0")
