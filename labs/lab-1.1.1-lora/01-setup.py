@@ -7,7 +7,7 @@
 # |---|---|
 # | You build | LoRA in plain PyTorch: the layer, its start values, its parameter count, and the proof that it is the LoRA that `peft` has |
 # | You need | half a minute on two CPU cores, 1 GB of memory |
-# | You should see | a base model that cannot do two tasks; a bill for a model of 7 billion weights; a layer that changes nothing before it is trained; losses equal to those of `peft`, step by step |
+# | You should see | what the base makes of two new tasks; a bill for a model of 7 billion weights; what a layer changes before it is trained; its losses beside those of `peft`, step by step |
 
 # %% [markdown] lang="zh-TW"
 # # 1. 微調的代價，以及比較省的一層
@@ -18,7 +18,7 @@
 # |---|---|
 # | 你會做出 | 用純 PyTorch 寫出 LoRA：這一層、它的初始值、它的參數量，並證明它就是 `peft` 裡的那個 LoRA |
 # | 你需要 | 兩個 CPU 核心跑半分鐘，1 GB 記憶體 |
-# | 你應該看到 | 不會做兩個任務的基礎模型；70 億個權重的模型要付的帳單；訓練之前什麼都沒改變的一層；每一步都跟 `peft` 相等的損失 |
+# | 你應該看到 | 基礎模型怎麼回答兩個新任務；70 億個權重的模型要付的帳單；這一層在訓練之前改變了什麼；每一步的損失與 `peft` 並列 |
 
 # %%
 import functools
@@ -29,6 +29,7 @@ from transformers import LlamaConfig, Qwen2Config
 
 from broken_variants import add_lora_with_random_b, forgotten_out_side
 from lora import LoraLinear, LoraSettings, add_lora, initial_factors, lora_layers, lora_parameter_count, set_scaling
+from lora_figures import beside_peft, share_over_size, training_memory
 from lora_files import save_adapter
 from nf4 import BLOCK, SCALE_BLOCK
 from onepiece import lab
@@ -43,10 +44,10 @@ from onepiece.adaptation import (
     load_base,
     load_task,
     logits_of,
+    targeted_shapes,
     traced,
 )
 from onepiece.course.text import Text, tr
-from onepiece.figures import COLORS, subplots
 from onepiece.models import count_parameters, memory_estimate, meta_model
 from onepiece.tiny import skills
 
@@ -55,7 +56,7 @@ torch.set_num_threads(settings.threads)
 print(f"torch {torch.__version__} on {settings.device}, base model {settings.model or settings.base_model}")
 
 # %% [markdown] lang="en"
-# ## Two tasks that the base cannot do
+# ## Two tasks that are new to the base
 #
 # The base model has finished its pretraining. We want two more things from it:
 #
@@ -65,7 +66,7 @@ print(f"torch {torch.__version__} on {settings.device}, base model {settings.mod
 # Answers count when they are right to the last character. Beside the new tasks we ask the known skills that they are made of.
 
 # %% [markdown] lang="zh-TW"
-# ## 兩個基礎模型不會的任務
+# ## 兩個對基礎模型來說全新的任務
 #
 # 基礎模型已經完成預訓練。我們還想要它會兩件事：
 #
@@ -76,15 +77,23 @@ print(f"torch {torch.__version__} on {settings.device}, base model {settings.mod
 
 # %%
 base, tokenizer = load_base(settings)
-size = {"train_items": settings.equal_steps * settings.batch, "held_out_items": settings.held_out_items, "chat": settings.chat}
+size = {
+    "train_items": settings.equal_steps * settings.batch,
+    "held_out_items": settings.held_out_items,
+    "chat": settings.chat,
+}
 tasks = {name: load_task(name, tokenizer, **size) for name in ("relabel", "compose")}
 
 rows = []
 for task in tasks.values():
     shown = task.held_out[:2] + task.held_out[-2:]
     answers = skills.answers(base, tokenizer, shown, chat=settings.chat)
-    rows += [(task.name, item.prompt, item.answer, answer.replace("\n", " ")[:40]) for item, answer in zip(shown, answers, strict=True)]
-lab.table([tr("task", "任務"), tr("prompt", "提示"), tr("wanted", "正確答案"), tr("the base says", "基礎模型的回答")], rows)
+    for item, answer in zip(shown, answers, strict=True):
+        rows.append([task.name, item.prompt, item.answer, answer.replace("\n", " ")[:40]])
+lab.table(
+    [tr("task", "任務"), tr("prompt", "提示"), tr("wanted", "正確答案"), tr("the base says", "基礎模型的回答")],
+    rows,
+)
 
 # %%
 before = {name: accuracy(base, task) for name, task in tasks.items()}
@@ -93,55 +102,59 @@ for name in known:
     before[name] = accuracy(base, load_task(name, tokenizer, **size))
 lab.record("base_accuracy", max(before[name].accuracy for name in tasks))
 lab.record("base_accuracy", min(before[name].accuracy for name in known), variant="known_skills")
-lab.table([tr("held-out items of", "保留題目"), tr("right, with its 95% interval", "答對的比例與 95% 信賴區間")], before.items())
+lab.table(
+    [tr("held-out items of", "保留題目"), tr("right, with its 95% interval", "答對的比例與 95% 信賴區間")],
+    before.items(),
+)
 
 # %% [markdown] lang="en"
 # ## The bill
 #
-# Training a weight needs more than the weight. With AdamW each trained number brings its gradient and two moments. What is frozen brings nothing but itself.
+# Training a weight needs more than the weight. With AdamW each trained number brings its gradient and two moments, running means of the gradient and of its square. What is frozen brings nothing but itself.
 # `memory_estimate` adds that up from shapes alone; a model on the `meta` device has shapes and no weights, so we can ask about 7 billion parameters on any laptop.
 #
-# The usual mixture: weights and gradients in bfloat16, the moments in float32; LoRA's own weights in float32.
+# The usual mixture of precisions, as in chapter 1.3: weights and gradients in bfloat16; in float32 the two moments, and a *master copy* of the weights, because an
+# update that is small beside its weight would be rounded away in 16 bits. LoRA's own weights are in float32, and so need no copy.
 
 # %% [markdown] lang="zh-TW"
 # ## 帳單
 #
-# 要訓練一個權重，需要的不只是那個權重。用 AdamW 的話，每個要訓練的數字都帶著一個梯度和兩個動量；凍結的權重除了自己，什麼都不帶。
+# 要訓練一個權重，需要的不只是那個權重。用 AdamW 的話，每個要訓練的數字都帶著一個梯度和兩個動量（梯度的移動平均，以及梯度平方的移動平均）；凍結的權重除了自己，什麼都不帶。
 # `memory_estimate` 只憑形狀就能把它加總。放在 `meta` 裝置上的模型只有形狀、沒有權重，所以任何一台筆電都能拿 70 億參數的模型來算。
 #
-# 這裡用常見的混合方式：權重與梯度用 bfloat16，動量用 float32；LoRA 自己的權重用 float32。
+# 這裡用常見的混合精度，跟第 1.3 章一樣：權重與梯度用 bfloat16；兩個動量用 float32，另外再留一份 float32 的*主權重*，
+# 因為更新量和權重相比太小的話，用 16 位元相加就捨入掉了。LoRA 自己的權重用 float32，所以不必再留一份。
 
 # %%
+PARTS = ("weights", "gradients", "master copy", "AdamW moments")
+
+
 def bill(model):
-    """GiB of weights, gradients and moments of one training step."""
+    """GiB of each of PARTS in one training step."""
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    master = 4 * sum(weight.numel() for weight in trained if weight.element_size() == 2)
     estimate = memory_estimate(model, batch_size=1, seq_len=1, state_bytes=8)
-    return np.array([estimate.weights, estimate.gradients, estimate.optimizer]) / 2**30
+    return np.array([estimate.weights, estimate.gradients, master, estimate.optimizer]) / 2**30
 
 
-paper = LoraSettings(rank=8, alpha=16, targets=("q_proj", "v_proj"))  # the layers that the paper adapts in its main experiments
+paper = LoraSettings(rank=8, alpha=16, targets=("q_proj", "v_proj"))  # what the paper adapts in its main experiments
 seven_billion = meta_model(LlamaConfig(), torch.bfloat16)  # its default values are those of Llama 7B
 full_bill = bill(seven_billion)
-linear = sum(layer.in_features * layer.out_features for name, layer in seven_billion.named_modules() if name.endswith(ALL_LINEAR))
+adapted_layers = targeted_shapes(seven_billion, ALL_LINEAR).values()  # (in, out) of each
+linear = sum(in_features * out_features for in_features, out_features in adapted_layers)
 all_of_it = count_parameters(seven_billion).total
 
 adapted = meta_model(LlamaConfig(), torch.bfloat16)
 add_lora(adapted, paper, seed=0)
 lora_bill = bill(adapted)
-four_bits = 1 / 2 + 1 / BLOCK + 4 / (BLOCK * SCALE_BLOCK)  # bytes per weight with double quantisation: QLoRA, section 3
-saved = np.array([linear * (2 - four_bits), 0, 0]) / 2**30
+four_bits = 1 / 2 + 1 / BLOCK + 4 / (BLOCK * SCALE_BLOCK)  # bytes per weight, double quantisation: QLoRA, section 3
+saved = np.array([linear * (2 - four_bits), 0, 0, 0]) / 2**30
 bills = {"full fine-tuning": full_bill, "LoRA, bfloat16 base": lora_bill, "LoRA, 4-bit base": lora_bill - saved}
 
-figure, axes = subplots(figsize=(7.2, 3.2))
-left = np.zeros(len(bills))
-for index, (part, colour) in enumerate((("weights", "blue"), ("gradients", "amber"), ("AdamW moments", "orange"))):
-    widths = np.array([values[index] for values in bills.values()])
-    axes.barh(list(bills), widths, left=left, color=COLORS[colour], label=part, height=0.55)
-    left += widths
-for place, total in enumerate(left):
-    axes.annotate(f"{total:.1f} GiB", (total, place), textcoords="offset points", xytext=(5, -4))
-axes.invert_yaxis()
-axes.set(xlabel="GiB, without activations", xlim=(0, left.max() * 1.18))
-axes.legend(loc="lower right")
+beside = full_bill[1:] * 2**30 / all_of_it  # bytes per trained weight: gradient, master copy, moments
+lab.record("bytes_per_trained_weight", 2 + beside.sum())
+lab.record("bytes_per_trained_weight", 2 + beside.sum() - beside[1], variant="no_master_copy")
+figure = training_memory(bills, PARTS)
 lab.figure(
     "training-memory",
     figure,
@@ -154,11 +167,13 @@ lab.figure(
 # %%
 total = {name: values.sum() for name, values in bills.items()}
 lab.say(
-    f"""Full fine-tuning of {all_of_it / 1e9:.2f} billion weights holds **{total["full fine-tuning"]:.0f} GiB** before the first activation, {full_bill[1:].sum() / full_bill[0]:.0f} times the weights on top of them.
-With a frozen base, gradients and moments shrink to {lora_bill[1:].sum() * 1024:.0f} MiB, and what is left is the base itself: {total["LoRA, bfloat16 base"]:.1f} GiB, or {total["LoRA, 4-bit base"]:.1f} GiB if it is stored in 4 bits.
+    f"""Each trained weight takes {2 + beside.sum():g} bytes: 2 for itself, {beside[0]:g} for its gradient, {beside[1]:g} for the master copy, {beside[2]:g} for the moments.
+So full fine-tuning of {all_of_it / 1e9:.2f} billion weights holds **{total["full fine-tuning"]:.0f} GiB** before the first activation, {full_bill[1:].sum() / full_bill[0]:.0f} times the weights on top of them.
+With a frozen base, all but the weights shrinks to {lora_bill[1:].sum() * 1024:.0f} MiB, and what is left is the base itself: {total["LoRA, bfloat16 base"]:.1f} GiB, or {total["LoRA, 4-bit base"]:.1f} GiB if it is stored in 4 bits.
 (Activations come on top, for LoRA as well.)""",
-    f"""全參數微調 {all_of_it / 1e8:.1f} 億個權重，在還沒有任何激勵值（activation）之前就要 **{total["full fine-tuning"]:.0f} GiB**，也就是在權重之外再加上 {full_bill[1:].sum() / full_bill[0]:.0f} 倍的權重。
-把基礎模型凍結之後，梯度與動量縮到 {lora_bill[1:].sum() * 1024:.0f} MiB，剩下的就是基礎模型本身：{total["LoRA, bfloat16 base"]:.1f} GiB；改用 4 位元存放則是 {total["LoRA, 4-bit base"]:.1f} GiB。
+    f"""每個要訓練的權重占 {2 + beside.sum():g} 位元組：自己 2、梯度 {beside[0]:g}、主權重 {beside[1]:g}、動量 {beside[2]:g}。
+所以全參數微調 {all_of_it / 1e8:.1f} 億個權重，在還沒有任何激勵值（activation）之前就要 **{total["full fine-tuning"]:.0f} GiB**，也就是在權重之外再加上 {full_bill[1:].sum() / full_bill[0]:.0f} 倍的權重。
+把基礎模型凍結之後，權重以外的部分縮到 {lora_bill[1:].sum() * 1024:.0f} MiB，剩下的就是基礎模型本身：{total["LoRA, bfloat16 base"]:.1f} GiB；改用 4 位元存放則是 {total["LoRA, 4-bit base"]:.1f} GiB。
 （激勵值要另外算，LoRA 也一樣要。）""",
 )
 
@@ -200,7 +215,7 @@ lab.source(LoraLinear.forward)
 #
 # <details><summary>A hint</summary>
 #
-# Both projections are 4096 × 4096 in this model. A and B together have $r\,(d_{\text{in}}+d_{\text{out}})$ numbers, in each of two projections, in each layer.
+# Both projections are 4096 × 4096 in this model. How many numbers has A then, and how many has B? How many such pairs are there?
 # </details>
 
 # %% [markdown] lang="zh-TW"
@@ -210,29 +225,34 @@ lab.source(LoraLinear.forward)
 #
 # <details><summary>提示</summary>
 #
-# 在這個模型裡，兩個投影都是 4096 × 4096。A 和 B 合起來有 $r\,(d_{\text{in}}+d_{\text{out}})$ 個數字，每層有兩個投影。
+# 在這個模型裡，兩個投影都是 4096 × 4096。這樣 A 有幾個數字？B 呢？這樣的 A 和 B 總共有幾對？
 # </details>
 
 # %%
-target_sets = {"q, v": ("q_proj", "v_proj"), "attention": ALL_LINEAR[:4], "MLP": ALL_LINEAR[4:], "all linear": ALL_LINEAR}
-rows, wrong_by, forgotten_by = [], 0, 0
+target_sets = {
+    "q, v": ("q_proj", "v_proj"),
+    "attention": ALL_LINEAR[:4],
+    "MLP": ALL_LINEAR[4:],
+    "all linear": ALL_LINEAR,
+}
+ranks, rows, wrong_by, forgotten_by = (1, 8, 64), [], 0, 0
 for label, targets in target_sets.items():
     row = [label]
-    for rank in (1, 8, 64):
+    for rank in ranks:
         chosen = LoraSettings(rank, 16, targets)
         model, _ = load_base(settings)
         add_lora(model, chosen, seed=0)
-        trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)  # counted in a real model
+        trained = count_parameters(model).trainable  # counted in a real model
         wrong_by += abs(lora_parameter_count(base, chosen) - trained)
         forgotten_by += abs(forgotten_out_side(base, chosen) - trained)
         row.append(f"{trained:,}")
     rows.append(row)
 lab.record("parameter_count_difference", wrong_by)
 lab.record("parameter_count_difference", forgotten_by, variant="forgotten_out_side")
-lab.table([tr("layers", "哪些層"), *(tr(f"rank {rank}", f"秩 {rank}") for rank in (1, 8, 64))], rows)
+lab.table([tr("layers", "哪些層"), *(tr(f"rank {rank}", f"秩 {rank}") for rank in ranks)], rows)
 lab.say(
-    f"Counted in {len(rows) * 3} models that were really built; the formula is off by {wrong_by} numbers in all of them together. A formula that forgets B would be off by {forgotten_by:,}.",
-    f"這是實際建出 {len(rows) * 3} 個模型數出來的；公式在它們身上總共差了 {wrong_by} 個數字。忘了 B 的公式則會差 {forgotten_by:,} 個。",
+    f"Counted in {len(rows) * len(ranks)} models that were really built; the formula is off by {wrong_by} numbers in all of them together. A formula that forgets B would be off by {forgotten_by:,}.",
+    f"這是實際建出 {len(rows) * len(ranks)} 個模型數出來的；公式在它們身上總共差了 {wrong_by} 個數字。忘了 B 的公式則會差 {forgotten_by:,} 個。",
 )
 
 # %% [markdown] lang="en"
@@ -242,37 +262,47 @@ lab.say(
 # 同一個公式可以套用在任何大小的架構上。LoRA 占整個模型的*比例*是多少？
 
 # %%
-large = LlamaConfig(hidden_size=8192, intermediate_size=28672, num_hidden_layers=80, num_attention_heads=64, num_key_value_heads=8)
+seventy_billion = LlamaConfig(
+    hidden_size=8192, intermediate_size=28672, num_hidden_layers=80, num_attention_heads=64, num_key_value_heads=8
+)
 half_billion = Qwen2Config(
-    hidden_size=896, intermediate_size=4864, num_hidden_layers=24, num_attention_heads=14, num_key_value_heads=2, vocab_size=151936, tie_word_embeddings=True
+    hidden_size=896,
+    intermediate_size=4864,
+    num_hidden_layers=24,
+    num_attention_heads=14,
+    num_key_value_heads=2,
+    vocab_size=151936,
+    tie_word_embeddings=True,
 )
 models = {
     "this run": base,
     "Qwen2.5-0.5B": meta_model(half_billion),
     "Llama-2-7B": seven_billion,
-    "Llama-2-70B": meta_model(large),
+    "Llama-2-70B": meta_model(seventy_billion),
 }
 everywhere = LoraSettings(rank=8, alpha=16, targets=ALL_LINEAR)
-counts = {name: (count_parameters(model).total, lora_parameter_count(model, paper), lora_parameter_count(model, everywhere)) for name, model in models.items()}
+counts = {}
+for name, model in models.items():
+    trained = [lora_parameter_count(model, chosen) for chosen in (paper, everywhere)]
+    counts[name] = (count_parameters(model).total, *trained)
 lab.record("llama_trained", counts["Llama-2-7B"][1])
 lab.record("llama_trained", counts["Llama-2-7B"][2], variant="all_linear")
+of_it = tr("share", "比例")
 lab.table(
-    [tr("model", "模型"), tr("parameters", "參數量"), tr("q, v, rank 8", "q、v，秩 8"), tr("share", "比例"), tr("all linear, rank 8", "所有線性層，秩 8"), tr("share", "比例")],
-    [(name, f"{whole:,}", f"{few:,}", f"{few / whole:.3%}", f"{many:,}", f"{many / whole:.3%}") for name, (whole, few, many) in counts.items()],
+    [
+        *(tr("model", "模型"), tr("parameters", "參數量"), tr("q, v, rank 8", "q、v，秩 8"), of_it),
+        *(tr("all linear, rank 8", "所有線性層，秩 8"), of_it),
+    ],
+    [
+        (name, f"{whole:,}", f"{few:,}", f"{few / whole:.3%}", f"{many:,}", f"{many / whole:.3%}")
+        for name, (whole, few, many) in counts.items()
+    ],
 )
 
 # %%
-sizes = np.array([whole for whole, _, _ in counts.values()])
-figure, axes = subplots()
-for label, column in (("all linear layers", 2), ("queries and values", 1)):
-    axes.loglog(sizes, [100 * count[column] / count[0] for count in counts.values()], label=f"rank 8 on {label}")
-for name, (whole, _, many) in counts.items():
-    axes.annotate(name, (whole, 100 * many / whole), textcoords="offset points", xytext=(5, 6))
-axes.set(xlabel="parameters of the model", ylabel="trained share (%)", xlim=(sizes.min() / 3, sizes.max() * 15))
-axes.legend(loc="lower left")
 lab.figure(
     "share-over-size",
-    figure,
+    share_over_size(counts),
     Text(
         en="The share of trained parameters at rank 8 over the size of the model; counted, the large ones on the meta device.",
         zh_tw="秩為 8 時，訓練參數所占的比例隨模型大小的變化；都是數出來的，大模型放在 meta 裝置上數。",
@@ -292,14 +322,14 @@ lab.say(
 )
 
 # %% [markdown] lang="en"
-# ## Before the first step: nothing has changed
+# ## Before the first step: what has changed?
 #
-# B starts at zero, so $BA = 0$, and the adapted model *is* the base model. Not nearly: exactly. If both were random, training would begin from a damaged model.
+# B starts at zero, so $BA = 0$, and the adapted model should *be* the base model. Not nearly: exactly. If both were random, training would begin from a damaged model. We look at the logits, the scores that a model gives to every possible next token.
 
 # %% [markdown] lang="zh-TW"
-# ## 第一步之前：什麼都沒變
+# ## 第一步之前，改變了什麼？
 #
-# B 從零開始，所以 $BA = 0$，加了 LoRA 的模型*就是*基礎模型。不是近似，是完全相等。要是兩者都隨機，訓練就會從一個被弄壞的模型出發。
+# B 從零開始，所以 $BA = 0$，加了 LoRA 的模型應該*就是*基礎模型。不是近似，是完全相等。要是兩者都隨機，訓練就會從一個被弄壞的模型出發。我們看的是 logits，也就是模型替每個可能的下一個 token 打的分數。
 
 # %%
 chosen = LoraSettings(settings.rank, settings.alpha, ALL_LINEAR)
@@ -361,17 +391,7 @@ for seed in lab.progress(settings.seeds):
 
 # %%
 seed = settings.seeds[0]
-figure, (left, right) = subplots(1, 2, figsize=(10.5, 4))
-steps = np.arange(1, settings.equal_steps + 1)
-for name, style in (("peft", "-"), ("own", "--"), ("double_scale", ":")):
-    left.plot(steps, losses[name, seed], linestyle=style, markevery=3, label=name)
-left.set(xlabel="step", ylabel="loss (nats per token)")
-left.legend()
-right.set_prop_cycle(color=[COLORS["orange"], COLORS["green"]], marker=["s", "^"])
-for name in ("own", "double_scale"):
-    right.semilogy(steps, np.maximum(np.abs(losses[name, seed] - losses["peft", seed]), 1e-9), markevery=3, label=name)
-right.set(xlabel="step", ylabel="distance from peft (nats)", title="1e-9 stands for equal")
-right.legend()
+figure = beside_peft({name: losses[name, seed] for name in ("peft", "own", "double_scale")})
 lab.figure(
     "own-and-peft",
     figure,
@@ -393,10 +413,10 @@ def in_words(difference, digits=".1e"):
     return tr("exactly 0", "0") if difference == 0 else f"{difference:{digits}}"
 
 
-worst = {
-    name: (max(apart[seed][name].loss for seed in settings.seeds), max(apart[seed][name].after for seed in settings.seeds))
-    for name in ("own", "double_scale")
-}
+worst = {}
+for name in ("own", "double_scale"):
+    found = [apart[seed][name] for seed in settings.seeds]
+    worst[name] = max(each.loss for each in found), max(each.after for each in found)
 new, old = max(before[name].accuracy for name in tasks), min(before[name].accuracy for name in known)
 lab.say(
     f"""- The base answers at most {new:.1%} of the new tasks and at least {old:.1%} of the skills that they are made of.
@@ -413,7 +433,7 @@ lab.say(
 # ## Limits of the toy scale
 #
 # - The shares are those of a toy; only the formula and the counts on `meta` carry over.
-# - The bill counts weights, gradients and moments. Activations depend on batch, length and on what is recomputed; LoRA needs most of them too, because the gradient has to pass through every frozen layer on its way to the adapters.
+# - The bill counts what stays: weights, gradients, master copy and moments. Activations depend on batch, length and on what is recomputed; LoRA needs most of them too, because the gradient has to pass through every frozen layer on its way to the adapters.
 # - Equal to `peft` is shown for linear layers without dropout. `peft` can do more: embeddings, convolutions, dropout, biases.
 #
 # **Exercises.** 1 to 5 (`lora.py`: the scale, the count, the start values, the layer, putting it into a model) and 7 (`lora_files.py`: the file format) belong here. Check them with `nox -s check -- lab-1.1.1-lora`.
@@ -424,7 +444,7 @@ lab.say(
 # ## 玩具規模的限制
 #
 # - 這裡的比例是玩具的比例；能帶走的只有公式，以及在 `meta` 上數出來的數字。
-# - 帳單只算權重、梯度與動量。激勵值取決於批次大小、長度，以及哪些要重算；LoRA 也需要其中的大部分，因為梯度要穿過每一個凍結的層，才到得了 adapter。
+# - 帳單只算會一直留著的：權重、梯度、主權重與動量。激勵值取決於批次大小、長度，以及哪些要重算；LoRA 也需要其中的大部分，因為梯度要穿過每一個凍結的層，才到得了 adapter。
 # - 與 `peft` 相等，是在沒有 dropout 的線性層上證明的。`peft` 能做的更多：embedding、卷積、dropout、bias。
 #
 # **練習。** 練習 1 到 5（`lora.py`：縮放、參數量、初始值、這一層、放進模型）和練習 7（`lora_files.py`：檔案格式）屬於這一本。用 `nox -s check -- lab-1.1.1-lora` 檢查。

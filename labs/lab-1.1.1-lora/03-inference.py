@@ -7,7 +7,7 @@
 # |---|---|
 # | You build | adapters loaded from files, in our code and in `peft`; switching between them; a dial from the base to the adapter; a table of what was forgotten |
 # | You need | half a minute on two CPU cores, 1 GB of memory; the adapters of notebook 2 |
-# | You should see | each adapter good at its own task only; a switch that costs next to nothing; a base that is bit by bit what it was; and skills that an adapter switches off |
+# | You should see | what an adapter makes of another one's task; what a switch costs; whether the base is still the base; and which skills an adapter costs while it is on |
 
 # %% [markdown] lang="zh-TW"
 # # 3. 推論：一個基礎模型，許多 adapter
@@ -18,7 +18,7 @@
 # |---|---|
 # | 你會做出 | 從檔案載入 adapter，用我們的程式碼，也用 `peft`；在它們之間切換；從基礎模型轉到 adapter 的旋鈕；一張忘了什麼的表 |
 # | 你需要 | 兩個 CPU 核心跑半分鐘，1 GB 記憶體；第 2 本筆記本的 adapter |
-# | 你應該看到 | 每個 adapter 只擅長自己的任務；幾乎不花時間的切換；逐位元不變的基礎模型；以及被 adapter 關掉的技能 |
+# | 你應該看到 | adapter 碰到別人的任務會怎麼樣；切換一次要多久；基礎模型是不是還是原來的基礎模型；adapter 開著的時候，哪些技能受影響 |
 
 # %%
 import functools
@@ -32,7 +32,9 @@ import numpy as np
 import torch
 from peft import PeftModel
 
+from broken_variants import best_constant
 from lora import disabled, merge_lora, set_scaling
+from lora_figures import accuracy_over_scale, skills_left
 from lora_files import load_adapter, read_settings, use_adapter
 from onepiece import lab
 from onepiece.adaptation import (
@@ -50,7 +52,6 @@ from onepiece.adaptation import (
 )
 from onepiece.course.text import Text, tr
 from onepiece.evaluation import generate_batch
-from onepiece.figures import subplots
 from onepiece.measure import timed
 from onepiece.tiny import skills
 from onepiece.tiny.tokenizer import prompt_text
@@ -58,8 +59,7 @@ from onepiece.tiny.tokenizer import prompt_text
 settings = lab.settings
 torch.set_num_threads(settings.threads)
 adapters = {"relabel": lab.artifact("adapter-relabel"), "compose": lab.artifact("adapter-compose")}
-with lab.artifact("training.json").open(encoding="utf-8") as file:
-    training = json.load(file)
+full_kept = json.loads(lab.artifact("full-kept.json").read_text(encoding="utf-8"))
 
 # %% [markdown] lang="en"
 # ## What lies on the disk
@@ -76,10 +76,9 @@ model, tokenizer = load_base(settings)
 whole = sum(weight.numel() * weight.element_size() for weight in model.parameters())
 size = {name: directory_bytes(directory) for name, directory in adapters.items()}
 print((adapters["relabel"] / "adapter_config.json").read_text(encoding="utf-8"))
-lab.table(
-    [tr("what", "項目"), "KB", tr("share of the base", "占基礎模型的比例")],
-    [("base", whole / 1e3, "100%"), *((f"adapter {name}", held / 1e3, f"{held / whole:.2%}") for name, held in size.items())],
-)
+rows = [("base", whole / 1e3, "100%")]
+rows += [(f"adapter {name}", held / 1e3, f"{held / whole:.2%}") for name, held in size.items()]
+lab.table([tr("what", "項目"), "KB", tr("share of the base", "占基礎模型的比例")], rows)
 
 # %% [markdown] lang="en"
 # ## The same file in our code and in `peft`
@@ -92,14 +91,13 @@ lab.table(
 # 我們遵守 `peft` 的格式，所以它的 adapter 我們能用，我們的它也能用。兩個方向都試：我們的檔案交給 `peft`，`peft` 再存一次之後由我們讀回。對照組是另一個任務的 adapter，形狀完全相同。
 
 # %%
-tasks = {
-    name: load_task(name, tokenizer, train_items=settings.batch, held_out_items=settings.held_out_items, chat=settings.chat) for name in adapters
-}
+asked = {"train_items": settings.batch, "held_out_items": settings.held_out_items, "chat": settings.chat}
+tasks = {name: load_task(name, tokenizer, **asked) for name in adapters}
 batch = batches(tasks["relabel"], batch_size=settings.batch, seed=0)(0)
 
 
 def base_name(name):
-    """Of a tensor of the base in a model with LoRA layers: its name in the base; None for A and B, which the base does not have."""
+    """In the base, the name of a tensor of a model with LoRA layers; None for A and B, which the base does not have."""
     return None if "lora_" in name else name.replace(".base.", ".")
 
 
@@ -107,7 +105,7 @@ untouched, hashed = logits_of(model, batch), tensor_hashes(model)
 for name, directory in adapters.items():
     load_adapter(model, directory, name=name)
 
-through = {}
+through, of_others = {}, {}
 for name, directory in adapters.items():
     reference = PeftModel.from_pretrained(load_base(settings)[0], directory)
     use_adapter(model, name)
@@ -116,12 +114,12 @@ for name, directory in adapters.items():
     again, _ = load_base(settings)
     out_of_peft(reference, functools.partial(load_adapter, again, name="again"))
     through[name, "peft's file in ours"] = distance(logits_of(again, batch), wanted)
-    other = next(key for key in adapters if key != name)
-    use_adapter(model, other)
-    through[name, "the other adapter"] = distance(logits_of(model, batch), wanted)
-lab.record("file_difference", max(value for (_, way), value in through.items() if way != "the other adapter"))
-lab.record("file_difference", min(value for (_, way), value in through.items() if way == "the other adapter"), variant="other_adapter")
-lab.table([tr("adapter", "adapter"), tr("way", "方式"), tr("largest difference of the logits (relative)", "logits 的最大差異（相對值）")], [(*key, value) for key, value in through.items()])
+    use_adapter(model, next(key for key in adapters if key != name))
+    of_others[name, "the other adapter"] = distance(logits_of(model, batch), wanted)
+lab.record("file_difference", max(through.values()))
+lab.record("file_difference", min(of_others.values()), variant="other_adapter")
+columns = ["adapter", tr("way", "方式"), tr("largest difference of the logits (relative)", "logits 的最大差異（相對值）")]
+lab.table(columns, [(*key, value) for key, value in (through | of_others).items()])
 
 # %% [markdown] lang="en"
 # ## Predict
@@ -143,10 +141,15 @@ home = min(table[name, name].accuracy for name in adapters)
 away = max(table[name, other].accuracy for name in adapters for other in tasks if other != name)
 lab.record("home", home)
 lab.record("home", away, variant="other_task")
+lab.record("home", max(best_constant(task) for task in tasks.values()), variant="constant")
 lab.record("away", away)
+columns = [tr("active adapter", "啟用的 adapter"), *(tr(f"right on {name}", f"{name} 答對") for name in tasks)]
 lab.table(
-    [tr("active adapter", "啟用的 adapter"), *(tr(f"right on {name}", f"{name} 答對") for name in tasks)],
-    [(name or tr("none: the base", "無：基礎模型"), *(str(table[name, task]) for task in tasks)) for name in (None, *adapters)],
+    columns,
+    [
+        (name or tr("none: the base", "無：基礎模型"), *(str(table[name, task]) for task in tasks))
+        for name in (None, *adapters)
+    ],
 )
 
 # %% [markdown] lang="en"
@@ -169,10 +172,12 @@ def switch():
 
 
 def one_answer():
-    generate_batch(model, tokenizer, [prompt_text(tasks["compose"].held_out[0], tokenizer, chat=settings.chat)], max_new_tokens=8)
+    prompt = prompt_text(tasks["compose"].held_out[0], tokenizer, chat=settings.chat)
+    generate_batch(model, tokenizer, [prompt], max_new_tokens=8)
 
 
-times = timed({"two switches": switch, "load the base": lambda: load_base(settings), "one answer": one_answer}, repeats=settings.repeats)
+actions = {"two switches": switch, "load the base": lambda: load_base(settings), "one answer": one_answer}
+times = timed(actions, repeats=settings.repeats)
 lab.table([tr("what", "項目"), tr("time", "時間")], [(name, str(timing)) for name, timing in times.items()])
 one_switch = times["two switches"].median / 2
 lab.record("switch_over_load", one_switch / times["load the base"].median)
@@ -220,7 +225,7 @@ for name in lab.progress((None, *adapters)):
     use_adapter(model, name)
     scores = forgetting(model, tokenizer, per_language=settings.forget_items, chat=settings.chat)
     kept["base" if name is None else f"{name}, LoRA"] = {family: score.accuracy for family, score in scores.items()}
-kept |= training["full_kept"]
+kept |= full_kept
 families = list(kept["base"])
 order = ["base", *(f"{name}, {kind}" for name in adapters for kind in ("LoRA", "full"))]
 averages = {name: float(np.mean(list(kept[name].values()))) for name in order}
@@ -230,19 +235,9 @@ lab.table(
 )
 
 # %%
-figure, axes = subplots(figsize=(8.6, 3.4))
-grid = axes.imshow([[100 * kept[name][family] for family in families] for name in order], cmap="cividis", vmin=0, vmax=100, aspect="auto")
-axes.set_xticks(range(len(families)), families)
-axes.set_yticks(range(len(order)), order)
-axes.grid(visible=False)
-for row, name in enumerate(order):
-    for column, family in enumerate(families):
-        value = 100 * kept[name][family]
-        axes.annotate(f"{value:.0f}", (column, row), ha="center", va="center", color="black" if value > 55 else "white")
-figure.colorbar(grid, label="held-out exact match (%)")
 lab.figure(
     "forgetting",
-    figure,
+    skills_left({name: kept[name] for name in order}),
     Text(
         en="What is left of the skills of pretraining: the base, with each adapter switched on, and after full fine-tuning.",
         zh_tw="預訓練的技能還剩下什麼：基礎模型、開著各個 adapter，以及全參數微調之後。",
@@ -287,14 +282,9 @@ for share in dial:
     at_dial["facts (old)"].append(left["facts"].accuracy)
 use_adapter(model, None)
 
-figure, axes = subplots()
-for (name, values), style in zip(at_dial.items(), ("-", "--", ":"), strict=True):
-    axes.plot(dial, 100 * np.array(values), linestyle=style, label=name)
-axes.set(xlabel="scale, as a share of the trained one", ylabel="held-out exact match (%)", ylim=(-4, 104))
-axes.legend()
 lab.figure(
     "dial",
-    figure,
+    accuracy_over_scale(dial, at_dial),
     Text(
         en="The relabel adapter turned up from 0 to beyond the scale it was trained with: the new task, and two old skills.",
         zh_tw="把 relabel 的 adapter 從 0 一路轉到超過訓練時的縮放：新任務，以及兩個舊技能。",
@@ -303,9 +293,14 @@ lab.figure(
 enough = next((place for place, right in enumerate(at_dial["relabel (new)"]) if right >= 0.98 * home), len(dial) - 1)
 trained_at = int(np.argmin(np.abs(dial - 1)))
 before_after = {name: (values[enough], values[trained_at]) for name, values in at_dial.items() if "old" in name}
+gained = all(small > full + 0.1 for small, full in before_after.values())
+there = [f"{small:.0%} instead of {full:.0%} ({name})" for name, (small, full) in before_after.items()]
+there_zh = [f"{name} {small:.0%}（原本的縮放是 {full:.0%}）" for name, (small, full) in before_after.items()]
 lab.say(
-    f"The new task is done at {dial[enough]:g} of the trained scale ({at_dial['relabel (new)'][enough]:.0%}). There the old skills stand at {', '.join(f'{small:.0%} instead of {full:.0%} ({name})' for name, (small, full) in before_after.items())}. {'An adapter turned down a little may be the better model: try it before you train anew.' if all(small > full + 0.1 for small, full in before_after.values()) else 'Turning it down does not bring everything back.'}",
-    f"轉到訓練縮放的 {dial[enough]:g} 倍時，新任務已經學會（{at_dial['relabel (new)'][enough]:.0%}）。這時舊技能是 {'、'.join(f'{name} {small:.0%}（原本的縮放是 {full:.0%}）' for name, (small, full) in before_after.items())}。{'轉小一點的 adapter 可能是更好的模型：重新訓練之前，先試試看。' if all(small > full + 0.1 for small, full in before_after.values()) else '轉小並不能把一切都帶回來。'}",
+    f"""The new task is done at {dial[enough]:g} of the trained scale ({at_dial["relabel (new)"][enough]:.0%}). There the old skills stand at {", ".join(there)}.
+{"An adapter turned down a little may be the better model: try it before you train anew." if gained else "Turning it down does not bring everything back."}""",
+    f"""轉到訓練縮放的 {dial[enough]:g} 倍時，新任務已經學會（{at_dial["relabel (new)"][enough]:.0%}）。這時舊技能是 {"、".join(there_zh)}。
+{"轉小一點的 adapter 可能是更好的模型：重新訓練之前，先試試看。" if gained else "轉小並不能把一切都帶回來。"}""",
 )
 
 # %% [markdown] lang="en"
@@ -325,10 +320,14 @@ alone = skills.answers(model, tokenizer, asked, chat=settings.chat, batch_size=1
 together = skills.answers(model, tokenizer, asked, chat=settings.chat, batch_size=len(asked))
 different = sum(one != other for one, other in zip(alone, together, strict=True))
 prompts = [prompt_text(item, tokenizer, chat=settings.chat) for item in asked]
-speed = timed(
-    {rows: lambda rows=rows: generate_batch(model, tokenizer, prompts, max_new_tokens=8, batch_size=rows) for rows in (1, len(prompts))},
-    repeats=settings.repeats,
-)
+rows_at_once = (1, len(prompts))
+
+
+def answer_all(rows):
+    generate_batch(model, tokenizer, prompts, max_new_tokens=8, batch_size=rows)
+
+
+speed = timed({rows: functools.partial(answer_all, rows) for rows in rows_at_once}, repeats=settings.repeats)
 gain = speed[1].median / speed[len(prompts)].median
 lab.say(
     f"{different} of {len(asked)} answers differ. All prompts in one batch take {speed[len(prompts)]}, one at a time {speed[1]}: {gain:.1f} times as long.",

@@ -7,7 +7,7 @@
 # |---|---|
 # | You build | the merge, its undoing, the merge of a 4-bit base, an export, and a real HTTP server whose answers are compared token by token |
 # | You need | half a minute on two CPU cores, 2 GB of memory; the adapters of notebook 2 |
-# | You should see | a merged model that cannot be told from the adapter; a wrong scale that can; three ways to merge a 4-bit base, of which one is exact; served answers equal to local ones |
+# | You should see | how far a merged model is from the adapter; how far a wrong scale is; which of three ways to merge a 4-bit base is exact; whether a server answers as the model here does |
 
 # %% [markdown] lang="zh-TW"
 # # 4. 合併與部署
@@ -18,21 +18,21 @@
 # |---|---|
 # | 你會做出 | 合併、還原、4 位元基礎模型的合併、匯出，以及一個真正的 HTTP 伺服器，逐 token 比對它的答案 |
 # | 你需要 | 兩個 CPU 核心跑半分鐘，2 GB 記憶體；第 2 本筆記本的 adapter |
-# | 你應該看到 | 和 adapter 看不出差別的合併模型；看得出差別的錯誤縮放；合併 4 位元基礎模型的三種做法，其中一種是精確的；伺服器的答案和本機相同 |
+# | 你應該看到 | 合併後的模型與 adapter 差多少；縮放錯了又差多少；合併 4 位元基礎模型的三種做法，哪一種是精確的；伺服器的答案跟這裡的模型一不一樣 |
 
 # %%
-import json
+import copy
 
 import torch
 
 from broken_variants import broken_merge
 from lora import LoraLinear, lora_layers, merge_lora
+from lora_figures import merge_errors
 from lora_files import load_adapter
 from nf4 import quantize_model
 from onepiece import lab
 from onepiece.adaptation import ALL_LINEAR, accuracy, batches, distance, load_base, load_task, logits_of
 from onepiece.course.text import Text, tr
-from onepiece.figures import COLORS, subplots
 from onepiece.measure import timed
 from onepiece.models import count_parameters, load_model
 from onepiece.tiny.tokenizer import prompt_text
@@ -41,12 +41,9 @@ from serving import GREEDY, complete, missing_packages, served
 settings = lab.settings
 torch.set_num_threads(settings.threads)
 adapters = {"relabel": lab.artifact("adapter-relabel"), "compose": lab.artifact("adapter-compose")}
-with lab.artifact("training.json").open(encoding="utf-8") as file:
-    training = json.load(file)
 base, tokenizer = load_base(settings)
-tasks = {
-    name: load_task(name, tokenizer, train_items=settings.batch, held_out_items=settings.held_out_items, chat=settings.chat) for name in adapters
-}
+asked = {"train_items": settings.batch, "held_out_items": settings.held_out_items, "chat": settings.chat}
+tasks = {name: load_task(name, tokenizer, **asked) for name in adapters}
 batch_of = {name: batches(task, batch_size=settings.batch, seed=0)(0) for name, task in tasks.items()}
 
 
@@ -82,29 +79,46 @@ lab.source(merge_lora)
 # 兩邊在數學上相等，在 float32 中捨入卻不同。相對於最大的 logit，它們會差多少？把 `merge_difference = ...` 寫進 `predictions.toml`。再想想：要是有人忘了把 alpha 除以秩，答案還會對嗎？
 
 # %%
-exact, wrong, right, extra = {}, {}, {}, {}
+def merged_in_place(model):
+    """A copy in which each LoRA layer has put its update into its base, and still is a LoRA layer."""
+    model = copy.deepcopy(model)
+    for layer in lora_layers(model).values():
+        layer.merge()
+    return model
+
+
+exact, in_place, wrong, right, extra = {}, {}, {}, {}, {}
 for name in adapters:
     model, chosen = adapted(name)
     wanted = logits_of(model, batch_of[name])
     merged = merge_lora(model)
     unscaled = broken_merge(model, chosen, "alpha_alone")
     exact[name] = distance(logits_of(merged, batch_of[name]), wanted)
+    in_place[name] = distance(logits_of(merged_in_place(model), batch_of[name]), wanted)
     wrong[name] = distance(logits_of(unscaled, batch_of[name]), wanted)
     right[name] = [accuracy(variant, tasks[name]).accuracy for variant in (model, merged, unscaled)]
     extra[name] = [count_parameters(variant).total - count_parameters(base).total for variant in (merged, model)]
     assert not lora_layers(merged), "a merged model has plain layers only"
-lab.record("merge_difference", max(exact.values()))
+lab.record("merge_difference", max(*exact.values(), *in_place.values()))
 lab.record("merge_difference", min(wrong.values()), variant="alpha_alone")
 lab.record("extra_parameters", max(after for after, _ in extra.values()))
 lab.record("extra_parameters", min(before for _, before in extra.values()), variant="not_merged")
+columns = [
+    *(tr("task", "任務"), tr("merged: logits differ by", "合併：logits 差異"), tr("merged in place", "原地合併")),
+    *(tr("not divided by the rank", "沒有除以秩"), tr("right: adapter", "答對：adapter")),
+    *(tr("right: merged", "答對：合併"), tr("right: wrong scale", "答對：錯誤縮放")),
+]
 lab.table(
-    [tr("task", "任務"), tr("merged: logits differ by", "合併：logits 差異"), tr("not divided by the rank", "沒有除以秩"), *(tr(f"right: {en}", f"答對：{zh}") for en, zh in (("adapter", "adapter"), ("merged", "合併"), ("wrong scale", "錯誤縮放")))],
-    [(name, exact[name], wrong[name], *(f"{value:.1%}" for value in right[name])) for name in adapters],
+    columns,
+    [
+        (name, exact[name], in_place[name], wrong[name], *(f"{value:.1%}" for value in right[name]))
+        for name in adapters
+    ],
 )
 
 # %%
 guess = lab.predict("merge_difference")
-worst = max(exact.values())
+worst = max(*exact.values(), *in_place.values())
 lab.say(
     f"""The merged model differs by {worst:.1e}{"" if guess is None else f" (you guessed {guess:.1e})"}, which is {worst / torch.finfo(settings.dtype).eps:.0f} times the rounding unit of {settings.dtype}; the wrong scale differs by {min(wrong.values()):.2g} at least. The merged model has {extra["relabel"][0]} parameters more than the base, the adapted one {extra["relabel"][1]:,}.
 With the wrong scale accuracy falls to {", ".join(f"{values[2]:.0%} ({name})" for name, values in right.items())}. {"An error in the logits does not always show in the answers: compare logits, not only answers." if max(values[2] for values in right.values()) > 0.5 else "Still, compare logits and not only answers: smaller mistakes do not show in them."}""",
@@ -183,26 +197,27 @@ onto_original, _ = load_base(settings)
 load_adapter(onto_original, adapter, name="four-bit")
 again = merge_lora(model)
 quantize_model(again, ALL_LINEAR, double=True)
-ways = {"adapter on 4 bits": model, "1. dense, merged": dense, "2. original, merged": merge_lora(onto_original), "3. merged, 4 bits again": again}
+ways = {
+    "adapter on 4 bits": model,
+    "1. dense, merged": dense,
+    "2. original, merged": merge_lora(onto_original),
+    "3. merged, 4 bits again": again,
+}
 apart = {name: distance(logits_of(variant, batch_of["relabel"]), wanted) for name, variant in ways.items()}
 four_bit_right = {name: accuracy(variant, tasks["relabel"]).accuracy for name, variant in ways.items()}
 lab.record("four_bit_merge_difference", apart["1. dense, merged"])
 lab.record("four_bit_merge_difference", apart["2. original, merged"], variant="original_weights")
 lab.record("four_bit_merge_difference", apart["3. merged, 4 bits again"], variant="quantised_again")
-lab.table(
-    [tr("way", "做法"), tr("logits differ by (relative)", "logits 差異（相對值）"), tr("right on relabel", "relabel 答對")],
-    [(name, apart[name], f"{four_bit_right[name]:.1%}") for name in ways],
-)
+columns = [tr("way", "做法"), tr("logits differ by (relative)", "logits 差異（相對值）"), tr("right on relabel", "relabel 答對")]
+lab.table(columns, [(name, apart[name], f"{four_bit_right[name]:.1%}") for name in ways])
 
 # %%
-figure, axes = subplots(figsize=(7.2, 2.9))
-shown = {"merged": worst, **{name: value for name, value in apart.items() if value > 0}, "not divided by the rank": min(wrong.values())}
-colours = [COLORS["green"] if value < 1e-5 else COLORS["orange"] for value in shown.values()]
-axes.scatter(list(shown.values()), list(shown), color=colours, s=70, zorder=3)
-axes.set_xscale("log")
-axes.axvline(1e-5, color="black", linestyle="--", linewidth=1.2)
-axes.invert_yaxis()
-axes.set(xlabel="largest difference of the logits (relative)")
+shown = {
+    "merged": worst,
+    **{name: value for name, value in apart.items() if value > 0},
+    "not divided by the rank": min(wrong.values()),
+}
+figure = merge_errors(shown, rounding=1e-5)
 lab.figure(
     "merge-errors",
     figure,
@@ -220,12 +235,12 @@ lab.say(
 # %% [markdown] lang="en"
 # ## Export
 #
-# The merged model is an ordinary model, so it is saved as one: weights as safetensors, configuration, tokenizer. A fresh load must give the same logits to the bit, because nothing is computed on the way.
+# The merged model is an ordinary model, so it is saved as one: weights as safetensors, configuration, tokenizer. A fresh load must give the same logits to the bit, because nothing is computed on the way. The control has been through bfloat16, as in a script that saves in half the size and tells nobody.
 
 # %% [markdown] lang="zh-TW"
 # ## 匯出
 #
-# 合併後的模型就是普通的模型，所以照普通的模型儲存：safetensors 格式的權重、設定、分詞器。重新載入之後，logits 必須一個位元都不差，因為途中沒有做任何計算。
+# 合併後的模型就是普通的模型，所以照普通的模型儲存：safetensors 格式的權重、設定、分詞器。重新載入之後，logits 必須一個位元都不差，因為途中沒有做任何計算。對照組先轉成 bfloat16 再轉回來，就像有些程式為了省一半空間，存檔時悄悄換了型別。
 
 # %%
 exported = lab.artifact("merged-compose")
@@ -237,9 +252,11 @@ tokenizer.save_pretrained(exported)
 reloaded, reloaded_tokenizer = load_model(exported, device=settings.device, dtype=settings.dtype)
 wanted = logits_of(merged, batch_of["compose"])
 lab.record("reload_difference", distance(logits_of(reloaded, batch_of["compose"]), wanted))
-lab.record("reload_difference", distance(logits_of(base, batch_of["compose"]), wanted), variant="base")
+rounded = copy.deepcopy(merged).to(torch.bfloat16).to(settings.dtype)
+lab.record("reload_difference", distance(logits_of(rounded, batch_of["compose"]), wanted), variant="through_bfloat16")
 assert not any(isinstance(module, LoraLinear) for module in reloaded.modules())
-lab.table([tr("file", "檔案"), "KB"], [(file.name, f"{file.stat().st_size / 1e3:,.1f}") for file in sorted(exported.iterdir())])
+sizes = [(file.name, f"{file.stat().st_size / 1e3:,.1f}") for file in sorted(exported.iterdir())]
+lab.table([tr("file", "檔案"), "KB"], sizes)
 
 # %% [markdown] lang="en"
 # ## Serve
@@ -260,26 +277,36 @@ prompts = [prompt_text(item, reloaded_tokenizer, chat=settings.chat) for item in
 def local(model, prompt):
     """Greedy: the text, and how many tokens it took, the end-of-sequence token included."""
     inputs = reloaded_tokenizer(prompt, add_special_tokens=False, return_tensors="pt").to(model.device)
-    tokens = model.generate(**inputs, **GREEDY, max_new_tokens=settings.answer_tokens)[0, inputs["input_ids"].shape[1] :]
+    written = model.generate(**inputs, **GREEDY, max_new_tokens=settings.answer_tokens)[0]
+    tokens = written[inputs["input_ids"].shape[1] :]
     return reloaded_tokenizer.decode(tokens, skip_special_tokens=True), len(tokens)
 
 
 expected = [local(reloaded, prompt) for prompt in prompts]
 without_adapter = [local(base, prompt) for prompt in prompts]
+def differing(one, other):
+    """In how many places two lists of answers are not equal."""
+    return sum(mine != yours for mine, yours in zip(one, other, strict=True))
+
+
 if missing := missing_packages():
-    lab.say(f"The server needs {', '.join(missing)}, which are not installed here.", f"伺服器需要 {'、'.join(missing)}，這裡沒有安裝。")
+    lab.say(
+        f"The server needs {', '.join(missing)}, which are not installed here.",
+        f"伺服器需要 {'、'.join(missing)}，這裡沒有安裝。",
+    )
 else:
-    begins = reloaded_tokenizer.bos_token or ""
+    begins = reloaded_tokenizer.bos_token or ""  # the server puts it before each prompt
     with served(exported, device=str(settings.device)) as address:
         print(address)
-        answers = [complete(address, prompt.removeprefix(begins), settings.answer_tokens) for prompt in prompts]  # the server puts it there
+        answers = [complete(address, prompt.removeprefix(begins), settings.answer_tokens) for prompt in prompts]
     served_answers = [(answer.text, answer.completion_tokens) for answer in answers]
-    lab.record("served_differently", sum(one != other for one, other in zip(served_answers, expected, strict=True)))
-    lab.record("served_differently", sum(one != other for one, other in zip(served_answers, without_adapter, strict=True)), variant="base")
-    lab.table(
-        [tr("prompt", "提示"), tr("wanted", "正確答案"), tr("served", "伺服器"), tr("here", "本機"), tr("base", "基礎模型")],
-        [(item.prompt, item.answer, *(text.strip().replace("\n", " ")[:24] for text, _ in row)) for item, *row in list(zip(asked, served_answers, expected, without_adapter, strict=True))[:6]],
-    )
+    lab.record("served_differently", differing(served_answers, expected))
+    lab.record("served_differently", differing(served_answers, without_adapter), variant="base")
+    rows = []
+    for item, *given in list(zip(asked, served_answers, expected, without_adapter, strict=True))[:6]:
+        rows.append([item.prompt, item.answer, *(text.strip().replace("\n", " ")[:24] for text, _ in given)])
+    columns = [tr("prompt", "提示"), tr("wanted", "正確答案"), tr("served", "伺服器"), tr("here", "本機")]
+    lab.table([*columns, tr("base", "基礎模型")], rows)
 
 # %% [markdown] lang="en"
 # ## What does merging buy?
@@ -297,17 +324,21 @@ inputs = reloaded_tokenizer(prompts[0], add_special_tokens=False, return_tensors
 
 
 def decode(model):
+    """So many tokens, whatever they say."""
+    exactly = {"min_new_tokens": settings.decode_tokens, "max_new_tokens": settings.decode_tokens}
     with torch.inference_mode():
-        model.generate(**inputs, do_sample=False, min_new_tokens=settings.decode_tokens, max_new_tokens=settings.decode_tokens)
+        model.generate(**inputs, do_sample=False, **exactly)
 
 
-times = timed({"adapter": lambda: decode(model), "merged": lambda: decode(reloaded), "base": lambda: decode(base)}, repeats=settings.repeats)
+decoders = {"adapter": lambda: decode(model), "merged": lambda: decode(reloaded), "base": lambda: decode(base)}
+times = timed(decoders, repeats=settings.repeats)
 ratios = sorted(one / other for one, other in zip(times["adapter"].seconds, times["merged"].seconds, strict=True))
 ratio = times["adapter"].median / times["merged"].median
 lab.record("decode_ratio", ratio)
+tokens = settings.decode_tokens
 lab.table(
-    [tr("model", "模型"), tr(f"{settings.decode_tokens} tokens", f"{settings.decode_tokens} 個 token"), tr("tokens per second", "每秒 token 數")],
-    [(name, str(timing), f"{settings.decode_tokens / timing.median:.0f}") for name, timing in times.items()],
+    [tr("model", "模型"), tr(f"{tokens} tokens", f"{tokens} 個 token"), tr("tokens per second", "每秒 token 數")],
+    [(name, str(timing), f"{tokens / timing.median:.0f}") for name, timing in times.items()],
 )
 
 # %% [markdown] lang="en"
@@ -317,11 +348,14 @@ lab.table(
 # ## 這些數字說了什麼
 
 # %%
-differing = None if missing else sum(one != other for one, other in zip(served_answers, expected, strict=True))
-differing_base = None if missing else sum(one != other for one, other in zip(served_answers, without_adapter, strict=True))
-over_http = tr("not tried here", "這裡沒有試") if missing else tr(
-    f"{differing} of {len(prompts)} answers differ from the local ones; from the base's {differing_base} do", f"{len(prompts)} 個答案中有 {differing} 個與本機不同；與基礎模型不同的有 {differing_base} 個"
-)  # fmt: skip
+if missing:
+    over_http = tr("not tried here", "這裡沒有試")
+else:
+    wrong_ones, from_base = differing(served_answers, expected), differing(served_answers, without_adapter)
+    over_http = tr(
+        f"{wrong_ones} of {len(prompts)} answers differ from the local ones; from the base's {from_base} do",
+        f"{len(prompts)} 個答案中有 {wrong_ones} 個與本機不同；與基礎模型不同的有 {from_base} 個",
+    )
 lab.say(
     f"""- Merging changes the logits by {worst:.1e} and leaves no trace of LoRA; the wrong scale changes them by {min(wrong.values()):.2g}.
 - A 4-bit base is made dense first. Only then is the merge exact.
@@ -365,6 +399,6 @@ lab.say(
 #
 # - 這麼小的模型，Python 呼叫的開銷比 adapter 的計算更重。上面的倍數說明*有*代價，說不出在 GPU 上是多少。
 # - 在 bfloat16 下合併，總和會捨入到 8 位元的尾數：小小的更新量可能就這樣消失。請用 float32 合併，之後再轉換，然後重新比對。
-# - `transformers serve` 是真正的伺服器，但很樸素。吞吐量、批次、金鑰與監控是第 2 單元的主題。
+# - `transformers serve` 是真正的伺服器，但功能很陽春。吞吐量、批次、金鑰與監控是第 2 單元的主題。
 #
 # **練習。** 練習 6（`lora.py`：delta、合併、還原）與練習 8（`nf4.py`）屬於這一本：`nox -s check -- lab-1.1.1-lora`。
