@@ -31,6 +31,7 @@ quiet_libraries()  # before peft is imported, which tells of things that are not
 import numpy as np
 import torch
 from peft import AdaLoraConfig, LoraConfig, get_peft_model
+from peft.tuners.lora import LoraLayer
 
 from broken_variants import add_lora_with_frozen_b, best_constant, broken_levels, round_trip
 from lora import LoraSettings, add_lora, lora_layers, lora_parameter_count, set_scaling
@@ -622,7 +623,7 @@ for name, config in lab.progress(list(configs.items())):
     model, relatives[name] = train_relative(name, config)
     if name == "rsLoRA":  # the control: an adapter that is used with a scale of 1
         for layer in model.modules():
-            if hasattr(layer, "scaling"):
+            if isinstance(layer, LoraLayer):
                 layer.scaling["default"] = 1.0
         scale_forgotten = accuracy(model, tasks["relabel"]).accuracy
 ranks = {layer: sum(kept) for layer, kept in model.peft_config["default"].rank_pattern.items()}  # AdaLoRA came last
