@@ -627,6 +627,8 @@ inputs = random_inputs(length, requires_grad=True)
 reasons = {name: why_not(attend, inputs) for name, attend in candidates.items()}
 steps = {name: step(attend, inputs) for name, attend in candidates.items() if reasons[name] is None}
 timings = timed(steps, repeats=settings.repeats)
+if {"tiled (ours, Triton)", "SDPA flash"} <= timings.keys():
+    lab.record("triton_over_sdpa", timings["SDPA flash"].median / timings["tiled (ours, Triton)"].median)
 step_flops = attention_flops(shape) + attention_flops(shape, backward=True)
 rows = []
 for name, reason in reasons.items():
