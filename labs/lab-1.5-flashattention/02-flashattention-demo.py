@@ -196,7 +196,8 @@ for seed in settings.seeds:
     lab.record("merge_order_difference", largest[forgetful_merge], seed=seed, variant="no_rescale")
     lab.record("merge_order_difference", largest[uniform_merge], seed=seed, variant="uniform")
     rows.append([seed, *(f"{value:.1e}" for value in largest.values())])
-lab.table(["seed", tr("largest of 50 differences", "50 個差異中最大的"), tr("no rescale", "少了重新縮放"), tr("all keys alike", "每個 key 都一樣")], rows)
+columns = [("largest of 50 differences", "50 個差異中最大的"), ("no rescale", "少了重新縮放"), ("all keys alike", "每個 key 都一樣")]
+lab.table(["seed", *(tr(*column) for column in columns)], rows)
 
 # %% [markdown] lang="en"
 # ## Step 3: tiles
@@ -483,7 +484,8 @@ lab.record("large_score_error", max(by_size["no_maximum"]), variant="no_maximum"
 lab.record("large_score_error", max(by_size["zeros"]), variant="zeros")
 sizes = zip(largest_scores, by_size["no_maximum"], strict=True)
 broken_from = next((size for size, error in sizes if error >= ceiling), math.inf)
-always = [name for name in ("no_rescale", "sum_before_maximum") if min(np.array(by_size[name]) / by_size["naive"]) > 100]
+ratios = {name: np.array(by_size[name]) / by_size["naive"] for name in ("no_rescale", "sum_before_maximum")}
+always = [name for name, ratio in ratios.items() if min(ratio) > 100]
 lab.say(
     f"""- `no_maximum` follows the right algorithm and breaks at scores of {broken_from:.0f}. **Test with inputs that can show the mistake**: that is why
   this lab also has the gate `large_score_error`.
@@ -612,7 +614,9 @@ if kernel_missing is None:
     for variant in ("no_rescale", "zeros"):  # the case that comes nearest to passing
         lab.record("triton_half_ratio", min(forward for forward, _ in found[variant]), variant=variant)
         lab.record("triton_half_gradient_ratio", min(backward for _, backward in found[variant]), variant=variant)
-    how = Text("in the interpreter (no NVIDIA GPU here)", "在直譯器裡執行（這裡沒有 NVIDIA GPU）") if INTERPRETED else Text("compiled", "編譯後執行")
+    how = Text("compiled", "編譯後執行")
+    if INTERPRETED:
+        how = Text("in the interpreter (no NVIDIA GPU here)", "在直譯器裡執行（這裡沒有 NVIDIA GPU）")
     lab.say(f"The kernels ran {how.en}.", f"這些 kernel 是{how.zh_tw}。")
 else:
     lab.say(

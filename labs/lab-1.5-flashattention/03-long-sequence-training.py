@@ -149,9 +149,9 @@ def final(name):
     return np.mean([curves[name, seed][-5:].mean() for seed in settings.seeds])
 
 
-apart = {
-    name: max(np.abs(curves[name, seed] - curves["naive", seed]).max() for seed in settings.seeds) for name in attentions
-}
+apart = dict.fromkeys(attentions, 0.0)
+for (name, seed), losses in curves.items():
+    apart[name] = max(apart[name], np.abs(losses - curves["naive", seed]).max())
 guess = lab.predict("loss_difference")
 guessed = Text("", "") if guess is None else Text(f" (you guessed {guess:g})", f"（你猜 {guess:g}）")
 leak, blind = final("naive") - final("off_by_one"), final("zeros") - final("naive")

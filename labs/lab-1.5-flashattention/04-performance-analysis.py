@@ -57,7 +57,7 @@ from onepiece.measure import peak_memory, timed
 from power_law import fit_power_law
 from tiling import Traffic
 
-with contextlib.suppress(ImportError):  # early: Triton chooses between compiler and interpreter when it is first imported
+with contextlib.suppress(ImportError):  # early: at its first import Triton chooses between compiler and interpreter
     importlib.import_module("flash_attention_triton")
 
 settings = lab.settings

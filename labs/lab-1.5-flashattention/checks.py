@@ -50,10 +50,10 @@ def random_tensors(query_len: int, key_len: int, heads: int = 2, kv_heads: int =
     minutes=10,
     level="core",
     hint=Text(
-        "Three lines: scores, softmax over dim=-1, product with the values. For the offset, put the last query, "
-        "query_len - 1, and the last key, key_len - 1, into j <= i + offset: it must just hold.",
-        "三行：分數、沿 dim=-1 做 softmax、再乘上 values。位移的部分：把最後一個 query（query_len - 1）"
-        "和最後一個 key（key_len - 1）代進 j <= i + offset，要剛好成立。",
+        "Which two tokens must just see each other: the last query and the last key? Put query_len - 1 and key_len - 1 "
+        "into j <= i + offset. And along which axis does one query share out its weight?",
+        "哪兩個 token 必須剛好看得到彼此：最後一個 query 和最後一個 key？把 query_len - 1 和 key_len - 1 代進 j <= i + offset。"
+        "還有：一個 query 是沿著哪個軸分配它的權重？",
     ),
 )
 def check_exercise_1() -> None:
@@ -117,10 +117,10 @@ def check_blind_queries() -> None:
     minutes=15,
     level="core",
     hint=Text(
-        "Multiply every term of a sum of exp(s - old) by exp(old - new), and it is a sum of exp(s - new). The factor "
-        "is one number per row, so it can stand before the sum; total and output need the same one.",
-        "把 exp(s - 舊) 總和裡的每一項都乘上 exp(舊 - 新)，就變成 exp(s - 新) 的總和。"
-        "這個係數每列只有一個，可以提到總和外面；total 和 output 要乘的是同一個。",
+        "A sum of exp(s - old) is known, a sum of exp(s - new) is wanted: by what must each term be multiplied? Is it the "
+        "same for all terms of a row? And is the output such a sum, too?",
+        "手上是 exp(s - 舊) 的總和，想要的是 exp(s - 新) 的總和：每一項要乘上什麼？同一列的每一項都一樣嗎？"
+        "輸出是不是也是這種總和？",
     ),
 )
 def check_exercise_2() -> None:
@@ -170,10 +170,11 @@ def check_sums(old: State, want: State, got: SoftmaxState, scores: Tensor, value
     minutes=20,
     level="core",
     hint=Text(
-        "The loop body is three lines, one call each: query_tile @ key_tile^T times scale; tiling.hide_future; "
-        "online_softmax_merge, whose result is the state of the next turn. sum exp(s) = exp(maximum) * total.",
-        "迴圈內容是三行，每行一個呼叫：query_tile @ key_tile^T 乘上 scale、tiling.hide_future、online_softmax_merge，"
-        "最後一個的結果就是下一輪的狀態。sum exp(s) = exp(maximum) * total。",
+        "What does one query block need of one key block, which of it must be hidden, and what must the next turn of the "
+        "loop know? One line each; tiling and exercise 2 have the last two. And what is the sum of exp(s), if total is "
+        "the sum of exp(s - maximum)?",
+        "一個 query 區塊需要一個 key 區塊的什麼？其中哪些要遮住？迴圈的下一輪又必須知道什麼？各一行，後兩行在 tiling 和練習 2 裡。"
+        "還有：total 是 exp(s - 最大值) 的總和，那 exp(s) 的總和是什麼？",
     ),
 )
 def check_exercise_3() -> None:
@@ -230,10 +231,10 @@ def check_tiled_forward(*inputs: Tensor) -> None:
     minutes=15,
     level="core",
     hint=Text(
-        "A tile is needed if its most fortunate pair is visible: last query, first key. It needs a mask if its least "
-        "fortunate pair is hidden: first query, last key. The last of a block is stop - 1.",
-        "tile 裡最有利的一對看得到，這個 tile 就要算：最後一個 query 配第一個 key。"
-        "最不利的一對看不到，就要加遮罩：第一個 query 配最後一個 key。區塊的最後一個是 stop - 1。",
+        "Which query of a block sees most, and which key of a block is seen most? If not even that pair is visible, what "
+        "follows? And which pair is the first to be hidden? Mind what the last token of a slice is.",
+        "一個區塊裡，看得最遠的是哪個 query？最容易被看到的是哪個 key？連這一對都看不到的話，代表什麼？"
+        "反過來，最先看不到的又是哪一對？注意 slice 的最後一個 token 是哪一個。",
     ),
 )
 def check_exercise_4() -> None:
@@ -294,11 +295,10 @@ def cut(length: int, size: int) -> list[slice]:
     minutes=30,
     level="core",
     hint=Text(
-        "sum_k P_ik dP_ik, with dP_ik = dO_i . V_k, is dO_i . (sum_k P_ik V_k), and what is that sum? For a tile: "
-        "dV = P^T dO, dP = dO V^T, dS = P * (dP - D), and since S = scale * Q K^T, both Q and K get scale * dS.",
-        "sum_k P_ik dP_ik 中 dP_ik = dO_i · V_k，所以等於 dO_i · (sum_k P_ik V_k)，而這個總和是什麼？"
-        "每個 tile：dV = P^T dO、dP = dO V^T、dS = P * (dP - D)；"
-        "因為 S = scale * Q K^T，傳給 Q 和 K 的都是 scale * dS。",
+        "Put dP_ik = dO_i . V_k into sum_k P_ik dP_ik and pull dO_i out: what is the sum that is left? For a tile, go back "
+        "from O = P V to P and V, from P to S with D, and from S = scale * Q K^T to Q and K: where does scale go?",
+        "把 dP_ik = dO_i · V_k 代進 sum_k P_ik dP_ik，再把 dO_i 提出來：剩下的總和是什麼？"
+        "每個 tile 裡，從 O = P V 走回 P 和 V，從 P 帶著 D 走回 S，再從 S = scale * Q K^T 走回 Q 和 K：scale 落在哪裡？",
     ),
 )
 def check_exercise_5() -> None:
@@ -364,12 +364,11 @@ def check_tile_gradients(
     minutes=20,
     level="core",
     hint=Text(
-        "First count rows of K that one key/value head reads. Full: key_len per query block. Causal: for each query "
-        "block, ceil(visible keys of its last row / block_keys) whole blocks, but never more than key_len keys. Then "
-        "K and V, head_dim wide, for batch * kv_heads; and Q, O and L for batch * heads.",
-        "先算一個 key/value head 要讀幾列 K。不加遮罩：每個 query 區塊讀 key_len 列。因果遮罩：每個 query 區塊讀"
-        " ceil(最後一列看得到的 key 數 / block_keys) 個完整區塊，但不超過 key_len 列。"
-        "接著 K 和 V 各寬 head_dim，共 batch * kv_heads 份；Q、O、L 則有 batch * heads 份。",
+        "How many rows of K does one query block read: which of its rows decides, and what does a key block that is only "
+        "partly visible cost? Then: which tensors are read per key/value head and which per query head, how wide is each, "
+        "and what goes out besides O?",
+        "一個 query 區塊要讀幾列 K：由它的哪一列決定？只看得到一部分的 key 區塊要付多少代價？"
+        "接著：哪些張量是每個 key/value head 讀一次，哪些是每個 query head？各有多寬？除了 O，還有什麼要存回去？",
     ),
 )
 def check_exercise_6() -> None:
@@ -499,11 +498,10 @@ if importlib.util.find_spec("triton") is not None:  # it exists for Linux only; 
         minutes=45,
         level="stretch",
         hint=Text(
-            "for first in range(start, stop, BLOCK_KEYS): load two tiles with load_rows, scores = matmul(query_tile, "
-            "tl.trans(key_tile)) * scale_log2, mask them if MASKED, then exercise 2 with tl.maximum, tl.max, tl.exp2 "
-            "and tl.sum. Convert the weights to value_tile.dtype before the product.",
-            "for first in range(start, stop, BLOCK_KEYS)：用 load_rows 載入兩個 tile，"
-            "scores = matmul(query_tile, tl.trans(key_tile)) * scale_log2，MASKED 時加遮罩，"
-            "接著用 tl.maximum、tl.max、tl.exp2、tl.sum 重做練習 2。做乘積之前，權重要先轉成 value_tile.dtype。",
+            "Write exercises 2 and 3 side by side with it: what is each of their lines called here? In which base are the "
+            "scores, and which exponential belongs to it? Over which axis has each row its own maximum and its own sum? "
+            "And in which dtype must the weights be for the second product?",
+            "把練習 2 和 3 放在旁邊對照：它們的每一行在這裡叫什麼？分數以幾為底，該用哪個指數函數？"
+            "每一列各自的最大值與總和是沿哪個軸取的？做第二個乘積時，權重要是什麼 dtype？",
         ),
     )(check_exercise_7)

@@ -63,7 +63,7 @@ def online_softmax() -> Figure:
 
 
 def attention_traffic() -> Figure:
-    """Elements that cross the memory border in a forward pass over the size of fast memory (section 3.2)."""
+    """Elements that cross the memory border in a forward pass with the queries outside, over the size of fast memory (section 3.2)."""
     length, head_dim, block_keys = 4096, 64, 16
     sizes = np.array([2**power for power in range(12, 18)])
     # What one step holds: tiles of Q and O, tiles of K and V, the scores, and two numbers per row.
