@@ -110,7 +110,7 @@ def test_a_variant_is_one_of_two() -> None:
 def test_editing_a_lab_changes_no_image(copy: Path) -> None:
     before = images.image_for(LAB, "cpu")
     edit(copy / "labs" / LAB / "02-flashattention-demo.py", "# %%", "# %%\n# edited")
-    edit(copy / "labs" / LAB / "lab.toml", "minutes = 2", "minutes = 3")
+    edit(copy / "labs" / LAB / "lab.toml", "minutes = 3", "minutes = 4")
     (copy / "labs" / LAB / "new_module.py").write_text("x = 1\n", encoding="utf-8")
     assert images.image_for(LAB, "cpu") == before
 
