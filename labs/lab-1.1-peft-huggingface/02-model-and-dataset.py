@@ -7,7 +7,7 @@
 # |---|---|
 # | You build | the way from raw records to batches: three file formats, a prompt, labels, padding, packing, a split; and the base model's score |
 # | You need | a quarter of a minute on two CPU cores, 1 GB of memory |
-# | You should see | three formats that say the same; a loss that counts answers only; a random split that leaks; a base that cannot do the task |
+# | You should see | whether three formats say the same; what a loss counts; how much a random split leaks; what the base makes of the task |
 
 # %% [markdown] lang="zh-TW"
 # # 2. 模型，以及它能學的資料
@@ -18,15 +18,13 @@
 # |---|---|
 # | 你會做出 | 從原始資料到批次的整條路：三種檔案格式、提示、標籤、補齊、打包、切分，以及基礎模型的分數 |
 # | 你需要 | 兩個 CPU 核心跑十幾秒，1 GB 記憶體 |
-# | 你應該看到 | 三種格式說的是同一件事；損失只算答案；隨機切分會洩漏；基礎模型不會這個任務 |
+# | 你應該看到 | 三種格式的內容是否相同；損失算的是什麼；隨機切分會洩漏多少考題；基礎模型怎麼回答這個任務 |
 
 # %%
 import json
 import random
 
 import torch
-from matplotlib.colors import ListedColormap
-from matplotlib.patches import Patch
 
 from exact_match import exact_matches, wilson
 from instruction_data import FORMATS, as_messages, differing, raw_instructions, without_input, write_rows
@@ -36,11 +34,11 @@ from onepiece.adaptation import load_base, load_task
 from onepiece.course.text import Text, tr
 from onepiece.data import IGNORED, Collator, InstructionDataset, plain_prompt
 from onepiece.evaluation import mean_loss
-from onepiece.figures import COLORS, subplots
 from onepiece.models import count_parameters
 from onepiece.records import Record, read_records, split_by_hash, write_records
 from onepiece.tiny import skills
 from onepiece.tiny.tokenizer import prompt_text
+from peft_figures import padded_and_packed
 
 settings = lab.settings
 torch.set_num_threads(1)  # for a model this small a second thread only waits
@@ -61,9 +59,10 @@ model, tokenizer = load_base(settings)
 # %%
 count = count_parameters(model)
 print(model.model.layers[0])
+shares = [f"{kind} {number / count.total:.0%}" for kind, number in count.by_kind.items()]
 lab.say(
-    f"{model.config.num_hidden_layers} layers, {count.total:,} parameters: {', '.join(f'{kind} {number / count.total:.0%}' for kind, number in count.by_kind.items())}. {len(tokenizer):,} tokens.",
-    f"{model.config.num_hidden_layers} 層，{count.total:,} 個參數：{'、'.join(f'{kind} {number / count.total:.0%}' for kind, number in count.by_kind.items())}。{len(tokenizer):,} 個 token。",
+    f"{model.config.num_hidden_layers} layers, {count.total:,} parameters: {', '.join(shares)}. {len(tokenizer):,} tokens.",
+    f"{model.config.num_hidden_layers} 層，{count.total:,} 個參數：{'、'.join(shares)}。{len(tokenizer):,} 個 token。",
 )
 
 # %%
@@ -72,7 +71,9 @@ def pieces(text):
     return " · ".join(tokenizer.decode([token]) for token in tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-asked = [world.items(settings.task, 1, seed=0, split="held-out", language=language)[0] for language in world.LANGUAGES]
+asked = []
+for language in world.LANGUAGES:
+    asked += world.items(settings.task, 1, seed=0, split="held-out", language=language)
 lab.table([tr("text", "文字"), tr("its tokens", "拆成的 token")], [[item.prompt, pieces(item.prompt)] for item in asked])
 lab.say(
     "A � is a part of a character that is not in the vocabulary: it is spelled in bytes, so that any text can be written.",
@@ -106,7 +107,8 @@ print(tokenizer.apply_chat_template(conversation, tokenize=False, add_generation
 # 我們把同一批資料寫成三種格式再讀回來；讀取程式靠欄位認出是哪一種。
 
 # %%
-raws = raw_instructions(settings.instruction_data, settings.instruction_revision, settings.instruction_file, settings.instruction_count)
+source = (settings.instruction_data, settings.instruction_revision, settings.instruction_file)
+raws = raw_instructions(*source, settings.instruction_count)
 folder = lab.artifact("formats")
 folder.mkdir(exist_ok=True)
 records, bad = {}, {}
@@ -154,7 +156,7 @@ lab.table([tr("prompt", "提示"), tr("tokens of this model", "這個模型的 t
 lab.say(
     f"""The words of Alpaca's template cost {lengths["Alpaca"] - lengths["plain"]} tokens per record beside the plain form, the chat template {lengths["chat template"] - lengths["plain"]}: its roles are single tokens, made for
 this purpose. We go on with the chat template for instructions.""",
-    f"""和最精簡的寫法相比，Alpaca 範本的字句每筆資料多花 {lengths["Alpaca"] - lengths["plain"]} 個 token，對話範本多花 {lengths["chat template"] - lengths["plain"]} 個：它的角色都是為此而設的單一 token。
+    f"""和最精簡的寫法相比，套用 Alpaca 範本每筆資料要多 {lengths["Alpaca"] - lengths["plain"]} 個 token，套用對話範本多 {lengths["chat template"] - lengths["plain"]} 個，因為它的每個角色都只用一個專用的 token 表示。
 接下來的指令資料都用對話範本。""",
 )
 
@@ -165,9 +167,9 @@ this purpose. We go on with the chat template for instructions.""",
 # left out, everything else counts:
 
 # %% [markdown] lang="zh-TW"
-# ## 損失要算什麼
+# ## 哪些 token 要算進損失？
 #
-# 連提示也拿來訓練，教的是怎麼發問。所以提示 token 的標籤是 -100，PyTorch 的交叉熵會略過它。下表的 `x` 不算，其餘都算：
+# 如果連提示也算進損失，模型學到的會是怎麼出題，而不是怎麼回答。所以提示 token 的標籤設成 -100，PyTorch 的交叉熵會略過它。下表中標 `x` 的不算，其餘都算：
 
 # %%
 train_records, held_out_records = split_by_hash(records["messages"], 0.1)
@@ -176,23 +178,26 @@ training = InstructionDataset(train_records, tokenizer, **options)
 shortest = min(range(len(training)), key=lambda index: len(training[index]["input_ids"]))
 example = training[shortest]
 rows = []
-for position, (token, label) in enumerate(zip(example["input_ids"].tolist(), example["labels"].tolist(), strict=True)):
-    shown_token = tokenizer.decode([token]).replace("|", r"\|").replace("\n", "↵") or "▁"  # a bar would end the cell of the table
+pairs = zip(example["input_ids"].tolist(), example["labels"].tolist(), strict=True)
+for position, (token, label) in enumerate(pairs):
+    shown_token = tokenizer.decode([token]).replace("|", r"\|")  # a bar would end the cell of the table
+    shown_token = shown_token.replace("\n", "↵") or "▁"
     rows.append([position, f"`{shown_token}`", "x" if label == IGNORED else label])
 lab.table([tr("position", "位置"), "token", tr("label", "標籤")], rows)
 
 # %% [markdown] lang="en"
 # The end token counts too, or the model would never stop. Is that so in every example? We make the labels a second time, with the function of
-# exercise 4, and compare all of them.
+# exercise 3, and compare all of them.
 
 # %% [markdown] lang="zh-TW"
-# 結束 token 也要算，否則模型永遠不會停。每一個例子都是這樣嗎？我們用練習 4 的函式再做一次標籤，全部比對。
+# 結束 token 也要算，否則模型永遠學不會停。每一個例子都是這樣嗎？我們用練習 3 的函式再做一次標籤，全部比對。
 
 # %%
 def own_labels(record):
     """The labels of one record by `supervised_example`."""
     prompt = tokenizer.apply_chat_template(record.conversation[:-1], tokenize=False, add_generation_prompt=True)
-    prompt_ids, answer_ids = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prompt, record.answer))
+    prompt_ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    answer_ids = tokenizer(record.answer, add_special_tokens=False)["input_ids"]
     return supervised_example(prompt_ids, answer_ids, tokenizer.eos_token_id)[1]
 
 
@@ -205,15 +210,22 @@ unmasked = InstructionDataset(train_records, tokenizer, mask_prompt=False)
 own = [counted_labels(own_labels(record)) for record in train_records]
 library = [counted_labels(unlimited[index]["labels"].tolist()) for index in range(len(unlimited))]
 everything = [counted_labels(unmasked[index]["labels"].tolist()) for index in range(len(unmasked))]
-lab.record("label_count_difference", sum(abs(len(a) - len(b)) for a, b in zip(own, library, strict=True)))
-lab.record("label_count_difference", sum(abs(len(a) - len(b)) for a, b in zip(own, everything, strict=True)), variant="unmasked")
+
+
+def count_difference(others):
+    """By how many labels the examples differ from our own."""
+    return sum(abs(len(mine) - len(other)) for mine, other in zip(own, others, strict=True))
+
+
+lab.record("label_count_difference", count_difference(library))
+lab.record("label_count_difference", count_difference(everything), variant="unmasked")
 lab.record("label_mismatches", differing(own, library))
 share = sum(map(len, library)) / sum(map(len, everything))
 lab.say(
     f"""In {len(train_records):,} examples the library's labels differ from our own in {differing(own, library)}. {sum(map(len, library)):,} of {sum(map(len, everything)):,} tokens count: **{share:.0%}**. Without the mask
 the other {1 - share:.0%} would steer the gradient. {training.left_out} examples longer than {settings.instruction_length} tokens are left out: cut off, they would teach to stop in mid-sentence.""",
     f"""{len(train_records):,} 個例子裡，函式庫的標籤和我們自己做的有 {differing(own, library)} 個不同。{sum(map(len, everything)):,} 個 token 裡有 {sum(map(len, library)):,} 個要算：**{share:.0%}**。
-沒有遮罩的話，主導梯度的會是另外的 {1 - share:.0%}。超過 {settings.instruction_length} 個 token 的 {training.left_out} 個例子不用：截斷的話，等於教模型話講一半就停。""",
+不遮掉提示的話，梯度大半會來自另外那 {1 - share:.0%}。超過 {settings.instruction_length} 個 token 的 {training.left_out} 個例子不用：把它截短，等於教模型話講一半就停。""",
 )
 
 # %% [markdown] lang="en"
@@ -230,16 +242,12 @@ the other {1 - share:.0%} would steer the gradient. {training.left_out} examples
 
 # %%
 room = settings.packed_length
-chosen = [training[index] for index in range(len(training)) if len(training[index]["input_ids"]) <= room][: settings.packing_examples]
+fitting = [training[index] for index in range(len(training)) if len(training[index]["input_ids"]) <= room]
+chosen = fitting[: settings.packing_examples]
 padded = Collator(tokenizer.pad_token_id)(chosen)
 packed = Collator(tokenizer.pad_token_id, packing=room)(chosen)
 real = sum(len(example["input_ids"]) for example in chosen)
 sizes = {"padded": padded["input_ids"].numel(), "packed": packed["input_ids"].numel()}
-
-
-def picture(batch, real_tokens):
-    """0 padding, 1 prompt, 2 what counts; int (rows, seq)."""
-    return real_tokens.long() + (batch["labels"] != IGNORED).long()
 
 
 def really_there(batch):
@@ -248,27 +256,31 @@ def really_there(batch):
     return later > 0
 
 
-figure, (left, right) = subplots(1, 2, figsize=(10, 4.2), width_ratios=[1, 1.2])
-colors = ListedColormap(["white", COLORS["sky"], COLORS["orange"]])
-left.imshow(picture(padded, padded["attention_mask"]), cmap=colors, vmin=0, vmax=2, aspect="auto", interpolation="nearest")
-right.imshow(picture(packed, really_there(packed)), cmap=colors, vmin=0, vmax=2, aspect="auto", interpolation="nearest")
-left.set(title=f"padded: {tuple(padded['input_ids'].shape)}", xlabel="position", ylabel="row")
-right.set(title=f"packed: {tuple(packed['input_ids'].shape)}", xlabel="position")
-for axes in (left, right):
-    axes.grid(False)
-figure.legend(handles=[Patch(color=COLORS["sky"], label="prompt"), Patch(color=COLORS["orange"], label="counts"), Patch(facecolor="white", edgecolor="black", label="padding")], loc="outside lower center", ncols=3)
+figure = padded_and_packed(
+    {
+        "padded": (padded["attention_mask"].bool(), padded["labels"] != IGNORED),
+        "packed": (really_there(packed), packed["labels"] != IGNORED),
+    }
+)
 lab.figure(
     "padding-and-packing",
     figure,
-    Text(en="The same examples padded (left) and packed (right). White is padding: computed and thrown away.", zh_tw="同一批例子：補齊（左）與打包（右）。白色是補齊的部分：算了，然後丟掉。"),
+    Text(
+        en="The same examples padded (left) and packed (right). White is padding: computed and thrown away.",
+        zh_tw="同一批例子：補齊（左）與打包（右）。白色是補齊的部分：照樣要計算，結果卻用不到。",
+    ),
 )
 
 # %%
 leaky = packed | {"position_ids": torch.arange(packed["input_ids"].shape[1]).expand_as(packed["input_ids"])}
-losses = {name: mean_loss(model, [batch]) for name, batch in {"padded": padded, "packed": packed, "no boundaries": leaky}.items()}
+as_batches = {"padded": padded, "packed": packed, "no boundaries": leaky}
+losses = {name: mean_loss(model, [batch]) for name, batch in as_batches.items()}
 lab.record("packing_loss_difference", abs(losses["packed"] - losses["padded"]))
 lab.record("packing_loss_difference", abs(losses["no boundaries"] - losses["padded"]), variant="no_boundaries")
-lab.table([tr("batch", "批次"), tr("loss (nats per token)", "損失（nats／token）")], [[name, f"{loss:.6f}"] for name, loss in losses.items()])
+lab.table(
+    [tr("batch", "批次"), tr("loss (nats per token)", "損失（nats／token）")],
+    [[name, f"{loss:.6f}"] for name, loss in losses.items()],
+)
 lab.say(
     f"""{len(chosen)} examples hold {real:,} tokens. Padded they take {sizes["padded"]:,} ({real / sizes["padded"]:.0%} real), packed {sizes["packed"]:,} ({real / sizes["packed"]:.0%} real). The losses of both agree to {abs(losses["packed"] - losses["padded"]):.0e}.
 With positions that run on across a row, every example reads those before it, and the loss moves by {abs(losses["no boundaries"] - losses["padded"]):.2g}.""",
@@ -311,7 +323,8 @@ With positions that run on across a row, every example reads those before it, an
 # 由*內容*的雜湊決定一題在哪一邊：相同的提示有相同的雜湊，所以沒有任何提示會同時出現在兩邊。對照組是大多數程式的做法：洗牌，然後切開。
 
 # %%
-task = load_task(settings.task, tokenizer, train_items=settings.train_items, held_out_items=settings.held_out_items, chat=settings.chat)
+size = {"train_items": settings.train_items, "held_out_items": settings.held_out_items}
+task = load_task(settings.task, tokenizer, **size, chat=settings.chat)
 
 
 def prompt_tokens(example):
@@ -365,31 +378,36 @@ round_trip = [tokenizer.decode(tokenizer(answer, add_special_tokens=False)["inpu
 right, ruler = exact_matches(answers, wanted), exact_matches(round_trip, wanted) / len(wanted)
 lab.record("base_exact_match", right / len(wanted))
 lab.record("base_exact_match", ruler, variant="reference_answers")
-lab.table([tr("prompt", "提示"), tr("wanted", "正確答案"), tr("base", "基礎模型")], [[item.prompt, item.answer, repr(answer)] for item, answer in list(zip(task.held_out, answers, strict=True))[:6]])
+lab.table(
+    [tr("prompt", "提示"), tr("wanted", "正確答案"), tr("base", "基礎模型")],
+    [[item.prompt, item.answer, repr(answer)] for item, answer in zip(task.held_out[:6], answers[:6], strict=True)],
+)
 
 # %%
 low, high = wilson(right, len(wanted))
 guess = lab.predict("base_exact_match")
 lab.say(
     f"""- The base gets {right} of {len(wanted)} right, {right / len(wanted):.1%} [{max(0, low):.1%}, {high:.1%}]{"" if guess is None else f" (you guessed {guess:.0%})"}. The wanted answers themselves, through the tokenizer and back, score
-  {ruler:.0%}: {"the ruler works" if ruler == 1 else "this tokenizer cannot write all of them"}.
+  {ruler:.0%}: {"the scoring works" if ruler == 1 else "this tokenizer cannot write all of them"}.
 - The same reviews asked as `sentiment`, with the usual words for an answer: {taught_right / len(taught):.0%}. What fine-tuning has to add is{"" if taught_right / len(taught) > 0.9 else ", beside the skill,"} a new way to answer.""",
     f"""- 基礎模型 {len(wanted)} 題對 {right} 題，{right / len(wanted):.1%} [{max(0, low):.1%}, {high:.1%}]{"" if guess is None else f"（你猜 {guess:.0%}）"}。把正確答案經過分詞器再還原，得分是
-  {ruler:.0%}：{"這把尺是準的" if ruler == 1 else "這個分詞器寫不出全部的答案"}。
+  {ruler:.0%}：{"評分方式沒有問題" if ruler == 1 else "這個分詞器寫不出全部的答案"}。
 - 同樣的評論改用 `sentiment` 的問法、用平常的字眼回答：{taught_right / len(taught):.0%}。微調要補上的，{"就只是" if taught_right / len(taught) > 0.9 else "除了這項能力，還有"}一種新的回答方式。""",
 )
 write_records(train_records, lab.artifact("instructions-train.jsonl"))
 write_records(held_out_records, lab.artifact("instructions-held-out.jsonl"))
-_ = lab.artifact("base-answers.json").write_text(json.dumps({"prompts": held_out_texts, "wanted": wanted, "answers": answers}, ensure_ascii=False), encoding="utf-8")
+asked_and_answered = {"prompts": held_out_texts, "wanted": wanted, "answers": answers}
+path = lab.artifact("base-answers.json")
+_ = path.write_text(json.dumps(asked_and_answered, ensure_ascii=False), encoding="utf-8")
 
 # %% [markdown] lang="en"
 # ## Limits of the toy scale
 #
 # - A hash of the content keeps equal prompts apart. It cannot see that two prompts *mean* the same; real data needs near-duplicate search too.
-# - The small world has one right answer to each question. Real instructions have many, and exact match is then the wrong ruler: that is why
+# - The small world has one right answer to each question. Real instructions have many, and exact match is then the wrong measure: that is why
 #   the instruction data is judged by perplexity in the next notebook.
 #
-# **Exercises.** 3 (the Alpaca prompt) and 4 (labels), both in `instruction_format.py`, belong here.
+# **Exercise.** 3 (`instruction_format.py`: labels) belongs here.
 #
 # **Next:** LoRA goes in.
 
@@ -397,8 +415,8 @@ _ = lab.artifact("base-answers.json").write_text(json.dumps({"prompts": held_out
 # ## 玩具規模的限制
 #
 # - 內容的雜湊能分開相同的提示，卻看不出兩個提示*意思*相同；真實資料還得搜尋近似的重複。
-# - 這個小世界的每一題都只有一個正確答案。真實的指令有很多種答法，完全相符就不是合適的尺：所以下一本筆記本用困惑度來評斷指令資料。
+# - 這個小世界的每一題都只有一個正確答案。真實的指令有很多種答法，不適合用完全相符來評分：所以下一本筆記本改用困惑度評估指令資料。
 #
-# **練習。** 練習 3（Alpaca 提示）和練習 4（標籤）都在 `instruction_format.py`，屬於這一本。
+# **練習。** 練習 3（`instruction_format.py`：標籤）屬於這一本。
 #
 # **下一步：** 把 LoRA 放進去。

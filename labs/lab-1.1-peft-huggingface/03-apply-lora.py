@@ -5,9 +5,9 @@
 #
 # | | |
 # |---|---|
-# | You build | an adapter with `peft`, three training runs with three seeds, the same run by `transformers.Trainer`, one run with B frozen at zero, and one on the instruction data |
-# | You need | less than a minute on two CPU cores, 1 GB of memory |
-# | You should see | a fresh adapter that changes nothing; two training loops with one curve; a frozen B that learns nothing; adapters on disk for notebooks 4 and 5 |
+# | You build | an adapter with `peft`, three training runs with three seeds, the same run by `transformers.Trainer`, one with B frozen at zero, one on the instruction data and the same by `trl`'s `SFTTrainer`; and an adapter of your own design, within a budget |
+# | You need | a minute on two CPU cores, 1 GB of memory |
+# | You should see | what a fresh adapter changes; whether three training loops have one curve; what a frozen B learns; what a budget of parameters buys; adapters on disk for notebooks 4 and 5 |
 
 # %% [markdown] lang="zh-TW"
 # # 3. 套用 LoRA
@@ -16,9 +16,9 @@
 #
 # | | |
 # |---|---|
-# | 你會做出 | 用 `peft` 放進 adapter、用三個種子各訓練一次、用 `transformers.Trainer` 做同樣的訓練、把 B 凍結在零訓練一次，再用指令資料訓練一次 |
-# | 你需要 | 兩個 CPU 核心跑不到一分鐘，1 GB 記憶體 |
-# | 你應該看到 | 剛放進去的 adapter 什麼都不改變；兩個訓練迴圈畫出同一條曲線；B 凍結就什麼也學不到；寫進磁碟的 adapter，給第 4、5 本用 |
+# | 你會做出 | 用 `peft` 放進 adapter、用三個種子各訓練一次、用 `transformers.Trainer` 做同樣的訓練、把 B 凍結在零訓練一次、用指令資料訓練一次，再用 `trl` 的 `SFTTrainer` 做同樣的訓練；最後在參數預算內設計你自己的 adapter |
+# | 你需要 | 兩個 CPU 核心跑一分鐘，1 GB 記憶體 |
+# | 你應該看到 | 剛放進去的 adapter 改變了什麼；三種訓練迴圈的曲線是否相同；B 凍結時學到了什麼；一筆參數預算能換到什麼；寫進磁碟的 adapter，給第 4、5 本用 |
 
 # %%
 import contextlib
@@ -27,14 +27,17 @@ import itertools
 import json
 import math
 import tempfile
-from dataclasses import asdict
+import warnings
+from dataclasses import asdict, dataclass
 
 import torch
 
-from lora_setup import lora_config, lora_model
+from adapter_design import design, last_names
+from lora_setup import adapted_by, load_adapted, lora_config, lora_model
 from lora_targets import lora_parameters, target_linears, train_only
 from onepiece import lab
 from onepiece.adaptation import (
+    accuracy,
     batches,
     fit,
     largest_difference,
@@ -50,12 +53,14 @@ from onepiece.data import Batches, Collator, InstructionDataset, ordered_batches
 from onepiece.evaluation import mean_loss
 from onepiece.figures import training_curves
 from onepiece.models import count_parameters
+from onepiece.records import read_records
 from onepiece.training import train
 
 settings = lab.settings
 torch.set_num_threads(1)  # for a model this small a second thread only waits
 base, tokenizer = load_base(settings)
-task = load_task(settings.task, tokenizer, train_items=settings.train_items, held_out_items=settings.held_out_items, chat=settings.chat)
+size = {"train_items": settings.train_items, "held_out_items": settings.held_out_items}
+task = load_task(settings.task, tokenizer, **size, chat=settings.chat)
 
 # %% [markdown] lang="en"
 # ## What peft puts into the model
@@ -74,15 +79,18 @@ task = load_task(settings.task, tokenizer, train_items=settings.train_items, hel
 adapted = lora_model(settings, seed=0)
 configuration = adapted.active_peft_config
 print(adapted.base_model.model.model.layers[0].self_attn.q_proj)
-lab.table(
-    [tr("setting", "設定"), tr("value", "值"), tr("meaning", "意義")],
-    [
-        ["r", configuration.r, tr("rows of A, columns of B", "A 的列數、B 的行數")],
-        ["lora_alpha", configuration.lora_alpha, tr(f"the update is multiplied by alpha / r = {configuration.lora_alpha / configuration.r:g}", f"更新量乘上 alpha / r = {configuration.lora_alpha / configuration.r:g}")],
-        ["target_modules", ", ".join(sorted(configuration.target_modules)), tr("every Linear layer but the output head", "輸出層以外的每個 Linear 層")],
-        ["lora_dropout", configuration.lora_dropout, tr("of the adapter's input, in training", "訓練時對 adapter 的輸入做 dropout")],
-    ],
-)
+scale = configuration.lora_alpha / configuration.r
+meanings = {
+    "r": tr("rows of A, columns of B: the rank", "A 的列數、B 的行數，也就是秩"),
+    "lora_alpha": tr(f"the update is multiplied by alpha / r = {scale:g}", f"更新量乘上 alpha / r = {scale:g}"),
+    "target_modules": tr("every Linear layer but the output head", "輸出層以外的每個 Linear 層"),
+    "lora_dropout": tr("of the adapter's input, in training", "訓練時對 adapter 的輸入做 dropout"),
+}
+rows = []
+for name, meaning in meanings.items():
+    value = getattr(configuration, name)
+    rows.append([name, ", ".join(sorted(value)) if name == "target_modules" else value, meaning])
+lab.table([tr("setting", "設定"), tr("value", "值"), tr("meaning", "意義")], rows)
 
 # %% [markdown] lang="en"
 # ## Does it train what the formula says?
@@ -206,34 +214,54 @@ del model, adapted  # a large base would stay on the device
 from transformers import Trainer, TrainingArguments
 
 seed = settings.seeds[0]
-in_order = Batches(task.training, list, batch_size=settings.batch, seed=seed)  # `list` instead of a collator: the examples themselves
-examples = list(itertools.chain.from_iterable(in_order(step) for step in range(settings.steps)))
+quiet = {  # nothing written, nothing reported, a loss after each step
+    "logging_steps": 1,
+    "save_strategy": "no",
+    "report_to": "none",
+    "disable_tqdm": True,
+    "use_cpu": settings.device.type == "cpu",
+    "dataloader_pin_memory": False,
+}
+as_our_loop = {  # what `onepiece.training.train` does
+    "lr_scheduler_type": "cosine",
+    "weight_decay": 0.0,
+    "max_grad_norm": 1.0,
+    "train_sampling_strategy": "sequential",
+    "seed": seed,
+}
+
+
+def losses_of(trainer):
+    """Of each step; it prints a line for each, which nobody needs here."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        trainer.train()
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+def in_order(items, batch_size, steps):
+    """The items as our loop meets them with this seed, one after the other."""
+    by_step = Batches(items, list, batch_size=batch_size, seed=seed)  # `list` is the collator: the items themselves
+    return list(itertools.chain.from_iterable(by_step(step) for step in range(steps)))
+
+
 with tempfile.TemporaryDirectory() as folder:
     arguments = TrainingArguments(
         output_dir=folder,
         per_device_train_batch_size=settings.batch,
         max_steps=settings.steps,
         learning_rate=settings.learning_rate,
-        lr_scheduler_type="cosine",
-        weight_decay=0.0,
-        max_grad_norm=1.0,
-        train_sampling_strategy="sequential",
-        seed=seed,
-        logging_steps=1,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        use_cpu=settings.device.type == "cpu",
-        dataloader_pin_memory=False,
+        **as_our_loop,
+        **quiet,
     )
-    trainer = Trainer(model=lora_model(settings, seed), args=arguments, train_dataset=examples, data_collator=Collator(tokenizer.pad_token_id))
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints a line per step
-        trainer.train()
-trainer_losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    trainer = Trainer(
+        model=lora_model(settings, seed),
+        args=arguments,
+        train_dataset=in_order(task.training, settings.batch, settings.steps),
+        data_collator=Collator(tokenizer.pad_token_id),
+    )
+    trainer_losses = losses_of(trainer)
 del trainer
 other_order = fit(lora_model(settings, seed), task, seed=max(settings.seeds) + 1, **recipe)
-
-
 own = histories[f"seed {seed}"].losses
 of_trainer, of_other_order = loss_difference(trainer_losses, own), loss_difference(other_order.losses, own)
 lab.record("trainer_loss_difference", of_trainer)
@@ -270,13 +298,18 @@ figure.axes[0].set_yscale("log")
 lab.figure(
     "learning-curves",
     figure,
-    Text(en="Training loss of three seeds, and of a run whose B is frozen at zero (logarithmic).", zh_tw="三個種子的訓練損失，以及把 B 凍結在零的那次訓練（對數座標）。"),
+    Text(
+        en="Training loss of three seeds, and of a run whose B is frozen at zero (logarithmic).",
+        zh_tw="三個種子的訓練損失，以及把 B 凍結在零的那次訓練（對數座標）。",
+    ),
 )
 
 # %%
-first = sum(history.losses[0] for name, history in histories.items() if name != "B frozen") / len(settings.seeds)
-last = sum(sum(history.losses[-10:]) / 10 for name, history in histories.items() if name != "B frozen") / len(settings.seeds)
-frozen_first, frozen_last = histories["B frozen"].losses[0], sum(histories["B frozen"].losses[-10:]) / 10
+with_b = [history.losses for name, history in histories.items() if name != "B frozen"]
+first = sum(losses[0] for losses in with_b) / len(with_b)
+last = sum(sum(losses[-10:]) / 10 for losses in with_b) / len(with_b)
+without_b = histories["B frozen"].losses
+frozen_first, frozen_last = without_b[0], sum(without_b[-10:]) / 10
 norm = max(histories["B frozen"].gradient_norms)
 lab.say(
     f"""- Three seeds: from {first:.2f} to {last:.3f} nats per token in {settings.steps} steps.
@@ -291,23 +324,25 @@ lab.say(
 # ## A short run on the instruction data
 #
 # The same recipe on the records of notebook 2, in the chat template. Many answers can be right, so we measure the perplexity of the held-out
-# answers: among how many equally likely tokens the model hesitates. The control is the same model before training.
+# answers: among how many equally likely tokens the model hesitates. The control is an adapter that was trained well, but on the other task; the model before
+# training must miss as well.
 
 # %% [markdown] lang="zh-TW"
 # ## 用指令資料訓練一小段
 #
-# 同樣的做法，換成第 2 本筆記本的指令資料，用對話範本。正確的答法可能有很多種，所以我們量保留答案的困惑度：模型在幾個機率相等的 token 之間猶豫。
-# 對照組是訓練前的同一個模型。
+# 同樣的做法，換成第 2 本筆記本的指令資料，用對話範本。正確的答法可能有很多種，所以我們量保留答案的困惑度：相當於模型在幾個機率相等的 token 之間選一個。
+# 對照組是另一個任務的 adapter：訓練得很好，但用錯地方；訓練之前的模型當然也不能過關。
 
 # %%
 collator = Collator(tokenizer.pad_token_id)
-training = InstructionDataset.from_file(lab.artifact("instructions-train.jsonl"), tokenizer, max_length=settings.instruction_length)
-held_out = InstructionDataset.from_file(lab.artifact("instructions-held-out.jsonl"), tokenizer, max_length=settings.instruction_length)
+limit = {"max_length": settings.instruction_length}
+training = InstructionDataset.from_file(lab.artifact("instructions-train.jsonl"), tokenizer, **limit)
+held_out = InstructionDataset.from_file(lab.artifact("instructions-held-out.jsonl"), tokenizer, **limit)
 evaluation = ordered_batches(held_out, collator, batch_size=settings.instruction_batch)
 
 model = lora_model(settings, seed)
 untrained_loss = mean_loss(model, evaluation)
-again = mean_loss(base, evaluation)
+of_other_adapter = mean_loss(load_adapted(settings, adapters / f"seed-{seed}"), evaluation)
 history = train(
     model,
     Batches(training, collator, batch_size=settings.instruction_batch, seed=seed),
@@ -320,27 +355,197 @@ history = train(
 save_peft_model(model, adapters / "instructions")
 trained_loss = history.evaluations[-1]["held-out"]
 lab.record("instruction_perplexity_ratio", math.exp(trained_loss - untrained_loss))
-lab.record("instruction_perplexity_ratio", math.exp(again - untrained_loss), variant="untrained")
+other_ratio = math.exp(of_other_adapter - untrained_loss)
+lab.record("instruction_perplexity_ratio", other_ratio, variant="other_adapter")
+lab.record("instruction_perplexity_ratio", math.exp(mean_loss(base, evaluation) - untrained_loss), variant="untrained")
 
 figure = training_curves({"training": history}, window=5, title="LoRA on the instruction data")
 axes = figure.axes[0]
 steps = [0, *(entry["step"] for entry in history.evaluations)]
-axes.plot(steps, [untrained_loss, *(entry["held-out"] for entry in history.evaluations)], linestyle="--", label="held-out")
+losses = [untrained_loss, *(entry["held-out"] for entry in history.evaluations)]
+axes.plot(steps, losses, linestyle="--", label="held-out")
 axes.legend()
 lab.figure(
     "instruction-curves",
     figure,
-    Text(en="Loss on the instruction data: training (mean of five steps) and held-out records.", zh_tw="指令資料的損失：訓練（五步平均）與保留資料。"),
+    Text(
+        en="Loss on the instruction data: training (mean of five steps) and held-out records.",
+        zh_tw="指令資料的損失：訓練（五步平均）與保留資料。",
+    ),
 )
 
 # %%
 guess = lab.predict("instruction_perplexity_ratio")
 lab.say(
     f"""On {len(held_out):,} held-out records the perplexity goes from {math.exp(untrained_loss):.2f} to **{math.exp(trained_loss):.2f}** in {settings.instruction_steps} steps, {math.exp(trained_loss - untrained_loss):.2f} of what it was{"" if guess is None else f" (you guessed {guess:.2f})"}.
-The training loss of the last five steps is {sum(history.losses[-5:]) / 5:.3f}, the held-out loss {trained_loss:.3f}: how far they are apart tells how much was learned by heart.""",
+The training loss of the last five steps is {sum(history.losses[-5:]) / 5:.3f}, the held-out loss {trained_loss:.3f}: how far they are apart tells how much was learned by heart. With the adapter of `{settings.task}` the perplexity is {other_ratio:.2f} times that of the base.""",
     f"""在 {len(held_out):,} 筆保留資料上，困惑度在 {settings.instruction_steps} 步之內從 {math.exp(untrained_loss):.2f} 變成 **{math.exp(trained_loss):.2f}**，是原來的 {math.exp(trained_loss - untrained_loss):.2f} 倍{"" if guess is None else f"（你猜 {guess:.2f}）"}。
-最後五步的訓練損失是 {sum(history.losses[-5:]) / 5:.3f}，保留集的損失是 {trained_loss:.3f}：兩者差多少，就看得出死背了多少。""",
+最後五步的訓練損失是 {sum(history.losses[-5:]) / 5:.3f}，保留集的損失是 {trained_loss:.3f}：兩者差多少，就看得出死背了多少。換成 `{settings.task}` 的 adapter，困惑度是基礎模型的 {other_ratio:.2f} 倍。""",
 )
+# %% [markdown] lang="en"
+# ## The same run by `SFTTrainer`
+#
+# This is how most people do it: `trl` takes conversations as they are, applies the chat template, decides which tokens count, and trains. Here it gets the same
+# records in the same order and the same fresh adapter. Does it make the same tokens and labels as our data set, and the same losses as our loop? The control lets it
+# count the tokens of the prompt too (`completion_only_loss=False`).
+
+# %% [markdown] lang="zh-TW"
+# ## 用 `SFTTrainer` 做同樣的訓練
+#
+# 大多數人是這樣做的：把對話原封不動交給 `trl`，由它套用對話範本、決定哪些 token 要算、然後訓練。這裡給它同樣順序的同樣資料，以及同樣的全新 adapter。
+# 它做出的 token 和標籤，跟我們的資料集一樣嗎？損失跟我們的迴圈一樣嗎？對照組讓它連提示的 token 也算進去（`completion_only_loss=False`）。
+
+# %%
+from datasets import Dataset
+from datasets.utils.logging import disable_progress_bar
+from trl import SFTConfig, SFTTrainer
+
+disable_progress_bar()
+records = read_records(lab.artifact("instructions-train.jsonl"), [])
+every_length = InstructionDataset(records, tokenizer)  # our data set leaves out what is too long: so must theirs
+lengths = [len(every_length[index]["labels"]) for index in range(len(records))]
+records = [record for record, length in zip(records, lengths, strict=True) if length <= settings.instruction_length]
+records = in_order(records, settings.instruction_batch, settings.instruction_steps)
+conversations = []
+for record in records:
+    *turns, reply = record.conversation
+    conversations.append({"prompt": turns, "completion": [reply]})
+
+
+def sft_trainer(folder, steps, **options):
+    """Supervised fine-tuning of a fresh adapter on the conversations."""
+    arguments = SFTConfig(
+        output_dir=folder,
+        per_device_train_batch_size=settings.instruction_batch,
+        max_steps=steps,
+        learning_rate=settings.instruction_learning_rate,
+        max_length=None,
+        bf16=False,  # both are on unless they are switched off, on a CPU too
+        gradient_checkpointing=False,
+        **as_our_loop,
+        **quiet,
+        **options,
+    )
+    rows = Dataset.from_list(conversations[: steps * settings.instruction_batch])
+    return SFTTrainer(model=lora_model(settings, seed), args=arguments, train_dataset=rows, processing_class=tokenizer)
+
+
+with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+    warnings.simplefilter("ignore", FutureWarning)  # transformers has a new name for checkpointing, trl has the old one
+    trainer = sft_trainer(folder, settings.instruction_steps)
+    prepared = trainer.train_dataset
+    sft_losses = losses_of(trainer)
+    prompt_counted = losses_of(sft_trainer(folder, 2, completion_only_loss=False))
+del trainer
+
+# %%
+ours = in_order(training, settings.instruction_batch, settings.instruction_steps)
+
+
+def unlike_ours(part):
+    """How many examples have other numbers there than ours."""
+    return sum(row[part] != example[part].tolist() for row, example in zip(prepared, ours, strict=True))
+
+
+other_tokens, other_labels = unlike_ours("input_ids"), unlike_ours("labels")
+of_sft = loss_difference(sft_losses, history.losses)
+of_prompt_counted = loss_difference(prompt_counted[:1], history.losses[:1])
+lab.record("sft_loss_difference", of_sft)
+lab.record("sft_loss_difference", of_prompt_counted, variant="prompt_counted")
+lab.say(
+    f"""Of {len(ours):,} examples, {other_tokens} have other tokens and {other_labels} other labels than ours. Over {len(sft_losses)} steps the losses are at most {of_sft:.1e} nats apart. With the prompt counted the very first loss is {of_prompt_counted:.2f} nats away, and nothing would say so.
+What `SFTTrainer` adds: packing, evaluation, checkpoints, distributed training. What it decides for you: what counts, and the type of the numbers (bfloat16, even on a CPU).""",
+    f"""{len(ours):,} 個例子裡，token 跟我們不同的有 {other_tokens} 個，標籤不同的有 {other_labels} 個。{len(sft_losses)} 步之間，損失最多只差 {of_sft:.1e} nats。如果連提示也算，第一步的損失就差 {of_prompt_counted:.2f} nats，而且不會有任何提醒。
+`SFTTrainer` 多給你的：打包、評估、checkpoint、分散式訓練。它替你決定的：哪些 token 要算，以及數字的型別（預設 bfloat16，在 CPU 上也一樣）。""",
+)
+
+# %% [markdown] lang="en"
+# ## Design an adapter
+#
+# So far the lab chose: every Linear layer, one rank. Now there is a budget, so many trained parameters and no more. A high rank on few layers, or a low rank on
+# many? Exercise 5 is `design`: it returns the `LoraConfig` that you would train. Here it gets a short training, beside three other ways to spend the same
+# budget. Queries and values at rank 8 are what the paper adapts in its main experiments.
+
+# %% [markdown] lang="zh-TW"
+# ## 設計一個 adapter
+#
+# 到目前為止，都是實驗替你選好的：每個 Linear 層、同一個秩。現在有一筆預算，訓練的參數最多這麼多。要少數幾層配高的秩，還是很多層配低的秩？
+# 練習 5 是 `design`，它回傳你想訓練的 `LoraConfig`。這裡讓它短短訓練一次，並跟同一筆預算的另外三種用法比較。其中 query 和 value、秩 8，
+# 就是論文在主要實驗裡的選擇。
+
+# %%
+lab.source(design)
+
+# %%
+budget = settings.design_budget
+shapes = targeted_shapes(base, target_linears(base))
+configs = {"your design": design(shapes, budget)}
+rivals = {
+    "queries and values": ("q_proj", "v_proj"),
+    "attention": ("q_proj", "k_proj", "v_proj", "o_proj"),
+    "MLP": ("gate_proj", "up_proj", "down_proj"),
+}
+for name, kinds in rivals.items():
+    of_rank_one = lora_parameters(targeted_shapes(base, kinds).values(), 1)
+    configs[name] = lora_config(base, settings, kinds, rank=budget // of_rank_one)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a short training came to."""
+
+    trained: int  # parameters
+    right: float  # of the held-out items, 0 to 1
+    first: float  # loss, nats per token
+    last: float  # mean of the last ten losses
+
+
+def short_training(config, seed):
+    model = adapted_by(config, settings, seed)
+    short = recipe | {"steps": settings.design_steps}
+    losses = fit(model, task, seed=seed, progress=False, **short).losses
+    right = accuracy(model, task).accuracy
+    return Outcome(count_parameters(model).trainable, right, losses[0], sum(losses[-10:]) / 10)
+
+
+outcomes = {}
+for name, config in lab.progress(configs.items()):
+    outcomes[name] = [short_training(config, seed) for seed in settings.design_seeds]
+
+# %%
+spent = outcomes["your design"][0].trained
+paper = configs["queries and values"]
+twice = lora_parameters(targeted_shapes(base, rivals["queries and values"]).values(), 2 * paper.r)
+lab.record("over_budget", max(0, spent - budget))
+lab.record("over_budget", max(0, twice - budget), variant="twice_the_rank")
+for index, seed in enumerate(settings.design_seeds):
+    yours, of_paper, attention = (outcomes[name][index] for name in ("your design", "queries and values", "attention"))
+    lab.record("designed_loss_ratio", yours.last / of_paper.last, seed=seed)
+    lab.record("designed_loss_ratio", attention.last / of_paper.last, seed=seed, variant="attention")
+    lab.record("designed_loss_ratio", yours.first / of_paper.last, seed=seed, variant="untrained")
+
+rows = []
+for name, found in outcomes.items():
+    layers = ", ".join(sorted(last_names(configs[name].target_modules)))
+    scores, losses = ", ".join(f"{each.right:.1%}" for each in found), ", ".join(f"{each.last:.3f}" for each in found)
+    rows.append([name, configs[name].r, layers, f"{found[0].trained:,}", scores, losses])
+lab.table(
+    [
+        *(tr("adapter", "adapter"), "r", tr("layers", "哪些層"), tr("parameters", "參數量")),
+        *(tr("exact match, by seed", "完全相符，各種子"), tr("last losses", "最後的損失")),
+    ],
+    rows,
+)
+means = {name: sum(each.last for each in found) / len(found) for name, found in outcomes.items()}
+best = min(means, key=means.get)
+lab.say(
+    f"""The budget is {budget:,} parameters. Your design trains {spent:,} and ends at {means["your design"]:.3f} nats after {settings.design_steps} steps (mean over {len(settings.design_seeds)} seeds); queries and values with the same budget end at {means["queries and values"]:.3f}, and the lowest of the four is *{best}*.
+So it matters where the parameters are, not only how many. (One small model and one easy task: try again on yours. Longer training narrows the gap.)""",
+    f"""預算是 {budget:,} 個參數。你的設計訓練 {spent:,} 個，{settings.design_steps} 步之後損失是 {means["your design"]:.3f} nats（{len(settings.design_seeds)} 個種子的平均）；同樣的預算放在 query 和 value，則是 {means["queries and values"]:.3f}；四種裡最低的是 *{best}*。
+可見要緊的不只是參數有多少，還有放在哪裡。（這只是一個小模型、一個簡單的任務：換成你的，請再試一次。訓練久一點，差距也會縮小。）""",
+)
+
+# %%
 summary = {name: asdict(history) for name, history in histories.items()}
 _ = lab.artifact("histories.json").write_text(json.dumps(summary), encoding="utf-8")
 print(*sorted(path.relative_to(adapters).as_posix() for path in adapters.rglob("*.*")), sep="\n")
@@ -351,7 +556,8 @@ print(*sorted(path.relative_to(adapters).as_posix() for path in adapters.rglob("
 # - Learning rates do not transfer from a toy to a large model: the two profiles of this lab use different ones (`lab.toml`).
 # - A loss near zero says that the *training* data is learned. Whether the task is learned, the next notebook asks in a fresh process.
 #
-# **Exercise.** 5 (`lora_targets.py`: which layers, and who may move) belongs here.
+# **Exercises.** 4 (`lora_targets.py`: which layers, and who may move) and 5 (`adapter_design.py`: an adapter within a budget) belong here. With
+# `nox -s lab-1.1-peft-huggingface -- --mine` your design is trained and judged.
 #
 # **Next:** is the adapter on disk as good as the one in memory, and what did the model forget?
 
@@ -361,6 +567,7 @@ print(*sorted(path.relative_to(adapters).as_posix() for path in adapters.rglob("
 # - 學習率不能從玩具照搬到大模型：這個實驗的兩個 profile 用的就是不同的學習率（`lab.toml`）。
 # - 損失接近零，只表示*訓練*資料學會了。任務學會了沒有，下一本筆記本會在全新的行程裡問。
 #
-# **練習。** 練習 5（`lora_targets.py`：哪些層、誰可以動）屬於這一本。
+# **練習。** 練習 4（`lora_targets.py`：哪些層、誰可以動）與練習 5（`adapter_design.py`：預算內的 adapter）屬於這一本。執行
+# `nox -s lab-1.1-peft-huggingface -- --mine`，就會訓練你的設計並加以評斷。
 #
 # **下一步：** 磁碟上的 adapter 和記憶體裡的一樣好嗎？模型又忘了什麼？

@@ -7,7 +7,7 @@
 # |---|---|
 # | You build | batched generation that equals one prompt at a time; accuracy with intervals, over seeds and against the base; a table of errors; a picture of what was forgotten |
 # | You need | a quarter of a minute on two CPU cores, 1 GB of memory |
-# | You should see | padding on the wrong side breaking answers; the task learned by every seed; other skills damaged; the base back, bit by bit, when the adapter is switched off |
+# | You should see | on which side padding does harm; how well each seed has learned the task; what happened to the other skills; whether the base comes back when the adapter is switched off |
 #
 # This is a new process. It has the base model and the directories that notebook 3 wrote, and nothing else. One base is loaded, with all
 # adapters beside it.
@@ -15,13 +15,13 @@
 # %% [markdown] lang="zh-TW"
 # # 4. 推論與評估
 #
-# **問題。** 損失接近零了。任務學會了嗎？有多確定？代價又是什麼？
+# **問題。** 損失接近零了。任務學會了嗎？有多確定？又因此失去了什麼？
 #
 # | | |
 # |---|---|
 # | 你會做出 | 和逐一回答結果相同的批次生成；附信賴區間的準確率，跨種子、也和基礎模型相比；一張錯誤表；一張遺忘了什麼的圖 |
 # | 你需要 | 兩個 CPU 核心跑十幾秒，1 GB 記憶體 |
-# | 你應該看到 | 補在錯的一邊會弄壞答案；每個種子都學會任務；其他能力受損；關掉 adapter，基礎模型就一個位元不差地回來 |
+# | 你應該看到 | 補在哪一邊會出問題；每個種子把任務學得多好；其他能力變得怎麼樣；關掉 adapter，基礎模型回不回得來 |
 #
 # 這是一個新的行程。它只有基礎模型，以及第 3 本寫下的目錄。基礎模型只載入一份，所有的 adapter 都放在它旁邊。
 
@@ -31,7 +31,7 @@ import json
 import numpy as np
 import torch
 
-from exact_match import KINDS, count_kinds, exact_matches, wilson
+from exact_match import KINDS, best_constant, constant_answers, count_kinds, exact_matches, wilson
 from left_padding import left_padded, right_padded
 from lora_setup import load_adapted
 from onepiece import lab
@@ -39,15 +39,16 @@ from onepiece.adaptation import forgetting, largest_difference, load_base, load_
 from onepiece.course.text import Text, tr
 from onepiece.evaluation import exact_matches as matches
 from onepiece.evaluation import over_seeds, paired_bootstrap, wilson_interval
-from onepiece.figures import COLORS, subplots
 from onepiece.tiny import skills
 from onepiece.tiny.tokenizer import prompt_text
 from onepiece.world.words import FIRST_NEGATION
+from peft_figures import kinds_of_answers, skills_before_and_after
 
 settings = lab.settings
 torch.set_num_threads(1)  # for a model this small a second thread only waits
 base, tokenizer = load_base(settings)
-task = load_task(settings.task, tokenizer, train_items=settings.train_items, held_out_items=settings.held_out_items, chat=settings.chat)
+size = {"train_items": settings.train_items, "held_out_items": settings.held_out_items}
+task = load_task(settings.task, tokenizer, **size, chat=settings.chat)
 items, wanted = task.held_out, [item.answer for item in task.held_out]
 prompts = [prompt_text(item, tokenizer, chat=settings.chat) for item in items]
 kept = json.loads(lab.artifact("base-answers.json").read_text(encoding="utf-8"))
@@ -77,8 +78,12 @@ def adapted(name):
 # 生成是從每一列的結尾接下去，所以每個提示都得在最後一欄結束。前面補上的部分由遮罩遮住，位置從第一個真正的 token 開始數：
 
 # %%
-short_and_long = sorted(prompts, key=len)
-example = left_padded([tokenizer(text, add_special_tokens=False)["input_ids"] for text in (short_and_long[0], short_and_long[-1])], tokenizer.pad_token_id)
+def token_ids(text):
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+shortest, *_, longest = sorted(prompts, key=len)
+example = left_padded([token_ids(shortest), token_ids(longest)], tokenizer.pad_token_id)
 for name, tensor in example.items():
     print(name)
     print(tensor)
@@ -86,9 +91,9 @@ for name, tensor in example.items():
 # %% [markdown] lang="en"
 # ## Predict
 #
-# We answer prompts one at a time, in one batch padded on the left, and in one padded on the right (the mask is right in both). How many of the answers
-# of the second batch differ? And: what share of the held-out items does the trained adapter get right, and how much of its taught skills does the
-# model lose on average? Into `predictions.toml`:
+# We answer the same prompts one at a time, in one batch padded on the left, and in one padded on the right (the mask is right in both). How many answers of
+# the batch padded on the *left* differ from those given one at a time? And: what share of the held-out items does the trained adapter get right, and how
+# much of its taught skills does the model lose on average? Into `predictions.toml`:
 #
 # ```toml
 # padding_mismatches = 0
@@ -99,7 +104,7 @@ for name, tensor in example.items():
 # %% [markdown] lang="zh-TW"
 # ## 先猜猜看
 #
-# 同樣的提示，我們逐一回答、補在左邊做成一個批次回答、再補在右邊做成一個批次回答（兩者的遮罩都正確）。補在左邊的答案會有幾個不同？
+# 同樣的提示，我們逐一回答、補在左邊做成一個批次回答、再補在右邊做成一個批次回答（兩者的遮罩都正確）。補在*左邊*的那個批次，有幾個答案會和逐一回答的不同？
 # 另外，訓練好的 adapter 能答對多少保留題目？模型原本學過的能力，平均會掉多少？寫進 `predictions.toml`：
 #
 # ```toml
@@ -109,7 +114,8 @@ for name, tensor in example.items():
 # ```
 
 # %%
-GREEDY = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0, "max_new_tokens": 8}  # explicit: models bring settings of their own
+# explicit, because models bring settings of their own
+GREEDY = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0, "max_new_tokens": 8}
 
 
 @torch.inference_mode()
@@ -121,7 +127,7 @@ def continued(model, inputs):
 
 
 adapted(names[0])
-sequences = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in prompts[: settings.padding_items]]
+sequences = [token_ids(text) for text in prompts[: settings.padding_items]]
 alone = [continued(model, left_padded([sequence], tokenizer.pad_token_id))[0] for sequence in lab.progress(sequences)]
 on_the_left = continued(model, left_padded(sequences, tokenizer.pad_token_id))
 on_the_right = continued(model, right_padded(sequences, tokenizer.pad_token_id))
@@ -132,7 +138,10 @@ lab.record("padding_mismatches", left_differ)
 lab.record("padding_mismatches", len(differ), variant="right_padded")
 lab.table(
     [tr("prompt", "提示"), tr("alone", "逐一"), tr("padded left", "補左邊"), tr("padded right", "補右邊")],
-    [[items[index].prompt, f"`{alone[index]}`", f"`{on_the_left[index]}`", f"`{on_the_right[index]}`"] for index in differ[:5]],
+    [
+        [items[index].prompt, *(f"`{given[index]}`" for given in (alone, on_the_left, on_the_right))]
+        for index in differ[:5]
+    ],
 )
 lengths = sorted(map(len, sequences))
 guess = lab.predict("padding_mismatches")
@@ -157,17 +166,27 @@ after padding, and only the longest prompts are safe. Transformers logs a warnin
 
 # %%
 answers = {"base": kept["answers"]}
-answers |= {name: skills.answers(adapted(name), tokenizer, items, chat=settings.chat) for name in lab.progress((*names, "frozen-b", "early"))}
+for name in lab.progress((*names, "frozen-b", "early")):
+    answers[name] = skills.answers(adapted(name), tokenizer, items, chat=settings.chat)
 right = {name: exact_matches(given, wanted) for name, given in answers.items()}
 rows = []
 for name, number in right.items():
     low, high = wilson(number, len(wanted))
-    rows.append([name, f"{number} / {len(wanted)}", f"{number / len(wanted):.1%}", f"[{max(0, low):.1%}, {min(1, high):.1%}]"])
-lab.table([tr("model", "模型"), tr("right", "答對"), tr("exact match", "完全相符"), tr("95% interval", "95% 信賴區間")], rows)
+    interval = f"[{max(0, low):.1%}, {min(1, high):.1%}]"
+    rows.append([name, f"{number} / {len(wanted)}", f"{number / len(wanted):.1%}", interval])
+lab.table(
+    [
+        *(tr("model", "模型"), tr("right", "答對"), tr("exact match", "完全相符")),
+        tr("95% interval", "95% 信賴區間"),
+    ],
+    rows,
+)
 for seed in settings.seeds:
     lab.record("exact_match", right[f"seed-{seed}"] / len(wanted), seed=seed)
-lab.record("exact_match", right["frozen-b"] / len(wanted), seed=settings.seeds[0], variant="frozen_b")
-lab.record("exact_match", right["early"] / len(wanted), seed=settings.seeds[0], variant="early")
+first = settings.seeds[0]
+lab.record("exact_match", right["frozen-b"] / len(wanted), seed=first, variant="frozen_b")
+lab.record("exact_match", right["early"] / len(wanted), seed=first, variant="early")
+lab.record("exact_match", best_constant(items), seed=first, variant="constant")
 
 # %% [markdown] lang="en"
 # Better than the base, item by item: the paired bootstrap draws the items again and again and looks at the difference each time.
@@ -176,21 +195,30 @@ lab.record("exact_match", right["early"] / len(wanted), seed=settings.seeds[0], 
 # 和基礎模型逐題相比：成對的 bootstrap 反覆重抽題目，每次都看兩者的差。
 
 # %%
-gains = {name: paired_bootstrap(matches(given, wanted), matches(answers["base"], wanted), seed=0) for name, given in answers.items() if name != "base"}
+def gain(given):
+    """Over the base, on the same items."""
+    return paired_bootstrap(matches(given, wanted), matches(answers["base"], wanted), seed=0)
+
+
+gains = {name: gain(given) for name, given in answers.items() if name != "base"}
 for seed in settings.seeds:
     lab.record("gain_low", gains[f"seed-{seed}"].difference.low, seed=seed)
-lab.record("gain_low", gains["frozen-b"].difference.low, seed=settings.seeds[0], variant="frozen_b")
+lab.record("gain_low", gains["early"].difference.low, seed=first, variant="early")
+lab.record("gain_low", gain(constant_answers(items)).difference.low, seed=first, variant="constant")
 lab.table(
     [tr("model", "模型"), tr("gain over the base", "比基礎模型多"), "p", tr("decided?", "分出高下了嗎？")],
-    [[name, str(gain.difference), f"{gain.p_value:.2g}", tr("yes", "是") if gain.decided else tr("no", "否")] for name, gain in gains.items()],
+    [
+        [name, str(each.difference), f"{each.p_value:.2g}", tr("yes", "是") if each.decided else tr("no", "否")]
+        for name, each in gains.items()
+    ],
 )
 mean = over_seeds([right[name] / len(wanted) for name in names])
 guess = lab.predict("exact_match")
 lab.say(
     f"""- Over {len(names)} seeds: **{mean.value:.1%}** [{mean.low:.1%}, {min(1, mean.high):.1%}]{"" if guess is None else f"; you guessed {guess:.0%}"}. (The interval of the seeds may reach beyond 100%; it is cut there.)
-- With B frozen at zero the gain is {gains["frozen-b"].difference.value:.3f}: {"a null result, as it must be" if not gains["frozen-b"].decided else "not zero"}. After {settings.early_steps} of {settings.steps} steps: {right["early"] / len(wanted):.1%}.""",
+- With B frozen at zero the gain is {gains["frozen-b"].difference.value:.3f}: {"a null result, as it must be" if not gains["frozen-b"].decided else "not zero"}. After {settings.early_steps} of {settings.steps} steps: {right["early"] / len(wanted):.1%}. Whoever always gives the same answer: {best_constant(items):.1%}.""",
     f"""- {len(names)} 個種子平均：**{mean.value:.1%}** [{mean.low:.1%}, {min(1, mean.high):.1%}]{"" if guess is None else f"；你猜 {guess:.0%}"}。（種子的區間可能超過 100%，超過的部分截掉。）
-- B 凍結在零，進步是 {gains["frozen-b"].difference.value:.3f}：{"沒有差別，本來就該如此" if not gains["frozen-b"].decided else "不是零"}。訓練到第 {settings.early_steps} 步（共 {settings.steps} 步）時：{right["early"] / len(wanted):.1%}。""",
+- B 凍結在零，進步是 {gains["frozen-b"].difference.value:.3f}：{"沒有差別，本來就該如此" if not gains["frozen-b"].decided else "不是零"}。訓練到第 {settings.early_steps} 步（共 {settings.steps} 步）時：{right["early"] / len(wanted):.1%}。永遠答同一個答案：{best_constant(items):.1%}。""",
 )
 
 # %% [markdown] lang="en"
@@ -206,25 +234,22 @@ lab.say(
 
 # %%
 kinds = {name: count_kinds(given, items) for name, given in answers.items()}
-figure, axes = subplots(figsize=(8, 3.6))
-left = np.zeros(len(kinds))
-for kind, color in zip(KINDS, ("green", "orange", "amber", "black"), strict=True):
-    sizes = np.array([counts[kind] for counts in kinds.values()])
-    axes.barh(list(kinds), sizes, left=left, color=COLORS[color], label=kind)
-    left += sizes
-axes.invert_yaxis()
-axes.set(xlabel="held-out items")
-figure.legend(loc="outside lower center", ncols=4)
 lab.figure(
     "kinds-of-answers",
-    figure,
-    Text(en="What kind of answer each model gives to the held-out items.", zh_tw="每個模型對保留題目的回答屬於哪一種。"),
+    kinds_of_answers(kinds),
+    Text(
+        en="What kind of answer each model gives to the held-out items.",
+        zh_tw="每個模型對保留題目的回答屬於哪一種。",
+    ),
 )
 
 # %%
 early = list(zip(items, answers["early"], strict=True))
 wrong = [(item, answer) for item, answer in early if answer != item.answer]
-lab.table([tr("prompt", "提示"), tr("wanted", "正確答案"), tr("answered", "回答")], [[item.prompt, item.answer, f"`{answer}`"] for item, answer in wrong[:8]])
+lab.table(
+    [tr("prompt", "提示"), tr("wanted", "正確答案"), tr("answered", "回答")],
+    [[item.prompt, item.answer, f"`{answer}`"] for item, answer in wrong[:8]],
+)
 
 
 def negated(item):
@@ -238,9 +263,14 @@ groups = {
     tr("English", "英文"): [item.answer == answer for item, answer in early if item.language == "en"],
     tr("Chinese", "中文"): [item.answer == answer for item, answer in early if item.language != "en"],
 }
+rows = []
+for name, group in groups.items():
+    interval = wilson_interval(sum(group), len(group))
+    rows.append([name, len(group), f"{sum(group) / len(group):.1%}", f"[{interval.low:.1%}, {interval.high:.1%}]"])
+after_steps = tr(f"after {settings.early_steps} steps", f"第 {settings.early_steps} 步")
 lab.table(
-    [tr(f"after {settings.early_steps} steps", f"第 {settings.early_steps} 步"), tr("items", "題數"), tr("exact match", "完全相符"), tr("95% interval", "95% 信賴區間")],
-    [[name, len(group), f"{sum(group) / len(group):.1%}", f"[{interval.low:.1%}, {interval.high:.1%}]"] for name, group in groups.items() for interval in [wilson_interval(sum(group), len(group))]],
+    [after_steps, tr("items", "題數"), tr("exact match", "完全相符"), tr("95% interval", "95% 信賴區間")],
+    rows,
 )
 late = {kind: sum(kinds[name][kind] for name in names) for kind in KINDS}
 lab.say(
@@ -253,38 +283,39 @@ lab.say(
 )
 
 # %% [markdown] lang="en"
-# ## What it cost
+# ## What was lost
 #
 # The adapter was trained on one task only. The same model is now asked what it was taught before:
 
 # %% [markdown] lang="zh-TW"
-# ## 代價
+# ## 失去了什麼
 #
 # 這個 adapter 只用一個任務訓練。現在拿它以前學過的東西來考它：
 
 # %%
-before = forgetting(base, tokenizer, per_language=settings.forgetting_items, chat=settings.chat)
-after = [forgetting(adapted(name), tokenizer, per_language=settings.forgetting_items, chat=settings.chat) for name in lab.progress(names)]
+asked = {"per_language": settings.forgetting_items, "chat": settings.chat}
+before = forgetting(base, tokenizer, **asked)
+after = [forgetting(adapted(name), tokenizer, **asked) for name in lab.progress(names)]
 families = list(before)
-drops = {family: before[family].accuracy - np.mean([scores[family].accuracy for scores in after]) for family in families}
+drops = {}
+for family in families:
+    drops[family] = before[family].accuracy - np.mean([scores[family].accuracy for scores in after])
 for seed, scores in zip(settings.seeds, after, strict=True):
-    lab.record("forgotten", np.mean([before[family].accuracy - scores[family].accuracy for family in families]).item(), seed=seed)
+    lost = np.mean([before[family].accuracy - scores[family].accuracy for family in families])
+    lab.record("forgotten", lost.item(), seed=seed)
 
-places = np.arange(len(families))
-figure, axes = subplots(figsize=(8.4, 3.8))
-intervals = [wilson_interval(before[family].right, before[family].count) for family in families]
-errors = [[i.value - i.low for i in intervals], [i.high - i.value for i in intervals]]
-axes.bar(places - 0.2, [interval.value for interval in intervals], width=0.4, yerr=errors, capsize=3, color=COLORS["sky"], label="base")
-axes.bar(places + 0.2, [np.mean([scores[family].accuracy for scores in after]) for family in families], width=0.4, color=COLORS["orange"], label=f"after LoRA on {settings.task}")
-for place, family in zip(places, families, strict=True):
-    axes.plot([place + 0.2] * len(after), [scores[family].accuracy for scores in after], linestyle="", color="black", marker="o", markersize=4, clip_on=False)
-axes.set_xticks(places, families)
-axes.set(ylabel="exact match, held-out items", ylim=(0, 1.05))
-figure.legend(loc="outside lower center", ncols=2)
+figure = skills_before_and_after(
+    {family: wilson_interval(score.right, score.count) for family, score in before.items()},
+    {family: [scores[family].accuracy for scores in after] for family in families},
+    f"after LoRA on {settings.task}",
+)
 lab.figure(
     "forgetting",
     figure,
-    Text(en="Taught skills before and after LoRA on one task; points are the seeds, bars their mean.", zh_tw="用 LoRA 學一個任務之前與之後，原本學過的能力；點是各個種子，長條是平均。"),
+    Text(
+        en="Taught skills before and after LoRA on one task; points are the seeds, bars their mean.",
+        zh_tw="用 LoRA 學一個任務之前與之後，原本學過的能力；點是各個種子，長條是平均。",
+    ),
 )
 
 # %%
@@ -296,10 +327,13 @@ if known:
         f"""Of {len(families)} families the base does {len(known)}. After LoRA on `{settings.task}` they lose {np.mean([drops[family] for family in known]):.0%} on average{"" if guess is None else f" (you guessed {guess:.0%})"}: most `{worst}` ({before[worst].accuracy:.0%} to {before[worst].accuracy - drops[worst]:.0%}), least `{best}` ({before[best].accuracy:.0%} to {before[best].accuracy - drops[best]:.0%}).
 That few parameters move does not mean that little changes. What LoRA gives is a way back:""",
         f"""{len(families)} 類任務裡，基礎模型會 {len(known)} 類。用 LoRA 學了 `{settings.task}` 之後，平均掉了 {np.mean([drops[family] for family in known]):.0%}{"" if guess is None else f"（你猜 {guess:.0%}）"}：掉最多的是 `{worst}`（{before[worst].accuracy:.0%} 變成 {before[worst].accuracy - drops[worst]:.0%}），最少的是 `{best}`（{before[best].accuracy:.0%} 變成 {before[best].accuracy - drops[best]:.0%}）。
-動的參數少，不代表改變就小。但 LoRA 留了一條回頭路：""",
+動的參數少，不代表改變就小。但 LoRA 保留了還原的辦法：""",
     )
 else:
-    lab.say("This base does none of the families of the small world, so there is nothing of them to forget. What LoRA gives is a way back:", "這個基礎模型不會小世界裡的任何一類任務，也就沒有可以遺忘的。而 LoRA 留了一條回頭路：")
+    lab.say(
+        "This base does none of the families of the small world, so there is nothing of them to forget. What LoRA gives is a way back:",
+        "這個基礎模型不會小世界裡的任何一類任務，也就沒有可以遺忘的。而 LoRA 保留了還原的辦法：",
+    )
 
 # %% [markdown] lang="en"
 # ## The way back
@@ -308,9 +342,9 @@ else:
 # merely near them:
 
 # %% [markdown] lang="zh-TW"
-# ## 回頭路
+# ## 還原
 #
-# 基礎模型的權重從頭到尾沒有動過。`disable_adapter` 會略過那個乘積，算出來的必須就是基礎模型的數字，而不只是接近：
+# 基礎模型的權重從頭到尾沒有動過。`disable_adapter` 會略過那個乘積，所以算出來的必須跟基礎模型完全相等，而不只是接近：
 
 # %%
 inputs = left_padded(sequences, tokenizer.pad_token_id)

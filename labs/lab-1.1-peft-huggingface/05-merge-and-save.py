@@ -7,7 +7,7 @@
 # |---|---|
 # | You build | the merge by hand and by the library, a merged model that a really fresh process loads, two adapters that take turns on one base, a 4-bit base under the adapter, a model card with this run's numbers |
 # | You need | a quarter of a minute on two CPU cores, 1.5 GB of memory |
-# | You should see | logits that survive merging, saving and loading; a wrong scale that does not; an adapter's file of 4 bytes per number |
+# | You should see | what merging, saving and loading do to the logits; what a wrong scale does; how big each form is on disk |
 
 # %% [markdown] lang="zh-TW"
 # # 5. 合併、儲存、出貨
@@ -18,9 +18,10 @@
 # |---|---|
 # | 你會做出 | 手算與函式庫的合併、由真正全新的行程載入的合併模型、兩個 adapter 輪流用同一個基礎模型、4 位元的基礎模型配上 adapter、寫著這次執行數字的模型卡 |
 # | 你需要 | 兩個 CPU 核心跑十幾秒，1.5 GB 記憶體 |
-# | 你應該看到 | 合併、儲存、載入之後 logits 都不變；錯誤的縮放就會變；adapter 的檔案，每個數剛好 4 位元組 |
+# | 你應該看到 | 合併、儲存、載入之後 logits 變了多少；縮放錯了會怎麼樣；各種形式在磁碟上有多大 |
 
 # %%
+import copy
 import functools
 import json
 import shutil
@@ -46,11 +47,11 @@ from onepiece.adaptation import (
 )
 from onepiece.course.errors import UserError
 from onepiece.course.text import Text, tr
-from onepiece.figures import subplots
 from onepiece.measure import timed
 from onepiece.models import count_parameters, memory_estimate
 from onepiece.tiny import skills
 from onepiece.tiny.tokenizer import prompt_text
+from peft_figures import size_on_disk
 from release_card import Release, card
 
 settings = lab.settings
@@ -58,10 +59,12 @@ torch.set_num_threads(1)  # for a model this small a second thread only waits
 adapters = lab.artifact("adapters")
 best = adapters / f"seed-{settings.seeds[0]}"
 model, (base, tokenizer) = load_adapted(settings, best), load_base(settings)
-task = load_task(settings.task, tokenizer, train_items=settings.train_items, held_out_items=settings.held_out_items, chat=settings.chat)
+size = {"train_items": settings.train_items, "held_out_items": settings.held_out_items}
+task = load_task(settings.task, tokenizer, **size, chat=settings.chat)
 texts = [prompt_text(item, tokenizer, chat=settings.chat) for item in task.held_out[: settings.inputs]]
-inputs = left_padded([tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts], tokenizer.pad_token_id)
-wanted = logits_of(model, inputs)  # where a prompt stands, (tokens, vocabulary): what a kernel puts at padding means nothing
+sequences = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+inputs = left_padded(sequences, tokenizer.pad_token_id)
+wanted = logits_of(model, inputs)  # (tokens, vocabulary), of the prompts: what a kernel puts at padding means nothing
 
 # %% [markdown] lang="en"
 # ## Merging is one line
@@ -139,13 +142,13 @@ model answers {right["by hand, scale 1"]:.0%} right. A wrong merge can hide behi
 # ## Saved, and loaded by somebody else
 #
 # `peft` is not needed any more: the merged model is an ordinary one. A new Python process, which has imported nothing of ours but the loader,
-# reads the directory and computes the same batch. The control is the base.
+# reads the directory and computes the same batch. The control was saved in bfloat16, half the size: would anybody notice?
 
 # %% [markdown] lang="zh-TW"
 # ## 存起來，讓別人載入
 #
 # 從此不再需要 `peft`：合併後就是一個普通的模型。一個新的 Python 行程，除了載入程式之外什麼都沒匯入，讀取這個目錄、計算同一個批次。
-# 對照組是基礎模型。
+# 對照組存成 bfloat16，大小只有一半：會有人發現嗎？
 
 # %%
 shipped = lab.artifact("merged")
@@ -154,10 +157,14 @@ tokenizer.save_pretrained(shipped)
 fresh = logits_of_a_fresh_process(shipped, inputs, settings.device)[inputs["attention_mask"].bool()]
 merged_logits = logits_of(merged, inputs)
 lab.record("reloaded_difference", distance(fresh, merged_logits))
-lab.record("reloaded_difference", distance(logits_of(base, inputs), merged_logits), variant="base")
+rounded = copy.deepcopy(merged).to(torch.bfloat16).to(settings.dtype)
+of_rounded, right_of_rounded = graded(rounded)
+lab.record("reloaded_difference", distance(logits_of(rounded, inputs), merged_logits), variant="through_bfloat16")
 lab.say(
-    f"""The fresh process differs from the merged model in this one by {distance(fresh, merged_logits):g} of the largest logit, and from the adapter by {distance(fresh, wanted):.1e}.""",
-    f"""全新的行程與這裡的合併模型，差異是最大 logit 的 {distance(fresh, merged_logits):g} 倍；與 adapter 的差異是 {distance(fresh, wanted):.1e} 倍。""",
+    f"""The fresh process differs from the merged model in this one by {distance(fresh, merged_logits):g} of the largest logit, and from the adapter by {distance(fresh, wanted):.1e}.
+Through bfloat16 it would be {of_rounded:.1e}, with {right_of_rounded:.0%} of the answers right: the logits notice, the score {"does not" if right_of_rounded == right["merge_and_unload"] else "does too"}.""",
+    f"""全新的行程與這裡的合併模型，差異是最大 logit 的 {distance(fresh, merged_logits):g} 倍；與 adapter 的差異是 {distance(fresh, wanted):.1e} 倍。
+經過 bfloat16 則是 {of_rounded:.1e} 倍，答對 {right_of_rounded:.0%}：logits 看得出來，分數{"看不出來" if right_of_rounded == right["merge_and_unload"] else "也看得出來"}。""",
 )
 
 # %% [markdown] lang="en"
@@ -180,28 +187,35 @@ whole = {"adapter": directory_bytes(best), "merged": directory_bytes(shipped)}
 lab.record("shipped_share", whole["adapter"] / whole["merged"])
 shown = {"base": base, "adapter": model, "merged": merged}
 speed = timed({name: functools.partial(logits_of, one, inputs) for name, one in shown.items()}, repeats=7)
+rows = []
+for name, needs in {
+    "adapter": tr("the base at its revision, peft", "指定版本的基礎模型、peft"),
+    "merged": tr("transformers alone", "只要 transformers"),
+}.items():
+    rows.append([name, f"{numbers[name]:,}", f"{whole[name]:,}", str(speed[name]), needs])
 lab.table(
-    [tr("shipped as", "出貨形式"), tr("numbers, bytes", "數字的位元組"), tr("directory, bytes", "目錄的位元組"), tr("forward pass", "一次前向傳播"), tr("needs", "需要")],
     [
-        ["adapter", f"{numbers['adapter']:,}", f"{whole['adapter']:,}", str(speed["adapter"]), tr("the base at its revision, peft", "指定版本的基礎模型、peft")],
-        ["merged", f"{numbers['merged']:,}", f"{whole['merged']:,}", str(speed["merged"]), tr("transformers alone", "只要 transformers")],
+        *(tr("shipped as", "出貨形式"), tr("numbers, bytes", "數字的位元組"), tr("directory, bytes", "目錄的位元組")),
+        *(tr("forward pass", "一次前向傳播"), tr("needs", "需要")),
     ],
+    rows,
 )
 
 # %%
 tasks = [1, 2, 4, 8, 16, 32, 64]
 base_bytes = directory_bytes(shipped)
-figure, axes = subplots()
-axes.loglog(tasks, [count * whole["merged"] / 1e6 for count in tasks], label="merged: one model per task")
-axes.loglog(tasks, [(base_bytes + count * whole["adapter"]) / 1e6 for count in tasks], label="one base and an adapter per task")
-axes.set(xlabel="tasks", ylabel="megabytes on disk")
-axes.set_xticks(tasks, [str(count) for count in tasks])
-axes.minorticks_off()
-axes.legend()
+sizes = {
+    "merged: one model per task": [count * whole["merged"] for count in tasks],
+    "one base and an adapter per task": [base_bytes + count * whole["adapter"] for count in tasks],
+}
+figure = size_on_disk(tasks, sizes)
 lab.figure(
     "size-on-disk",
     figure,
-    Text(en="What a number of tasks takes on disk, from the sizes of this run's directories.", zh_tw="若干個任務在磁碟上的大小，由這次執行的目錄大小算出。"),
+    Text(
+        en="What a number of tasks takes on disk, from the sizes of this run's directories.",
+        zh_tw="若干個任務在磁碟上的大小，由這次執行的目錄大小算出。",
+    ),
 )
 guess = lab.predict("shipped_share")
 many = tasks[-1]
@@ -229,27 +243,36 @@ lab.say(
 model.load_adapter(adapters / "instructions", adapter_name="instructions")
 model.set_adapter("instructions")
 away = logits_of(model, inputs)
-asked = json.loads(lab.artifact("instructions-held-out.jsonl").read_text(encoding="utf-8").splitlines()[0])["messages"]
+first_line, *_ = lab.artifact("instructions-held-out.jsonl").read_text(encoding="utf-8").splitlines()
+asked = json.loads(first_line)["messages"]
 questions = {
     settings.task: task.held_out[0].messages if settings.chat else texts[0],
     "instructions": asked[:-1],
 }
 told = {}
+in_template = functools.partial(tokenizer.apply_chat_template, tokenize=False, add_generation_prompt=True)
 for name in ("default", "instructions"):
     model.set_adapter(name)
     for about, question in questions.items():
-        text = question if isinstance(question, str) else tokenizer.apply_chat_template(question, tokenize=False, add_generation_prompt=True)
+        text = question if isinstance(question, str) else in_template(question)
         told[name, about] = skills.generate_batch(model, tokenizer, [text], max_new_tokens=24)[0]
 model.set_adapter("default")
 lab.record("swap_difference", largest_difference(logits_of(model, inputs), wanted))
 lab.record("swap_difference", largest_difference(away, wanted), variant="not_swapped_back")
 model.delete_adapter("instructions")
+shown_and_wanted = {
+    settings.task: (task.held_out[0].prompt, task.held_out[0].answer),
+    "instructions": tuple(asked[index]["content"].replace("\n", " ")[:200] for index in (-2, -1)),
+}
+rows = []
+for about, (question, answer) in shown_and_wanted.items():
+    rows.append([question, f"`{told['default', about]}`", f"`{told['instructions', about]}`", answer])
 lab.table(
-    [tr("question", "問題"), tr(f"adapter for {settings.task}", f"{settings.task} 的 adapter"), tr("adapter for instructions", "指令資料的 adapter"), tr("wanted", "正確答案")],
     [
-        [task.held_out[0].prompt, f"`{told['default', settings.task]}`", f"`{told['instructions', settings.task]}`", task.held_out[0].answer],
-        [asked[-2]["content"].replace("\n", " ")[:200], f"`{told['default', 'instructions']}`", f"`{told['instructions', 'instructions']}`", asked[-1]["content"].replace("\n", " ")[:200]],
+        *(tr("question", "問題"), tr(f"adapter for {settings.task}", f"{settings.task} 的 adapter")),
+        *(tr("adapter for instructions", "指令資料的 adapter"), tr("wanted", "正確答案")),
     ],
+    rows,
 )
 
 # %% [markdown] lang="en"
@@ -266,7 +289,7 @@ lab.table(
 try:
     small = load_adapted(settings, best, quantized="nf4")
     nf4 = exact_matches(skills.answers(small, tokenizer, task.held_out, chat=settings.chat), given) / len(given)
-except (UserError, RuntimeError) as error:  # bitsandbytes is not there, or has no kernel for this device or these shapes
+except (UserError, RuntimeError) as error:  # bitsandbytes is not there, or has no kernel for this device
     nf4 = None
     reason = error.cause if isinstance(error, UserError) else Text(str(error), str(error))
     lab.say(f"Not here: {reason.en}", f"這裡做不到：{reason.zh_tw}")
@@ -302,9 +325,14 @@ text = card(
         revision=revision,
         task=settings.task,
         settings={
-            "rank": settings.rank, "alpha": settings.alpha, "trained parameters": f"{trained:,}",
+            "rank": settings.rank,
+            "alpha": settings.alpha,
+            "trained parameters": f"{trained:,}",
             "share of the base": f"{trained / count_parameters(base).total:.2%}",
-            "steps": settings.steps, "batch": settings.batch, "learning rate": settings.learning_rate, "seed": settings.seeds[0],
+            "steps": settings.steps,
+            "batch": settings.batch,
+            "learning rate": settings.learning_rate,
+            "seed": settings.seeds[0],
         },
         scores={
             f"exact match on {scores['count']} held-out items": f"{scores['exact_match'][best.name]:.1%}",

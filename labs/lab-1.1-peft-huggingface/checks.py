@@ -11,11 +11,13 @@ import torch
 from torch import Tensor, nn
 
 import mistakes as wrong
+from adapter_design import design
 from exact_match import exact_matches, wilson
-from instruction_format import WITH_INPUT, WITHOUT_INPUT, alpaca_prompt, supervised_example
+from instruction_format import supervised_example
 from left_padding import left_padded
 from lora_targets import lora_parameters, target_linears, train_only
 from merging import merged_weight
+from onepiece.adaptation import targeted_shapes
 from onepiece.checks import exercise, expect, same
 from onepiece.course.text import Text
 from training_cost import TrainingBytes, training_bytes
@@ -25,14 +27,13 @@ CLOSE = 1e-9  # absolute, float64
 
 @exercise(
     1,
-    title=Text("Who pays for what in training", "訓練時誰要付多少"),
+    title=Text("The bytes of a training step", "訓練一步要多少位元組"),
     minutes=10,
     level="core",
     hint=Text(
-        "Three sums. weights: frozen times frozen_bytes and trained times trained_bytes. gradients: one number per trained "
-        "parameter. optimizer: two. Gradients and means have the type of the trained weight.",
-        "三個總和。weights：frozen 乘 frozen_bytes，加上 trained 乘 trained_bytes。gradients：每個受訓練的參數一個數。"
-        "optimizer：兩個。梯度與平均的型別和受訓練的權重相同。",
+        "Which parameters are held at all, and which of them have a gradient? How many numbers does AdamW remember for one of those? In "
+        "whose type is each of these kept?",
+        "哪些參數要放在記憶體裡？其中哪些有梯度？有梯度的參數，AdamW 要替它記住幾個數？這些數各用誰的型別？",
     ),
 )
 def check_training_bytes() -> None:
@@ -70,8 +71,8 @@ def parts(given: TrainingBytes | None) -> list[float] | None:
     minutes=10,
     level="core",
     hint=Text(
-        "For one matrix: A has rank * in numbers, B has out * rank. Sum over the matrices.",
-        "以一個矩陣來說：A 有 rank * in 個數，B 有 out * rank 個。再對所有矩陣加總。",
+        "For one matrix: which shape has A, and which has B? How many numbers is that together? And how many matrices are there?",
+        "以一個矩陣來說：A 是什麼形狀？B 呢？合起來有幾個數？總共有幾個矩陣？",
     ),
 )
 def check_lora_parameters() -> None:
@@ -92,48 +93,13 @@ def check_lora_parameters() -> None:
 
 @exercise(
     3,
-    title=Text("An Alpaca record as a prompt", "把 Alpaca 資料寫成提示"),
-    minutes=10,
-    level="core",
-    hint=Text(
-        'Make a list of parts (opening, "### Instruction:\\n" + instruction, perhaps the input, "### Response:") and join it '
-        "with two line breaks.",
-        '先把各部分放進串列（開頭、"### Instruction:\\n" + instruction、有輸入就加上輸入、"### Response:"），再用兩個換行接起來。',
-    ),
-)
-def check_alpaca_prompt() -> None:
-    instruction, context = "Who was it?", "Mira found a key."
-    short, long = f"### Instruction:\n{instruction}", f"### Input:\n{context}"
-    expect(
-        alpaca_prompt(instruction), f"{WITHOUT_INPUT}\n\n{short}\n\n### Response:", what=Text("without input", "沒有輸入"),
-        mistakes={
-            wrong.EMPTY_INPUT_HEADING: f"{WITH_INPUT}\n\n{short}\n\n### Input:\n\n\n### Response:",
-            wrong.OPENING_PROMISES_INPUT: f"{WITH_INPUT}\n\n{short}\n\n### Response:",
-            wrong.NO_EMPTY_LINES: f"{WITHOUT_INPUT}\n{short}\n### Response:",
-            wrong.NEWLINE_AT_THE_END: f"{WITHOUT_INPUT}\n\n{short}\n\n### Response:\n",
-            wrong.NO_RESPONSE_HEADING: f"{WITHOUT_INPUT}\n\n{short}",
-        },
-    )  # fmt: skip
-    expect(
-        alpaca_prompt(instruction, context), f"{WITH_INPUT}\n\n{short}\n\n{long}\n\n### Response:", what=Text("with input", "有輸入"),
-        mistakes={
-            wrong.INPUT_FORGOTTEN: f"{WITHOUT_INPUT}\n\n{short}\n\n### Response:",
-            wrong.OPENING_HIDES_INPUT: f"{WITHOUT_INPUT}\n\n{short}\n\n{long}\n\n### Response:",
-            wrong.NO_EMPTY_LINES: f"{WITH_INPUT}\n{short}\n{long}\n### Response:",
-            wrong.NEWLINE_AT_THE_END: f"{WITH_INPUT}\n\n{short}\n\n{long}\n\n### Response:\n",
-        },
-    )  # fmt: skip
-
-
-@exercise(
-    4,
     title=Text("Labels: what counts in the loss", "標籤：損失要算什麼"),
     minutes=10,
     level="core",
     hint=Text(
-        "Both lists are prompt + answer + [end]. In the labels each token of the prompt is replaced by IGNORED. `+` makes a new "
-        "list, append changes the old one.",
-        "兩個串列都是提示 + 答案 + [結束]。標籤裡，提示的每個 token 換成 IGNORED。`+` 會做出新的串列，append 則會改動舊的。",
+        "What does the model read, from the first token to the last? Which of these tokens must it learn to write itself? Does your "
+        "code make a new list, or does it change the one that it was given?",
+        "模型從第一個到最後一個 token 讀的是什麼？其中哪些要學會自己寫出來？你的程式碼是做一個新的串列，還是改動了傳進來的？",
     ),
 )
 def check_supervised_example() -> None:
@@ -175,16 +141,15 @@ class SmallModel(nn.Module):
 
 
 @exercise(
-    5,
+    4,
     title=Text("Which layers, and who may move", "調整哪些層、誰可以動"),
     minutes=15,
     level="core",
     hint=Text(
-        "a. Go through model.named_modules(), keep what is an nn.Linear; the head is the same *object* as "
-        'get_output_embeddings(). The last name is name.rpartition(".")[2]. b. Go through named_parameters() and '
-        "call requires_grad_(part in name) on each.",
-        "a. 走訪 model.named_modules()，留下是 nn.Linear 的；輸出層和 get_output_embeddings() 是同一個*物件*。最後一段名稱是 "
-        'name.rpartition(".")[2]。b. 走訪 named_parameters()，對每一個呼叫 requires_grad_(part in name)。',
+        "a. What does model.named_modules() give, and how do you know the output head among them without knowing its name? Is `v_proj` "
+        "the last name of `layers.0.kv_proj`? b. Who was trainable before does not matter: what has to be set for each parameter?",
+        "a. model.named_modules() 會給你什麼？不知道輸出層的名稱，要怎麼認出它？`layers.0.kv_proj` 的最後一段名稱是 `v_proj` 嗎？"
+        "b. 之前誰可以訓練不重要：每個參數要設定什麼？",
     ),
 )
 def check_targets() -> None:
@@ -233,15 +198,75 @@ def check_train_only() -> None:
     )  # fmt: skip
 
 
+def a_model(layers: int, **kinds: tuple[int, int]) -> dict[str, tuple[int, int]]:
+    """Name -> (in, out) of the same kinds of layers in every block."""
+    return {f"model.layers.{index}.{kind}": shape for index in range(layers) for kind, shape in kinds.items()}
+
+
+# Grouped heads and a wide MLP; names as in GPT-NeoX; and one whose rank 1 takes all of a budget that two ranks on a part would waste.
+LLAMA = a_model(4, q_proj=(64, 64), k_proj=(64, 32), v_proj=(64, 32), o_proj=(64, 64), gate_proj=(64, 192), down_proj=(192, 64))
+NEOX = a_model(3, query_key_value=(48, 144), dense=(48, 48), dense_4h_to_h=(192, 48))
+UNEVEN = a_model(2, q_proj=(20, 15), up_proj=(25, 40))
+
+
+@exercise(
+    5,
+    title=Text("Design an adapter within a budget", "在預算內設計一個 adapter"),
+    minutes=20,
+    level="core",
+    hint=Text(
+        "What does rank 1 take on all the layers that you want? How often does that fit into the budget, and what do you do if it does "
+        "not fit at all? And which will notebook 3 like better: few layers with a high rank, or many with a low one?",
+        "在你想要的那些層上，秩 1 要幾個參數？預算裡放得下幾份？連一份都放不下的話怎麼辦？"
+        "還有：少數幾層配高的秩，或是很多層配低的秩，第 3 本筆記本會喜歡哪一種？",
+    ),
+)
+def check_design() -> None:
+    for shapes, budget in ((LLAMA, 20_000), (NEOX, 9_000), (UNEVEN, 200), (LLAMA, 1_000), (LLAMA, 390)):
+        config = design(shapes, budget)
+        expect(type(config).__name__, "LoraConfig", what=Text("the type of what design returns", "design 回傳的型別"))
+        expect(config.task_type, "CAUSAL_LM", what=same("task_type"))
+        expect(
+            isinstance(config.r, int) and config.r >= 1, True,
+            what=Text(f"whether r is a whole number above 0 (budget {budget:,})", f"r 是不是 1 以上的整數（預算 {budget:,}）"),
+            mistakes={wrong.RANK_ZERO: False},
+        )  # fmt: skip
+        expect(config.lora_alpha, 2 * config.r, what=same("lora_alpha"), mistakes={wrong.ALPHA_FIXED: 16, wrong.ALPHA_IS_RANK: config.r})
+        check_budget(shapes, budget, config.r, sorted(config.target_modules or ()))
+
+
+def check_budget(shapes: dict[str, tuple[int, int]], budget: int, rank: int, targets: list[str]) -> None:
+    """Whether a design fits, and whether it uses what it may."""
+    chosen = targeted_shapes(shapes, targets).values()
+    expect(bool(chosen), True, what=Text("whether target_modules names a layer", "target_modules 是否指定了任何一層"))
+    trained = sum(rank * (inner + out) for inner, out in chosen)
+    likely = {}
+    if sum(rank * inner for inner, _ in chosen) <= budget or sum(rank * out for _, out in chosen) <= budget:
+        likely[wrong.BUDGET_OF_HALF] = False
+    if max(rank * (inner + out) for inner, out in chosen) <= budget:
+        likely[wrong.BUDGET_OF_ONE] = False
+    choice = f"r = {rank}, {', '.join(targets)}"
+    en, zh = f"{trained:,} parameters ({choice})", f"{trained:,} 個參數（{choice}）"
+    expect(
+        trained <= budget, True, mistakes=likely,
+        what=Text(f"whether {en} are within a budget of {budget:,}", f"{zh}是否在預算 {budget:,} 之內"),
+    )  # fmt: skip
+    if sum(inner + out for inner, out in shapes.values()) <= budget:
+        expect(
+            4 * trained >= 3 * budget, True, mistakes={wrong.BUDGET_LEFT: False},
+            what=Text(f"whether {en} are three quarters of {budget:,}", f"{zh}有沒有用到 {budget:,} 的四分之三"),
+        )  # fmt: skip
+
+
 @exercise(
     6,
     title=Text("Padding on the left, and positions", "補在左邊，以及位置"),
     minutes=15,
     level="core",
     hint=Text(
-        "For each row: how many tokens are missing to the longest? The mask follows from that number, not from the tokens. "
-        "Positions are the running sum of the mask minus one, and at least 0.",
-        "每一列離最長的還差幾個 token？遮罩由這個數字決定，不是由 token 決定。位置是遮罩的累加減一，最小為 0。",
+        "For each row: how many tokens are missing to the longest? Can the mask be told from the tokens, if a prompt holds pad_id itself? "
+        "How many real tokens stand before each place of a row?",
+        "每一列離最長的還差幾個 token？如果提示本身就含有 pad_id，從 token 看得出遮罩嗎？每個位置前面有幾個真正的 token？",
     ),
 )
 def check_left_padded() -> None:
@@ -288,9 +313,9 @@ def check_positions(positions: Tensor) -> None:
     minutes=15,
     level="core",
     hint=Text(
-        "a. Compare answer.strip() with want.strip(), pair by pair. b. First share = right / count and scale = 1 + z**2 / count, "
-        "then the two lines of the formula.",
-        "a. 逐對比較 answer.strip() 與 want.strip()。b. 先算 share = right / count 與 scale = 1 + z**2 / count，再照公式寫那兩行。",
+        "a. What may stand around an answer and does not count? b. Which part of the formula comes up in both of its lines? What does the "
+        "interval say if every answer is right?",
+        "a. 答案前後有什麼是不算的？b. 公式的兩行裡，哪一部分重複出現？如果全部答對，區間會是什麼樣子？",
     ),
 )
 def check_scoring() -> None:
@@ -332,8 +357,8 @@ def wilson_by_roots(right: int, count: int, z: float) -> tuple[float, float]:
     minutes=10,
     level="core",
     hint=Text(
-        "One line. The shapes decide the order: (out, r) times (r, in) is (out, in).",
-        "一行就好。形狀決定順序：(out, r) 乘 (r, in) 是 (out, in)。",
+        "In which order do (r, in) and (out, r) make (out, in)? What is the product multiplied by, and may W itself change?",
+        "(r, in) 和 (out, r) 要照什麼順序，才會乘出 (out, in)？乘積要再乘上什麼？W 本身可以改動嗎？",
     ),
 )
 def check_merged_weight() -> None:

@@ -56,3 +56,16 @@ def count_kinds(answers: Sequence[str], items: Sequence[Item]) -> dict[str, int]
     kinds = [kind_of(answer, item, sorted(everywhere - set(item.choices))) for answer, item in zip(answers, items, strict=True)]
     found = Counter(kinds)
     return {kind: found[kind] for kind in KINDS}
+
+
+def best_constant(items: Sequence[Item]) -> float:
+    """The share that is right if everything gets the same answer: in each language the most frequent one. The null system."""
+    return sum(given == item.answer for given, item in zip(constant_answers(items), items, strict=True)) / len(items)
+
+
+def constant_answers(items: Sequence[Item]) -> list[str]:
+    """To every item the most frequent answer of its language."""
+    counted: dict[str, Counter[str]] = {}
+    for item in items:
+        counted.setdefault(item.language, Counter())[item.answer] += 1
+    return [counted[item.language].most_common(1)[0][0] for item in items]

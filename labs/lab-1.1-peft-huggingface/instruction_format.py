@@ -12,25 +12,22 @@ WITHOUT_INPUT = "Below is an instruction that describes a task. Write a response
 """The two openings of Stanford Alpaca (https://github.com/tatsu-lab/stanford_alpaca, `PROMPT_DICT` of train.py)."""
 
 
-# Exercise 3. One record, one prompt.
-# The opening, then sections that each begin with a heading of its own line, `### Instruction:`, `### Input:` (only if there
-# is one) and `### Response:`. An empty line stands between the parts, and nothing follows `### Response:`: the model goes on there.
 def alpaca_prompt(instruction: str, context: str = "") -> str:
     """The prompt of Stanford Alpaca, up to where the answer begins.
+
+    Parts with an empty line between them: the opening, and sections that each begin with a heading of its own line.
 
     Args:
         instruction: what to do.
         context: what to do it with (Alpaca calls it `input`, Dolly `context`); empty if there is nothing.
     """
-    # SOLUTION 3
     parts = [WITH_INPUT if context else WITHOUT_INPUT, f"### Instruction:\n{instruction}"]
     if context:
         parts.append(f"### Input:\n{context}")
     return "\n\n".join([*parts, "### Response:"])
-    # END SOLUTION
 
 
-# Exercise 4. What counts in the loss?
+# Exercise 3. What counts in the loss?
 # The model reads prompt and answer and is graded on the answer alone, the end token included: without it the model
 # would never learn to stop. Do not shift anything: Transformers compares the logits at i - 1 with label i by itself.
 def supervised_example(prompt_ids: list[int], answer_ids: list[int], end_id: int) -> tuple[list[int], list[int]]:
@@ -41,7 +38,7 @@ def supervised_example(prompt_ids: list[int], answer_ids: list[int], end_id: int
         answer_ids: tokens of the answer, without the end token.
         end_id: the end-of-sequence token.
     """
-    # SOLUTION 4
+    # SOLUTION 3
     answer = [*answer_ids, end_id]
     return [*prompt_ids, *answer], [IGNORED] * len(prompt_ids) + answer
     # END SOLUTION

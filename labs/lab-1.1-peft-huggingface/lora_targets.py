@@ -25,7 +25,7 @@ def lora_parameters(shapes: Iterable[tuple[int, int]], rank: int) -> int:
     # END SOLUTION
 
 
-# Exercise 5. Who is adapted, and who may move?
+# Exercise 4. Who is adapted, and who may move?
 # a. target_linears: the full names of the Linear layers that LoRA adapts. With `kinds`, those whose last name is one of
 #    them: `model.layers.0.self_attn.q_proj` is a `q_proj`. Without, all but the output head (`get_output_embeddings()`).
 # b. train_only: let exactly the parameters whose name contains `part` require a gradient, whatever was true before.
@@ -36,7 +36,7 @@ def target_linears(model: torch.nn.Module, kinds: Sequence[str] | None = None) -
         model: a causal language model of Transformers (or whatever has `get_output_embeddings`).
         kinds: the last names that are wanted, such as ("q_proj", "v_proj"); None for all but the head.
     """
-    # SOLUTION 5
+    # SOLUTION 4
     head = model.get_output_embeddings()
     linears = [(name, module) for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
     if kinds is None:
@@ -47,7 +47,7 @@ def target_linears(model: torch.nn.Module, kinds: Sequence[str] | None = None) -
 
 def train_only(model: torch.nn.Module, part: str) -> int:
     """Freeze everything but the parameters whose name contains `part`; returns how many numbers are trained then."""
-    # SOLUTION 5
+    # SOLUTION 4
     trained = 0
     for name, weight in model.named_parameters():
         weight.requires_grad_(part in name)

@@ -8,7 +8,7 @@ from onepiece.course.text import Text
 
 FROZEN_PAY_TOO = Text(
     "frozen parameters have gradients and means here: only trained ones pay for these",
-    "凍結的參數也算了梯度與平均：只有受訓練的參數才要付這些",
+    "凍結的參數也算了梯度與平均：只有受訓練的參數才有這些",
 )
 ONE_MEAN = Text(
     "AdamW keeps two numbers per trained parameter: the mean of the gradient and the mean of its square",
@@ -43,31 +43,7 @@ SQUARE = Text(
 )
 ONE_MATRIX = Text("only the last matrix is counted: sum over all of them", "只算了最後一個矩陣：要把全部加起來")
 
-# ---------------------------------------------------------------------------------------------- 3, the prompt
-
-EMPTY_INPUT_HEADING = Text(
-    "there is no input, so there is no `### Input:` either, and the opening is the shorter one",
-    "沒有輸入，就不該有 `### Input:`，開頭也要用比較短的那一種",
-)
-OPENING_PROMISES_INPUT = Text(
-    "the opening promises an input that does not come: without one it is WITHOUT_INPUT",
-    "開頭說有輸入，後面卻沒有：沒有輸入時要用 WITHOUT_INPUT",
-)
-OPENING_HIDES_INPUT = Text(
-    "the opening does not mention the input: with one it is WITH_INPUT",
-    "開頭沒提到輸入：有輸入時要用 WITH_INPUT",
-)
-NO_EMPTY_LINES = Text("an empty line stands between the parts", "各部分之間要空一行")
-NEWLINE_AT_THE_END = Text(
-    "something follows `### Response:`: the prompt ends there, as it did in Alpaca's training",
-    "`### Response:` 後面還有東西：提示就到這裡為止，Alpaca 訓練時也是如此",
-)
-NO_RESPONSE_HEADING = Text(
-    "`### Response:` is missing: nothing tells the model to begin", "漏了 `### Response:`：沒有東西告訴模型該開始回答"
-)
-INPUT_FORGOTTEN = Text("the input is forgotten", "忘了放輸入")
-
-# ---------------------------------------------------------------------------------------------- 4, labels
+# ---------------------------------------------------------------------------------------------- 3, labels
 
 UNMASKED = Text("the prompt counts too: its labels are IGNORED", "提示也被算進去了：它的標籤應該是 IGNORED")
 END_MISSING = Text("the end token is missing: the model would never learn to stop", "漏了結束 token：模型永遠學不會停")
@@ -93,7 +69,7 @@ CHANGED_GIVEN = Text(
     "你的函式改動了傳進來的串列（append、+=）：請做一個新的",
 )
 
-# ---------------------------------------------------------------------------------------------- 5, targets
+# ---------------------------------------------------------------------------------------------- 4, targets
 
 HEAD_ADAPTED = Text(
     "the output head is among them: leave out model.get_output_embeddings()",
@@ -117,6 +93,29 @@ NOTHING_OPENED = Text(
 WRONG_WAY_ROUND = Text("the wrong way round: what has the name is frozen, the rest is trained", "反了：有這一段名稱的被凍結，其餘的在訓練")
 TENSORS_COUNTED = Text("this counts tensors; numbers are wanted: numel()", "這是張量的個數；要的是數字的個數：numel()")
 ALL_COUNTED = Text("this counts all parameters, not those that are trained", "這是全部參數的個數，不是受訓練的")
+
+# ---------------------------------------------------------------------------------------------- 5, the design
+
+RANK_ZERO = Text(
+    "not even rank 1 fits on all these layers, and rank 0 is no adapter: take fewer kinds of layers",
+    "這些層連秩 1 都放不下，而秩 0 就沒有 adapter 了：少選幾種層",
+)
+ALPHA_FIXED = Text(
+    "alpha is the same for every rank, so the scale alpha / r changes with it: here it stays 2",
+    "不論秩多少，alpha 都一樣，縮放 alpha / r 就跟著變了：這裡要維持 2",
+)
+ALPHA_IS_RANK = Text("alpha equals r, a scale of 1: here it is 2", "alpha 等於 r，縮放是 1：這裡要是 2")
+BUDGET_OF_HALF = Text(
+    "A alone, or B alone, would fit: both count, r (in + out) for each layer", "只算 A 或只算 B 才放得下：兩者都要算，每一層是 r (in + out)"
+)
+BUDGET_OF_ONE = Text(
+    "one layer alone would fit: the budget is for all adapted layers of all blocks together",
+    "只看一層才放得下：預算是所有 block、所有調整過的層加起來的",
+)
+BUDGET_LEFT = Text(
+    "more than a quarter of the budget is left: a higher rank, or more layers, would fit",
+    "預算剩下超過四分之一：還放得下更高的秩，或更多的層",
+)
 
 # ---------------------------------------------------------------------------------------------- 6, padding
 

@@ -1,15 +1,14 @@
 """What a parameter costs: the bytes of a training step, as a formula and as they are held.
 
-    training_bytes(frozen=0, trained=6_738_415_616).total                     # full fine-tuning in float32
-    training_bytes(frozen=6_738_415_616, trained=4_194_304, frozen_bytes=2)   # LoRA beside a bfloat16 base
-    held_bytes(model, optimizer)                                              # added up from real tensors
-
-Activations are not in here: they depend on the batch, not on who is trained (`onepiece.models.memory_estimate` has both).
+training_bytes(frozen=0, trained=6_738_415_616).total                     # full fine-tuning in float32
+training_bytes(frozen=6_738_415_616, trained=4_194_304, frozen_bytes=2)   # LoRA beside a bfloat16 base
+held_bytes(model, optimizer)                                              # added up from real tensors
+saved_for_backward(model, lambda: loss(model, batch))                     # activations, counted while a forward pass makes them
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -34,7 +33,7 @@ class TrainingBytes:
         return self.weights + self.gradients + self.optimizer
 
 
-# Exercise 1. Who pays for what?
+# Exercise 1. How many bytes does a training step take?
 # Every parameter is held. A trained one also has a gradient and two running means in AdamW: of its gradient and of the
 # gradient's square (https://arxiv.org/abs/1412.6980, algorithm 1). All of these are kept in the type of the trained weight.
 def training_bytes(frozen: int, trained: int, *, frozen_bytes: float = 4, trained_bytes: float = 4) -> TrainingBytes:
@@ -67,6 +66,27 @@ def held_bytes(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> Trai
         gradients=tensor_bytes(weight.grad for weight in weights if weight.grad is not None),
         optimizer=tensor_bytes(value for value in states if isinstance(value, torch.Tensor) and value.dim() > 0),
     )
+
+
+def saved_for_backward(model: torch.nn.Module, compute: Callable[[], torch.Tensor]) -> int:
+    """Bytes of activations that autograd keeps from a forward pass for the backward pass; the model's own weights are not among them.
+
+    Args:
+        compute: runs the forward pass and returns the loss, which holds what was kept.
+    """
+    weights = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()  # several views of one storage take its memory once
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = compute()
+    del loss
+    return sum(kept.values())
 
 
 def tensor_bytes(tensors: Iterable[torch.Tensor]) -> int:
