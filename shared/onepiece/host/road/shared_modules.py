@@ -49,6 +49,12 @@ def _deciding(lab: Lab) -> list[Path]:
     return [path for name, path in files.items() if name not in _DECIDES_NOTHING and not (users[name] and users[name] <= _DECIDES_NOTHING)]
 
 
+def checks_hash(lab: Lab) -> str:
+    """One hash over everything in the lab's directory that decides what its checks say: all code but the notebooks."""
+    notebooks = {f"{name}.py" for name in lab.notebooks}
+    return _hash((path.name, path) for path in sorted(lab.directory.glob("*.py")) if path.name not in notebooks)
+
+
 def shared_hash(lab: Lab) -> str:
     """One hash over the shared modules that the lab runs on."""
     return _hash(of_lab(lab).items())
