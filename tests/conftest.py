@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import faulthandler
 import importlib.util
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,19 +39,36 @@ def run_small(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple
     return run
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """The lab floor has no pytest-timeout: there a test without end ends the run, and says where it stood."""
+    if item.config.pluginmanager.hasplugin("timeout"):
+        return (yield)
+    faulthandler.dump_traceback_later(SECONDS, exit=True, file=item.config.stash[_STDERR])
+    try:
+        return (yield)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_STDERR] = os.dup(2)  # not captured here
     config.addinivalue_line("markers", "slow_lab: runs a whole lab on the cpu profile")
     config.addinivalue_line("markers", "alone: needs the machine to itself (given to tests by what they use, see below)")
 
 
+SECONDS, SECONDS_ALONE = 180, 1200  # of one test with its fixtures: a net below the tests' own limits, so that none waits for ever
+_STDERR = pytest.StashKey[int]()
 ALONE = {"engine", "private", "run_small", "real"}  # fixtures: a container engine, a whole lab, real servers
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what would fail or mislead beside another test that works, and what shares things that are expensive to make."""
+    """Mark what would fail or mislead beside another test that works, what shares things that are expensive to make, and how long."""
     for item in items:
         if item.config.pluginmanager.hasplugin("xdist"):  # by file; all tests of the site share one site
             group = "docs" if "docs" in item.path.relative_to(TESTS).parts else item.path.name
             item.add_marker(pytest.mark.xdist_group(group))
         if ALONE & set(getattr(item, "fixturenames", ())) or item.get_closest_marker("slow_lab"):
             item.add_marker("alone")
+        if item.config.pluginmanager.hasplugin("timeout") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(SECONDS_ALONE if item.get_closest_marker("alone") else SECONDS))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import textwrap
@@ -293,6 +294,19 @@ class Checkout:
     def runs(self, lab_id: str = LAB) -> list[Path]:
         """The run directories of a lab, oldest first."""
         return sorted((self.home / "runs" / lab_id).glob("*"), key=lambda path: path.stat().st_mtime_ns)
+
+
+def status_of(pid: int, seconds: float) -> int:
+    """What `os.waitpid` says of a child that must end by itself within these seconds."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            return status
+        time.sleep(0.05)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    raise AssertionError(f"process {pid} had to be killed: it did not end within {seconds:g} s")
 
 
 def processes_of(home: Path) -> dict[int, str]:

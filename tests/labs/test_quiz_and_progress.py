@@ -91,7 +91,7 @@ class Terminal:
         """The exit code, and what is shown to the end."""
         while self._read():
             pass
-        _, status = os.waitpid(self.pid, 0)
+        status = toy_course.status_of(self.pid, PATIENCE)
         os.close(self._terminal)
         return os.waitstatus_to_exitcode(status), self.shown
 

@@ -68,6 +68,28 @@ def test_a_lost_interrupt_is_heard_by_the_next_wait() -> None:
     assert run("lose_an_interrupt()\nfor _ in Aside(never()):\n    pass\nprint('ended by itself')") == (0, "stopped\n")
 
 
+def test_a_lost_interrupt_is_heard_by_the_next_read() -> None:
+    """A key between a prompt and its read; `run` gives no input, so the read is of what never comes."""
+    script = "read, _ = os.pipe()\nos.dup2(read, 0)\nlose_an_interrupt()\ninterrupts.read_line()\nprint('ended by itself')"
+    assert run(script) == (0, "stopped\n")
+
+
+def test_lines_that_come_in_pieces_or_together_are_read_one_by_one() -> None:
+    script = """
+        read, write = os.pipe()
+        os.dup2(read, 0)
+        os.write(write, "a\\n二\\n\\nla".encode())
+        os.close(read)
+        threading.Timer(0.2, lambda: (os.write(write, b"st"), os.close(write))).start()
+        print([interrupts.read_line() for _ in range(4)])
+        try:
+            interrupts.read_line()
+        except EOFError:
+            print("no more")
+    """
+    assert run(script) == (0, "['a', '二', '', 'last']\nno more\n")
+
+
 def test_a_lost_interrupt_is_heard_behind_what_must_not_be_cut() -> None:
     assert run("lose_an_interrupt()\nwith interrupts.held_interrupts():\n    print('whole')\nprint('went on')") == (0, "whole\nstopped\n")
 

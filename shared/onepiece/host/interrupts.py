@@ -2,13 +2,16 @@
 
 The handler raises `KeyboardInterrupt`, and notes it, because neither is enough alone. Python drops an exception that is raised in a
 callback of its import locks, or while an object is finalised (`iobase_finalize` in CPython's `Modules/_io/iobase.c`), and a signal that
-comes just before a blocking read does not end it. So whoever waits for long looks at the note now and then: `raise_if_asked`, `Aside`.
+comes just before a blocking read does not end it. So whoever waits for long looks at the note now and then: `raise_if_asked`, `Aside`,
+`read_line`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import queue
+import select
 import signal
 import sys
 import threading
@@ -93,6 +96,33 @@ class Aside(Generic[Item]):
             yield item
         if self._error is not None:
             raise self._error
+
+
+_typed = bytearray()  # what was read of standard input beyond the last line
+
+
+def read_line() -> str:
+    """The next line of standard input, without its end; a signal ends the wait even if it came just before it.
+
+    Raises:
+        EOFError: there is no more.
+    """
+    if sys.platform == "win32":  # select() takes only sockets there
+        return input()
+    source, kind = sys.stdin.fileno(), sys.stdin.encoding or "utf-8"
+    while b"\n" not in _typed:
+        raise_if_asked()
+        if not select.select([source], [], [], _LOOK_SECONDS)[0]:
+            continue
+        data = os.read(source, 4096)
+        _typed.extend(data)
+        if not data:
+            break
+    if not _typed:
+        raise EOFError
+    line, _, rest = bytes(_typed).partition(b"\n")
+    _typed[:] = rest
+    return line.decode(kind, errors="replace")
 
 
 def stop_signals() -> list[signal.Signals]:

@@ -19,6 +19,7 @@ from onepiece.course.errors import UserError
 from onepiece.course.places import HOME, ROOT, RUNS
 from onepiece.course.text import Text, tr
 from onepiece.host.command_line import Parser, add_language, one_lab
+from onepiece.host.interrupts import read_line
 from onepiece.host.road import runs
 from onepiece.host.road.local import kept_file
 
@@ -77,14 +78,19 @@ def _ask(console: Console) -> tuple[dict[str, str], bool]:
     try:
         for field in FIELDS:
             console.print(f"\n{escape(str(field.asks))}")
-            answers[field.id] = console.input("[bold]>[/] ").strip()
+            answers[field.id] = _typed(console)
             while field.allowed and answers[field.id] and answers[field.id] not in field.allowed:
                 console.print(f"[yellow]{' | '.join(field.allowed)}[/]")
-                answers[field.id] = console.input("[bold]>[/] ").strip()
+                answers[field.id] = _typed(console)
     except (KeyboardInterrupt, EOFError):
         console.print()
         return answers, False
     return answers, True
+
+
+def _typed(console: Console) -> str:
+    console.print("[bold]>[/] ", end="")
+    return read_line().strip()
 
 
 def save(lab: Lab, answers: dict[str, str]) -> Path:

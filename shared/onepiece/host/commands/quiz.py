@@ -17,6 +17,7 @@ from onepiece.course.errors import UserError
 from onepiece.course.quiz import Answer, Question, Quiz, find, grade, load, problems, quiz_files
 from onepiece.course.text import current_language, tr
 from onepiece.host.command_line import Parser, add_language
+from onepiece.host.interrupts import read_line
 from onepiece.host.progress import record
 from onepiece.host.progress.events import Attempt, Event
 from onepiece.host.quiz.answers import NotAnAnswer, how_to_answer, letter, parse, shuffled
@@ -165,7 +166,8 @@ def _ask(console: Console, question: Question, shown: Sequence[int]) -> Answer:
     """Ask until there is an answer."""
     console.print(f"   [dim]{escape(str(how_to_answer(question)))}[/]")
     while True:
-        typed = console.input("   [bold]>[/] ")
+        console.print("   [bold]>[/] ", end="")
+        typed = read_line()
         if not typed.strip():
             continue
         try:
