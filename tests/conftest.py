@@ -54,6 +54,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_STDERR] = os.dup(2)  # not captured here
     config.addinivalue_line("markers", "slow_lab: runs a whole lab on the cpu profile")
+    config.addinivalue_line("markers", "fault(id): a fault or an attack that is survived; told in docs/faults/*.toml")
     config.addinivalue_line("markers", "alone: needs the machine to itself (given to tests by what they use, see below)")
 
 
