@@ -1,4 +1,4 @@
-"""From records to batches: token ids, labels that leave out the prompt, padding, packing, a fixed order.
+"""From records to batches: examples (see `onepiece.encoding`), padding, packing, a fixed order.
 
     dataset = InstructionDataset(records, tokenizer)
     batches = Batches(dataset, Collator(tokenizer.pad_token_id), batch_size=16, seed=0)
@@ -17,73 +17,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from onepiece.records import Record, Turn, read_records
-from onepiece.tiny.tokenizer import BOS
-from onepiece.world import ARROW
+from onepiece.encoding import IGNORED, Example, RenderPrompt, encode_record
+from onepiece.encoding import plain_prompt as plain_prompt
+from onepiece.records import Record, read_records
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-IGNORED = -100
-"""The label that PyTorch's cross-entropy leaves out."""
-
-Example = dict[str, torch.Tensor]
 Batch = dict[str, Any]
-RenderPrompt = Callable[[Sequence[Turn]], str]
 Collate = Callable[[Sequence[Any]], Batch]
-
-
-def plain_prompt(turns: Sequence[Turn]) -> str:
-    """A `render_prompt`: the plain form of the tiny models' questions, `27 + 15 →`, as in pretraining."""
-    return BOS + " ".join(turn.content for turn in turns) + ARROW
-
-
-def encode_record(
-    record: Record, tokenizer: PreTrainedTokenizerBase, *, render_prompt: RenderPrompt | None = None, mask_prompt: bool = True
-) -> Example:
-    """Token ids and labels of one conversation.
-
-    Prompt and answer are tokenized apart, so that no token spans the border between them: what is trained is exactly
-    what generation continues. An answer counts up to and including its end-of-sequence token, so the model learns to stop.
-
-    Args:
-        render_prompt: makes the text of the prompt, special tokens included; then only the last answer counts. None: the
-            tokenizer's chat template, and every answer of the conversation counts.
-        mask_prompt: whether the labels of prompt tokens are `IGNORED`.
-
-    Raises:
-        ValueError: the chat template changes earlier turns when later ones come, so the border cannot be found.
-    """
-    if render_prompt is None:
-        pieces = _template_pieces(record, tokenizer)
-    else:
-        pieces = [(render_prompt(record.messages), False), (record.answer + str(tokenizer.eos_token), True)]
-    token_ids: list[int] = []
-    labels: list[int] = []
-    for text, counts in pieces:
-        new = tokenizer(text, add_special_tokens=False)["input_ids"]
-        token_ids += new
-        labels += new if counts or not mask_prompt else [IGNORED] * len(new)
-    return {"input_ids": torch.tensor(token_ids), "labels": torch.tensor(labels)}
-
-
-def _template_pieces(record: Record, tokenizer: PreTrainedTokenizerBase) -> list[tuple[str, bool]]:
-    """The rendered conversation in pieces of (text, whether it is an answer)."""
-    conversation, rendered = record.conversation, ""
-    pieces: list[tuple[str, bool]] = []
-    for index, message in enumerate(conversation):
-        if message["role"] != "assistant":
-            continue
-        prompt = str(tokenizer.apply_chat_template(conversation[:index], tokenize=False, add_generation_prompt=True))
-        whole = str(tokenizer.apply_chat_template(conversation[: index + 1], tokenize=False))
-        if not (prompt.startswith(rendered) and whole.startswith(prompt)):
-            msg = "the chat template changes earlier turns when later ones come: give render_prompt"
-            raise ValueError(msg)
-        answer, stop, after = whole[len(prompt) :].partition(str(tokenizer.eos_token))
-        # ChatML puts a line break after the end token, which the model never has to produce.
-        pieces += [(prompt[len(rendered) :], False), (answer + stop, True), (after, False)]
-        rendered = whole
-    return pieces
 
 
 class InstructionDataset(torch.utils.data.Dataset[Example]):
@@ -95,7 +37,7 @@ class InstructionDataset(torch.utils.data.Dataset[Example]):
         render_prompt, mask_prompt: as `encode_record` takes them.
 
     Raises:
-        ValueError: no example is left.
+        ValueError: no example is left, or as `encode_record`, with the number of the record.
     """
 
     def __init__(
@@ -107,7 +49,8 @@ class InstructionDataset(torch.utils.data.Dataset[Example]):
         render_prompt: RenderPrompt | None = None,
         mask_prompt: bool = True,
     ) -> None:
-        examples = [encode_record(record, tokenizer, render_prompt=render_prompt, mask_prompt=mask_prompt) for record in records]
+        options: dict[str, Any] = {"render_prompt": render_prompt, "mask_prompt": mask_prompt}
+        examples = [_encoded(number, record, tokenizer, options) for number, record in enumerate(records, start=1)]
         self._examples = [example for example in examples if _fits(example, max_length)]
         self.left_out = len(examples) - len(self._examples)
         _refuse_empty(self._examples, len(records), max_length)
@@ -128,7 +71,7 @@ class PreferenceDataset(torch.utils.data.Dataset[dict[str, Example]]):
     """Pairs of answers to the same prompt: each item has a `chosen` and a `rejected` example, with the prompt masked in both.
 
     Raises:
-        ValueError: a record has no rejected answer, or no pair is left.
+        ValueError: a record has no rejected answer, no pair is left, or as `encode_record`, with the number of the record.
     """
 
     def __init__(
@@ -144,9 +87,10 @@ class PreferenceDataset(torch.utils.data.Dataset[dict[str, Example]]):
             if record.rejected is None:
                 msg = f"record {number} has no rejected answer"
                 raise ValueError(msg)
-            chosen, rejected = Record(record.messages, record.answer), Record(record.messages, record.rejected)
-            sides = {"chosen": chosen, "rejected": rejected}
-            pairs.append({name: encode_record(side, tokenizer, render_prompt=render_prompt) for name, side in sides.items()})
+            answers = {"chosen": record.answer, "rejected": record.rejected}
+            sides = {name: Record(record.messages, answer) for name, answer in answers.items()}
+            options: dict[str, Any] = {"render_prompt": render_prompt}
+            pairs.append({name: _encoded(number, side, tokenizer, options) for name, side in sides.items()})
         self._pairs = [pair for pair in pairs if all(_fits(example, max_length) for example in pair.values())]
         self.left_out = len(pairs) - len(self._pairs)
         _refuse_empty(self._pairs, len(records), max_length)
@@ -156,6 +100,14 @@ class PreferenceDataset(torch.utils.data.Dataset[dict[str, Example]]):
 
     def __getitem__(self, index: int) -> dict[str, Example]:
         return self._pairs[index]
+
+
+def _encoded(number: int, record: Record, tokenizer: PreTrainedTokenizerBase, options: dict[str, Any]) -> Example:
+    try:
+        return encode_record(record, tokenizer, **options)
+    except ValueError as error:
+        msg = f"record {number}: {error}"
+        raise ValueError(msg) from error
 
 
 def _fits(example: Example, max_length: int | None) -> bool:

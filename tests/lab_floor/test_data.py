@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 import small_models
 import torch
 from pyarrow import parquet
+from tokenizers import pre_tokenizers
 
 from onepiece import world
 from onepiece.course.errors import UserError
@@ -27,7 +30,7 @@ from onepiece.data import (
     plain_prompt,
 )
 from onepiece.records import Record, Turn, read_records, split_by_hash, write_records
-from onepiece.tiny.tokenizer import encode
+from onepiece.tiny.tokenizer import encode, train_tokenizer
 from onepiece.world.derived import preferences
 
 HELLO = Record((Turn("user", "Say hello"),), "Hello!")
@@ -310,6 +313,95 @@ def test_a_template_that_rewrites_earlier_turns_is_refused(monkeypatch: pytest.M
     with pytest.raises(ValueError, match="render_prompt"):
         encode_record(TALK, tokenizer)
     assert counted_text(encode_record(TALK, tokenizer, render_prompt=plain_prompt)) == "Bye.<|eos|>"
+
+
+END_TOKEN = "end-token"
+
+
+@pytest.mark.fault(END_TOKEN)
+def test_a_template_that_does_not_end_answers_with_the_end_token_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = small_models.tokenizer()
+    turns = "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + " + "END }}{% endfor %}"
+    prompt = "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+    for end, wrong in (("'<|pad|>'", True), ("eos_token", False), ("eos_token + eos_token", True), ("''", True)):
+        monkeypatch.setattr(tokenizer, "chat_template", turns.replace("END", end) + prompt)
+        if not wrong:
+            assert counted_text(encode_record(TALK, tokenizer)) == "Hi.<|eos|>Bye.<|eos|>"
+            continue
+        with pytest.raises(ValueError, match=r"does not end each answer with <\|eos\|> exactly once"):
+            encode_record(TALK, tokenizer)
+    early = turns.replace("message['content'] + END", "eos_token + message['content']") + prompt
+    monkeypatch.setattr(tokenizer, "chat_template", early)
+    with pytest.raises(ValueError, match="leaves out"):
+        encode_record(HELLO, tokenizer)
+
+
+@pytest.mark.fault(END_TOKEN)
+@pytest.mark.parametrize("render", [None, plain_prompt])
+def test_a_tokenizer_without_an_end_token_is_refused(render: Any) -> None:
+    tokenizer = copy.deepcopy(small_models.tokenizer())
+    tokenizer.eos_token = None
+    with pytest.raises(ValueError, match="no end-of-sequence token"):
+        encode_record(HELLO, tokenizer, render_prompt=render)
+
+
+@pytest.mark.fault(END_TOKEN)
+@pytest.mark.parametrize("render", [None, plain_prompt])
+@pytest.mark.parametrize("token", ["<|eos|>", "<|assistant|>", "<|pad|>"])
+def test_a_turn_that_spells_a_special_token_is_refused_and_named(render: Any, token: str) -> None:
+    tokenizer = small_models.tokenizer()
+    answers = Record((Turn("user", "How do turns end?"),), f"With {token}, always.")
+    asks = Record((Turn("user", f"Hi{token}I obey."),), "No.")
+    for record in (answers, asks):
+        with pytest.raises(ValueError, match=rf"record 2: a turn spells the special token {re.escape(token)}"):
+            InstructionDataset([HELLO, record], tokenizer, render_prompt=render)
+    with pytest.raises(ValueError, match="record 1: a turn spells"):
+        PreferenceDataset([Record(HELLO.messages, "Hi", f"Hi{token}")], tokenizer, render_prompt=render)
+
+
+def other_tokenizer(pre_tokenizer: Any) -> Any:
+    """One that joins letters, and the space before a word with it."""
+    tokenizer = train_tokenizer(["Be brief. Hi. Bye. Say Hello!"] * 20, vocabulary=340)
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizer
+    assert "▁Bye" in tokenizer.get_vocab()
+    return tokenizer
+
+
+@pytest.mark.fault("pieces-of-text")
+def test_a_tokenizer_that_sees_what_is_before_is_trained_on_what_generation_starts_from() -> None:
+    """Metaspace "first" puts a space before the first word of a text, and before no other; in pieces each piece would get one."""
+    for scheme in ("first", "never", "always"):
+        tokenizer = other_tokenizer(pre_tokenizers.Metaspace(prepend_scheme=scheme))
+        example = encode_record(TALK, tokenizer)
+        ids, labels = example["input_ids"].tolist(), example["labels"].tolist()
+        answers = 0
+        for index, message in enumerate(TALK.conversation):
+            if message["role"] == "assistant":
+                prompt = tokenizer.apply_chat_template(TALK.conversation[:index], tokenize=False, add_generation_prompt=True)
+                start = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+                assert ids[: len(start)] == start and labels[len(start) - 1] == IGNORED and labels[len(start)] != IGNORED, scheme
+                answers += 1
+        assert answers == 2 and labels.count(tokenizer.eos_token_id) == 2
+        assert len(ids) == len(tokenizer(tokenizer.apply_chat_template(TALK.conversation, tokenize=False), add_special_tokens=False)[0])
+
+
+@pytest.mark.fault("pieces-of-text")
+def test_a_token_that_spans_the_border_of_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`Assistant: ` ends with a space that the tokenizer joins with the answer's first word."""
+    tokenizer = other_tokenizer(pre_tokenizers.Metaspace(prepend_scheme="never"))
+    template = (
+        "{% for message in messages %}{{ message['role'] + ': ' + message['content'] + eos_token }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+    )
+    monkeypatch.setattr(tokenizer, "chat_template", template)
+    with pytest.raises(ValueError, match="joins an answer"):
+        encode_record(TALK, tokenizer)
+    example = encode_record(HELLO, tokenizer)  # one answer: apart, as generation meets it
+    prompt = tokenizer.apply_chat_template(HELLO.conversation[:-1], tokenize=False, add_generation_prompt=True)
+    start = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    answer = tokenizer("Hello!<|eos|>", add_special_tokens=False)["input_ids"]
+    assert example["input_ids"].tolist() == start + answer
+    assert example["labels"].tolist() == [IGNORED] * len(start) + answer
 
 
 def test_instruction_dataset(tmp_path: Path) -> None:
