@@ -5,27 +5,29 @@
 
 A file is JSON (one array), JSON Lines or Parquet, told by its content. Its first good record decides the format of all:
 
-- Alpaca: `instruction`, `output`, optional `input` (https://github.com/tatsu-lab/stanford_alpaca)
+- Alpaca: `instruction`, `output`, optional `input` (https://github.com/tatsu-lab/stanford_alpaca); `system` and `history`, a list of
+  earlier (user, assistant) pairs, as LLaMA-Factory writes them
 - Dolly: `instruction`, `response`, optional `context` (https://huggingface.co/datasets/databricks/databricks-dolly-15k)
-- messages (what ChatML and other chat templates take): `messages`, a list of `role` and `content`
+- messages (what ChatML and other chat templates take): `messages`, a list of `role` and `content`; optional `system`
 - preference: `chosen` and `rejected`, with `prompt`; each is text or a list of messages. Without `prompt` both are whole
   conversations that differ in the last answer.
 
-Other fields are ignored.
+A field that changes what a record means, and that a `Record` cannot hold, makes it a bad one: tool calls, a weight of 0, images.
+Other fields (`id`, `category`, `source`) are ignored.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from onepiece.course.errors import UserError
 from onepiece.course.text import tr
+from onepiece.record_files import BadRecord, rows_of, unreadable
 
 
 class Turn(NamedTuple):
@@ -57,10 +59,6 @@ class Record:
         return [turn._asdict() for turn in (*self.messages, Turn("assistant", self.answer))]
 
 
-class _BadRecord(ValueError):
-    """Why a record cannot be used, in the reader's language."""
-
-
 def read_records(path: Path | str, bad: list[UserError] | None = None) -> list[Record]:
     """The records of a file, in order.
 
@@ -75,21 +73,21 @@ def read_records(path: Path | str, bad: list[UserError] | None = None) -> list[R
     path = Path(path)
     convert: Callable[[Mapping[str, Any]], Record] | None = None
     records: list[Record] = []
-    for where, row in _rows(path):
+    for where, row in rows_of(path, _FIELDS):
         try:
-            if isinstance(row, _BadRecord):
+            if isinstance(row, BadRecord):
                 raise row
             if not isinstance(row, Mapping):
                 raise _wrong(tr("the record", "這筆資料"), row, tr("an object with fields", "有欄位的物件"))
             convert = convert or _converter(row)
             records.append(convert(row))
-        except _BadRecord as error:
+        except BadRecord as error:
             mistake = UserError("bad-record", path=path, where=where, reason=error)
             if bad is None:
                 raise mistake from None
             bad.append(mistake)
     if not records and not bad:
-        raise _unreadable(path, tr("it holds no records", "裡面沒有任何資料"))
+        raise unreadable(path, tr("it holds no records", "裡面沒有任何資料"))
     return records
 
 
@@ -122,61 +120,6 @@ def split_by_hash(records: Sequence[Record], held_out: float, salt: str = "") ->
     return sides
 
 
-def _rows(path: Path) -> Iterator[tuple[str, Any]]:
-    """(where, row) of each record; a row that cannot be parsed is a `_BadRecord`."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise _unreadable(path, error.strerror or str(error)) from None
-    if content.startswith(b"PAR1"):
-        yield from _numbered(_parquet(path, content))
-        return
-    content = content.removeprefix(b"\xef\xbb\xbf")  # what Windows editors put first
-    begin = content.lstrip()[:1]
-    if begin == b"[":
-        yield from _numbered(_json_array(path, content))
-    elif begin == b"{":
-        for number, line in enumerate(content.splitlines(), start=1):
-            if line.strip():
-                yield tr(f"line {number}", f"第 {number} 行"), _json(line)
-    elif begin:
-        raise _unreadable(path, tr("it is neither JSON, JSON Lines nor Parquet", "它不是 JSON、JSON Lines 或 Parquet"))
-
-
-def _numbered(rows: Iterable[Any]) -> Iterator[tuple[str, Any]]:
-    for number, row in enumerate(rows, start=1):
-        yield tr(f"record {number}", f"第 {number} 筆"), row
-
-
-def _json(text: bytes) -> Any:
-    try:
-        return json.loads(text.decode())
-    except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
-        return _BadRecord(tr(f"no valid JSON ({error}); is it cut off?", f"不是正確的 JSON（{error}）；是不是被截斷了？"))
-
-
-def _json_array(path: Path, content: bytes) -> list[Any]:
-    rows = _json(content)
-    if isinstance(rows, _BadRecord):
-        raise _unreadable(path, str(rows))
-    return rows
-
-
-def _parquet(path: Path, content: bytes) -> list[dict[str, Any]]:
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        return parquet.read_table(io.BytesIO(content)).to_pylist()
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise _unreadable(path, tr(f"no valid Parquet ({reason})", f"不是正確的 Parquet（{reason}）")) from None
-
-
-def _unreadable(path: Path, reason: str) -> UserError:
-    return UserError("bad-record", path=path, where=tr("the whole file", "整個檔案"), reason=reason)
-
-
 def _converter(row: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], Record]:
     """The conversion of the format that `row` is in."""
     for fields, convert in _FORMATS:
@@ -184,9 +127,7 @@ def _converter(row: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], Record]:
             return convert
     known = "; ".join(", ".join(sorted(fields)) for fields, _ in _FORMATS)
     found = ", ".join(map(str, row)) or "-"
-    raise _BadRecord(
-        tr(f"no known format: its fields are {found}, expected are {known}", f"不是已知的格式：欄位有 {found}，應該有 {known}")
-    )
+    raise BadRecord(tr(f"no known format: its fields are {found}, expected are {known}", f"不是已知的格式：欄位有 {found}，應該有 {known}"))
 
 
 def _alpaca(row: Mapping[str, Any]) -> Record:
@@ -198,23 +139,59 @@ def _dolly(row: Mapping[str, Any]) -> Record:
 
 
 def _single(row: Mapping[str, Any], context_field: str, answer_field: str) -> Record:
+    _refuse_meaningful(row, ())
     instruction, answer = _text(row, "instruction"), _text(row, answer_field)
     context = _text(row, context_field) if row.get(context_field) else ""
-    return Record((Turn("user", f"{instruction}\n\n{context}" if context else instruction),), answer)
+    asked = Turn("user", f"{instruction}\n\n{context}" if context else instruction)
+    return Record((*_system(row), *_history(row), asked), answer)
+
+
+def _system(row: Mapping[str, Any]) -> list[Turn]:
+    return [Turn("system", _text(row, "system"))] if row.get("system") else []
+
+
+def _history(row: Mapping[str, Any]) -> list[Turn]:
+    """Earlier turns, as pairs of what the user and the assistant said."""
+    turns: list[Turn] = []
+    for pair in row.get("history") or ():
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise _wrong("history", pair, tr("a list of (user, assistant) pairs", "由（user, assistant）配對組成的清單"))
+        said = dict(zip(("user", "assistant"), pair, strict=True))
+        turns += [Turn(role, _text(said, role)) for role in said]
+    return turns
 
 
 def _messages(row: Mapping[str, Any]) -> Record:
+    _refuse_meaningful(row, ("history",))
     *turns, last = _turns(row, "messages", last="assistant")
-    return Record(tuple(turns), last.content)
+    system = _system(row)
+    if system and turns[0].role == "system":
+        raise BadRecord(tr("both the record and its messages have a system text", "資料本身與訊息裡都有 system 文字"))
+    return Record((*system, *turns), last.content)
+
+
+def _refuse_meaningful(row: Mapping[str, Any], also: Sequence[str], message: int | None = None) -> None:
+    """A record that says something which a `Record` cannot hold would be trained as another one."""
+    for field in (*_MEANINGFUL, *also):
+        label = field if message is None else tr(f"{field} of message {message}", f"第 {message} 則訊息的 {field}")
+        if row.get(field):
+            raise BadRecord(
+                tr(f"{label} changes what the record means, and is not read", f"「{label}」會改變這筆資料的意義，而這裡不讀取它")
+            )
+    for field in ("weight", "train"):
+        if row.get(field) not in (None, 1):  # 1 == True
+            label = field if message is None else tr(f"{field} of message {message}", f"第 {message} 則訊息的 {field}")
+            raise BadRecord(tr(f"{label} is {row[field]}: every answer counts here", f"「{label}」是 {row[field]}，而這裡每個回答都算數"))
 
 
 def _preference(row: Mapping[str, Any]) -> Record:
+    _refuse_meaningful(row, ("history", "system"))
     chosen_prompt, chosen = _answer(row, "chosen")
     rejected_prompt, rejected = _answer(row, "rejected")
     if chosen_prompt != rejected_prompt:
-        raise _BadRecord(tr("chosen and rejected answer different prompts", "chosen 與 rejected 回答的不是同一個提示"))
+        raise BadRecord(tr("chosen and rejected answer different prompts", "chosen 與 rejected 回答的不是同一個提示"))
     if chosen == rejected:
-        raise _BadRecord(tr("chosen and rejected are equal", "chosen 與 rejected 相同"))
+        raise BadRecord(tr("chosen and rejected are equal", "chosen 與 rejected 相同"))
     if chosen_prompt:
         return Record(chosen_prompt, chosen, rejected)
     if isinstance(row.get("prompt"), list):
@@ -240,13 +217,14 @@ def _turns(row: Mapping[str, Any], field: str, *, last: str, whole: bool = True)
         if not isinstance(message, Mapping):
             wanted = tr("an object with role and content", "有 role 與 content 的物件")
             raise _wrong(tr(f"message {number}", f"第 {number} 則訊息"), message, wanted)
+        _refuse_meaningful(message, (), number)
         turns.append(Turn(_text(message, "role", number), _text(message, "content", number)))
     roles = [turn.role for turn in turns]
     spoken = roles[1:] if roles[0] == "system" else roles
     expected = [("user", "assistant")[index % 2] for index in range(len(spoken))] if whole else [last]
     if not spoken or spoken != expected or spoken[-1] != last:
         order = ", ".join(roles)
-        raise _BadRecord(
+        raise BadRecord(
             tr(
                 f"{field} must alternate user and assistant (after an optional system message) and end with {last}; the roles are {order}",
                 f"{field} 必須由 user 與 assistant 輪流（最前面可有一則 system），並以 {last} 結束；目前的角色是 {order}",
@@ -262,27 +240,35 @@ def _text(row: Mapping[str, Any], field: str, message: int | None = None) -> str
     if not isinstance(value, str):
         raise _wrong(label, value, tr("text", "文字"))
     if not value.strip():
-        raise _BadRecord(tr(f"{label} is empty", f"「{label}」是空的"))
+        raise BadRecord(tr(f"{label} is empty", f"「{label}」是空的"))
     if any("\ud800" <= character <= "\udfff" for character in value):  # half a pair: JSON can spell it, UTF-8 cannot
-        raise _BadRecord(tr(f"{label} holds half a surrogate pair", f"「{label}」含有不成對的代理字元"))
+        raise BadRecord(tr(f"{label} holds half a surrogate pair", f"「{label}」含有不成對的代理字元"))
     return value
 
 
-def _wrong(label: str, value: object, wanted: str) -> _BadRecord:
+def _wrong(label: str, value: object, wanted: str) -> BadRecord:
     """What is there instead of what is wanted, in the words of JSON."""
     if value is None:
-        return _BadRecord(tr(f"{label} is missing or empty", f"「{label}」不存在或是空的"))
+        return BadRecord(tr(f"{label} is missing or empty", f"「{label}」不存在或是空的"))
     names = {
         dict: tr("an object", "物件"), list: tr("a list", "清單"), str: tr("text", "文字"), bool: tr("a truth value", "布林值"),
         int: tr("a number", "數字"), float: tr("a number", "數字"),
     }  # fmt: skip
     found = names.get(type(value), type(value).__name__)
-    return _BadRecord(tr(f"{label} is {found}, not {wanted}", f"「{label}」是{found}，而不是{wanted}"))
+    return BadRecord(tr(f"{label} is {found}, not {wanted}", f"「{label}」是{found}，而不是{wanted}"))
 
 
+_MEANINGFUL = (
+    *("tool_calls", "function_call", "tool_call_id", "tools", "functions"),
+    *("images", "videos", "audios", "audio"),
+    *("reasoning_content", "reasoning", "thinking"),
+)
 _FORMATS = (
     ({"chosen", "rejected"}, _preference),
     ({"messages"}, _messages),
     ({"instruction", "output"}, _alpaca),
     ({"instruction", "response"}, _dolly),
+)
+_FIELDS = frozenset(
+    {"input", "context", "prompt", "history", "system", "weight", "train", *_MEANINGFUL}.union(*(fields for fields, _ in _FORMATS))
 )

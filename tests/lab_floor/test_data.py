@@ -29,6 +29,7 @@ from onepiece.data import (
     pack,
     plain_prompt,
 )
+from onepiece.record_files import json_lines
 from onepiece.records import Record, Turn, read_records, split_by_hash, write_records
 from onepiece.tiny.tokenizer import encode, train_tokenizer
 from onepiece.world.derived import preferences
@@ -140,6 +141,78 @@ def test_what_is_wrong_with_conversations_and_pairs(tmp_path: Path, row: dict[st
     with pytest.raises(UserError, match="record 1: ") as caught:
         read_records(write(tmp_path / "data.json", [row]))
     assert reason in str(caught.value)
+
+
+MEANING = "dropped-meaning"
+
+
+@pytest.mark.fault(MEANING)
+@pytest.mark.parametrize("suffix", [".json", ".jsonl", ".parquet"])
+def test_earlier_turns_and_system_texts_are_read(tmp_path: Path, suffix: str) -> None:
+    alpaca = {"instruction": "Bye", "output": "Bye.", "system": "Be brief", "history": [["Hi", "Hi."]]}
+    assert read_records(write(tmp_path / f"alpaca{suffix}", [alpaca])) == [TALK]
+    talk = {"messages": TALK.conversation[1:], "system": "Be brief", "id": 7, "weight": 1.0, "tools": None}
+    assert read_records(write(tmp_path / f"talk{suffix}", [talk])) == [TALK]
+
+
+ASKED, CALL = {"role": "user", "content": "Hi"}, [{"type": "function", "function": {"name": "f", "arguments": "{}"}}]
+SAID = {"role": "assistant", "content": "Hi."}
+
+
+@pytest.mark.fault(MEANING)
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"messages": [ASKED, SAID | {"tool_calls": CALL}]}, "tool_calls of message 2 changes what the record means"),
+        ({"messages": [ASKED, SAID | {"weight": 0}]}, "weight of message 2 is 0: every answer counts here"),
+        ({"messages": [ASKED, SAID | {"weight": 0.5}]}, "weight of message 2 is 0.5"),
+        ({"messages": [ASKED, SAID | {"train": False}]}, "train of message 2 is False"),
+        ({"messages": [ASKED, SAID | {"reasoning_content": "Hm."}]}, "reasoning_content of message 2"),
+        ({"messages": [ASKED, SAID], "weight": 0}, "weight is 0"),
+        ({"messages": [ASKED, SAID], "tools": [{"name": "f"}]}, "tools changes what the record means"),
+        ({"messages": [ASKED, SAID], "history": [["a", "b"]]}, "history changes what the record means"),
+        ({"messages": TALK.conversation, "system": "Be long"}, "both the record and its messages have a system text"),
+        ({"instruction": "Hi", "output": "Hi.", "history": [["Hi"]]}, "history is a list, not a list of (user, assistant) pairs"),
+        ({"instruction": "Hi", "output": "Hi.", "history": [["Hi", ""]]}, "assistant is empty"),
+        ({"instruction": "Hi", "output": "Hi.", "images": ["a.png"]}, "images changes what the record means"),
+        ({"prompt": "Hi", "chosen": "a", "rejected": "b", "system": "Be brief"}, "system changes what the record means"),
+        ({"prompt": [ASKED], "chosen": [SAID | {"tool_calls": CALL}], "rejected": [SAID | {"content": "Ho"}]}, "tool_calls of message 1"),
+    ],
+)
+def test_what_changes_the_meaning_of_a_record_and_cannot_be_read_makes_it_bad(tmp_path: Path, row: dict[str, Any], reason: str) -> None:
+    with pytest.raises(UserError, match="record 1: ") as caught:
+        read_records(write(tmp_path / "data.json", [row]))
+    assert caught.value.code == "bad-record" and reason in str(caught.value)
+
+
+@pytest.mark.fault("lines-of-json")
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c"])
+def test_only_a_line_feed_ends_a_line_of_json(tmp_path: Path, separator: str) -> None:
+    path = tmp_path / "data.jsonl"
+    record = Record((Turn("user", f"one{separator}two"),), f"three{separator}four")
+    write_records([record, HELLO], path)
+    if separator >= "\x80":  # JSON lets these stand as they are
+        assert separator in path.read_text(encoding="utf-8")
+    assert read_records(path) == [record, HELLO]
+    assert [number for number, _ in json_lines(path.read_bytes().replace(b"\n", b"\r\n\r\n"))] == [1, 3]
+    spaced = json.dumps({"instruction": "Say hello", "output": "Hello!"}, indent=1).replace("\n", "\r").encode() + b"\n"
+    path.write_bytes(spaced * 2)  # a carriage return is a blank of JSON
+    assert read_records(path) == [HELLO, HELLO]
+
+
+@pytest.mark.fault("unused-columns")
+def test_a_value_that_python_cannot_hold_in_a_column_that_nobody_reads(tmp_path: Path) -> None:
+    path, far = tmp_path / "data.parquet", 10**17
+    columns = {"instruction": ["Say hello"], "output": ["Hello!"]}
+    unused = {"made": pyarrow.array([far], pyarrow.timestamp("ms")), "days": pyarrow.array([2**31 - 1], pyarrow.date32())}
+    parquet.write_table(pyarrow.table(columns | unused), path)
+    assert read_records(path) == [HELLO]
+    parquet.write_table(pyarrow.table(unused), path)
+    with pytest.raises(UserError, match="no known format: its fields are made, days"):
+        read_records(path)
+    parquet.write_table(pyarrow.table(columns | {"input": unused["made"]}), path)
+    with pytest.raises(UserError, match="no valid Parquet"):
+        read_records(path)
 
 
 def test_bad_records_can_be_collected(tmp_path: Path) -> None:
