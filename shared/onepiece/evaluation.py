@@ -10,6 +10,7 @@ Every interval is a 95% interval.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
@@ -60,25 +61,43 @@ def generate_batch(
     if not all(prompts):
         msg = f"prompt {[bool(prompt) for prompt in prompts].index(False)} is empty"
         raise ValueError(msg)
-    # Explicit, because a model's own generation settings would be filled in: many instruct models come with a repetition penalty.
-    greedy = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0, "temperature": 1.0, "top_k": 50, "top_p": 1.0}
-    was_training, answers = model.training, [""] * len(prompts)
-    model.eval()
-    for chosen in _alike(model, tokenizer, prompts, batch_size):
-        inputs = tokenizer(
-            [prompts[index] for index in chosen],
-            add_special_tokens=False,
-            padding=True,
-            padding_side="left",
-            return_tensors="pt",
-            return_token_type_ids=False,
-        ).to(model.device)
-        outputs = model.generate(**inputs, **greedy, max_new_tokens=max_new_tokens, pad_token_id=tokenizer.pad_token_id)
-        # (batch, prompt + new) -> (batch, new)
-        for index, new in zip(chosen, outputs[:, inputs["input_ids"].shape[1] :], strict=True):
-            answers[index] = tokenizer.decode(new, skip_special_tokens=True).strip()
-    model.train(was_training)
+    answers = [""] * len(prompts)
+    with _plain_generation(model, tokenizer):
+        for chosen in _alike(model, tokenizer, prompts, batch_size):
+            inputs = tokenizer(
+                [prompts[index] for index in chosen],
+                add_special_tokens=False,
+                padding=True,
+                padding_side="left",
+                return_tensors="pt",
+                return_token_type_ids=False,
+            ).to(model.device)
+            outputs = model.generate(**inputs, max_new_tokens=max_new_tokens)
+            # (batch, prompt + new) -> (batch, new)
+            for index, new in zip(chosen, outputs[:, inputs["input_ids"].shape[1] :], strict=True):
+                answers[index] = tokenizer.decode(new, skip_special_tokens=True).strip()
     return answers
+
+
+@contextlib.contextmanager
+def _plain_generation(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
+    """Evaluation mode and generation settings that hold token ids only, until the model gets back its own.
+
+    Set aside, because `generate` fills in from them whatever a call leaves open: repetition penalties, tokens that are suppressed or
+    favoured, a least length, several answers to a prompt.
+    """
+    from transformers import GenerationConfig
+
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model  # `peft` asks the model inside
+    own, was_training = base.generation_config, model.training
+    ends = own.eos_token_id if own.eos_token_id is not None else tokenizer.eos_token_id
+    base.generation_config = GenerationConfig(bos_token_id=own.bos_token_id, eos_token_id=ends, pad_token_id=tokenizer.pad_token_id)
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+        base.generation_config = own
 
 
 def _alike(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], batch_size: int) -> Iterator[list[int]]:

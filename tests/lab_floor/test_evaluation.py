@@ -6,11 +6,12 @@ import itertools
 import math
 import statistics
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import small_models
 import torch
-from peft import PromptTuningConfig, get_peft_model
+from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from transformers import PretrainedConfig, PreTrainedModel
 
 from onepiece import world
@@ -68,6 +69,38 @@ def test_batched_generation_equals_one_prompt_at_a_time(config: Callable[..., Pr
     eos = model.generation_config.eos_token_id
     assert together == [greedy_by_hand(model, prompt, {eos})[1] for prompt in PROMPTS]
     assert len(set(together)) > 1 and len({len(tokenizer(prompt)["input_ids"]) for prompt in PROMPTS}) > 3
+
+
+INHERITED: dict[str, Any] = {
+    "min_new_tokens": 6,
+    "suppress_tokens": list(range(20, 300)),
+    "sequence_bias": [[[45], 50.0]],
+    "num_return_sequences": 2,
+    "do_sample": True,
+    "num_beams": 2,
+    "repetition_penalty": 5.0,
+    "no_repeat_ngram_size": 1,
+    "bad_words_ids": [[number] for number in range(30, 250)],
+    "forced_eos_token_id": 7,
+    "return_dict_in_generate": True,
+    "max_time": 1e-6,
+    "max_length": 3,
+}
+
+
+@pytest.mark.fault("inherited-generation")
+@pytest.mark.parametrize("name", INHERITED)
+@pytest.mark.parametrize("adapted", [False, True])
+def test_no_generation_setting_of_the_model_is_inherited(name: str, adapted: bool) -> None:
+    model, tokenizer = talker(small_models.llama_config(tie_word_embeddings=False)), small_models.tokenizer()
+    if adapted:
+        model = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"])).eval()
+    wanted = generate_batch(model, tokenizer, PROMPTS[:3], max_new_tokens=8)
+    assert wanted == [greedy_by_hand(model, prompt, {model.generation_config.eos_token_id})[1] for prompt in PROMPTS[:3]]
+    own = model.generation_config
+    setattr(own, name, INHERITED[name])
+    assert generate_batch(model, tokenizer, PROMPTS[:3], max_new_tokens=8) == wanted
+    assert model.generation_config is own and getattr(own, name) == INHERITED[name], "the model has its own again"
 
 
 def test_a_soft_prompt_keeps_its_distance_in_a_batch() -> None:
