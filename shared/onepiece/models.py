@@ -25,6 +25,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from onepiece.course.errors import UserError
+from onepiece.course.model_files import verify_directory
+from onepiece.course.text import tr
 from onepiece.tiny import checkpoints
 
 if TYPE_CHECKING:
@@ -78,7 +80,7 @@ def load_model(
             (LLM.int8(), https://arxiv.org/abs/2208.07339) by bitsandbytes. Embeddings, norms and the head stay in `dtype`.
 
     Raises:
-        UserError: "model-missing", "model-not-pinned", "model-not-fetched", "no-quantized", or what `checkpoints` raises.
+        UserError: "no-quantized", "bad-model" (weights that the model needs are missing), or what `model_directory` raises.
         ValueError: there is no such `quantized`.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -88,17 +90,17 @@ def load_model(
     if quantized is not None and quantized not in QUANTIZED:
         msg = f"quantized must be None or one of {QUANTIZED}, not {quantized!r}"
         raise ValueError(msg)
-    if name_or_path in checkpoints.NAMES:
-        if quantized is None:
-            return checkpoints.load_tiny(str(name_or_path), device=device, dtype=dtype)
-        checkpoints.verify(str(name_or_path))
+    if name_or_path in checkpoints.NAMES and quantized is None:
+        return checkpoints.load_tiny(str(name_or_path), device=device, dtype=dtype)
     directory = model_directory(name_or_path, revision)
     tokenizer = AutoTokenizer.from_pretrained(directory)
     tokenizer.padding_side = "left"
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     if quantized is None:
-        model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype).to(device)
+        model, loaded = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, output_loading_info=True)
+        if missing := sorted(loaded["missing_keys"]):  # Transformers would go on with random ones
+            raise UserError("bad-model", path=directory, reason=tr(f"the weights lack {missing[0]}", f"權重裡沒有 {missing[0]}"))
+        model = model.to(device)
     else:
         model = _load_quantized(directory, quantized, torch.device(device), dtype)
     return model.eval(), tokenizer
@@ -112,20 +114,18 @@ def model_directory(name_or_path: str | Path, revision: str | None = None) -> Pa
         revision: likewise; None or empty for what is not of the hub.
 
     Raises:
-        UserError: "model-missing", "model-not-pinned", "model-not-fetched".
+        UserError: "model-missing", "bad-model", "bad-checkpoint", "model-not-pinned", "model-not-fetched".
     """
     if name_or_path in checkpoints.NAMES:
         return checkpoints.directory(str(name_or_path))
     path = Path(name_or_path).expanduser()
     if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise UserError("model-missing", path=path)
-        return path.resolve()
+        return verify_directory(path)
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(name_or_path)):
         raise UserError("model-missing", path=path)
     if revision is None or not re.fullmatch(r"[0-9a-f]{40}", revision):
         raise UserError("model-not-pinned", model=name_or_path, revision=revision)
-    return fetch(str(name_or_path), revision)
+    return verify_directory(fetch(str(name_or_path), revision))
 
 
 def fetch(name: str, revision: str) -> Path:

@@ -25,6 +25,7 @@ from toy_course import GOOD, LAB, Checkout, Done
 
 from onepiece.course import catalog
 from onepiece.course.declarations import SERVERS
+from onepiece.course.model_files import CHECKPOINTS
 
 pytestmark = linux_only
 
@@ -374,7 +375,7 @@ def test_the_learners_modules_are_run(course: Course, home: Path) -> None:
 
 
 def test_a_model_of_ones_own_is_read_in_the_container(course: Course, home: Path, tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
+    shutil.copytree(CHECKPOINTS / "tiny-draft", tmp_path, dirs_exist_ok=True)
     done = course.in_container(PROBES, "--model", str(tmp_path), home=home)
     assert done.code == 0, done.output
     run = only_run(home, PROBES)

@@ -7,6 +7,7 @@ import math
 import re
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,7 +15,9 @@ import pytest
 import torch
 
 from onepiece import world
+from onepiece.course import model_files
 from onepiece.course.errors import UserError
+from onepiece.models import load_model, model_directory
 from onepiece.tiny import checkpoints, model_card, skills
 from onepiece.tiny.recipes import RECIPES
 from onepiece.tiny.skills import Score
@@ -30,7 +33,7 @@ def copy(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_shipped_is_whole_and_listed(name: str) -> None:
-    checkpoints.verify(name)
+    model_files.verify(name)
     files = {path.name for path in checkpoints.directory(name).iterdir()}
     assert files == {*checkpoints.HASHED_FILES, "README.md", "learning_curve.json"}
 
@@ -45,12 +48,12 @@ def test_a_flipped_bit_is_refused_with_the_command_that_repairs_it(copy: Path) -
     content[-1] ^= 1
     weights.write_bytes(content)
     with pytest.raises(UserError) as caught:
-        checkpoints.verify("tiny", copy)
+        model_files.verify("tiny", copy)
     assert caught.value.code == "bad-checkpoint"
     assert "tiny/model.safetensors" in caught.value.cause.en
     for remedy in (caught.value.remedy.en, caught.value.remedy.zh_tw):
         assert "git checkout -- shared/checkpoints" in remedy and "nox -s pretrain -- tiny" in remedy
-    checkpoints.verify("tiny-draft", copy)  # the others are as they were
+    model_files.verify("tiny-draft", copy)  # the others are as they were
 
 
 @pytest.mark.parametrize(
@@ -59,20 +62,20 @@ def test_a_flipped_bit_is_refused_with_the_command_that_repairs_it(copy: Path) -
 def test_a_missing_file_is_refused(copy: Path, missing: str, says: str) -> None:
     (copy / missing).unlink()
     with pytest.raises(UserError) as caught:
-        checkpoints.verify("tiny", copy)
+        model_files.verify("tiny", copy)
     assert says in caught.value.cause.en
 
 
 def test_a_checkpoint_that_the_manifest_does_not_list_is_refused(copy: Path) -> None:
     with pytest.raises(UserError) as caught:
-        checkpoints.verify("huge", copy)
+        model_files.verify("huge", copy)
     assert caught.value.code == "bad-checkpoint"
 
 
 def test_windows_line_ends_are_no_damage(copy: Path) -> None:
     config = copy / "tiny" / "config.json"
     config.write_bytes(config.read_bytes().replace(b"\n", b"\r\n"))
-    checkpoints.verify("tiny", copy)
+    model_files.verify("tiny", copy)
 
 
 def test_the_manifest_is_what_writing_it_again_gives(copy: Path) -> None:
@@ -87,9 +90,38 @@ def test_a_finished_run_becomes_a_checkpoint_and_blesses_no_other(copy: Path) ->
     (copy / "tiny" / "model.safetensors").unlink()
     checkpoints.ship("tiny", checkpoints.directory("tiny"), copy)
     assert (copy / "SHA256SUMS").read_text() == before
-    checkpoints.verify("tiny", copy)
+    model_files.verify("tiny", copy)
     with pytest.raises(UserError):
-        checkpoints.verify("tiny-draft", copy)
+        model_files.verify("tiny-draft", copy)
+
+
+@pytest.mark.fault("one-road-checked")
+@pytest.mark.parametrize(
+    "load",
+    [
+        checkpoints.load_tiny,
+        checkpoints.load_tokenizer,
+        checkpoints.directory,
+        model_directory,
+        lambda name: model_directory(model_files.CHECKPOINTS / name),
+        lambda name: load_model(name, device="cpu", dtype=torch.float32),
+        lambda name: load_model(model_files.CHECKPOINTS / name, device="cpu", dtype=torch.float32),
+        lambda name: load_model(name, device="cpu", dtype=torch.float32, quantized="nf4"),
+    ],
+)
+def test_every_road_that_loads_a_shipped_model_checks_its_hashes(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, load: Callable[[str], object]
+) -> None:
+    weights = copy / "tiny" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"!")
+    monkeypatch.setattr(model_files, "CHECKPOINTS", copy)
+    model_files.shipped.cache_clear()
+    try:
+        with pytest.raises(UserError) as caught:
+            load("tiny")
+    finally:
+        model_files.shipped.cache_clear()
+    assert caught.value.code == "bad-checkpoint" and "tiny/model.safetensors" in caught.value.cause.en
 
 
 def test_an_unknown_checkpoint_is_refused_by_name() -> None:
@@ -101,7 +133,7 @@ def test_an_unknown_checkpoint_is_refused_by_name() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_loading_takes_less_than_a_second(name: str) -> None:
     checkpoints.load_tiny(name)  # imports
-    checkpoints._verified.cache_clear()
+    model_files.shipped.cache_clear()
     began = time.process_time()
     model, tokenizer = checkpoints.load_tiny(name)
     assert time.process_time() - began < 1.0

@@ -63,6 +63,28 @@ def test_a_directory_is_loaded_as_it_was_saved(saved: tuple[Path, PreTrainedMode
     assert {weight.dtype for weight in half.parameters()} == {torch.bfloat16}
 
 
+@pytest.mark.fault("model-not-whole")
+def test_weights_that_are_missing_are_not_made_up(saved: tuple[Path, PreTrainedModel]) -> None:
+    directory, original = saved
+    original.model.save_pretrained(directory)  # without the head, but the head is the embedding: nothing is missing
+    settings = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    assert torch.equal(load_model(directory, **CPU)[0](IDS).logits, original(IDS).logits)
+    (directory / "config.json").write_text(json.dumps(settings | {"tie_word_embeddings": False}), encoding="utf-8")
+    with pytest.raises(UserError, match=r"the weights lack lm_head\.weight") as caught:
+        load_model(directory, **CPU)
+    assert caught.value.code == "bad-model"
+
+
+@pytest.mark.fault("model-not-whole")
+def test_a_directory_that_is_not_whole_is_refused_by_name(saved: tuple[Path, PreTrainedModel]) -> None:
+    weights = saved[0] / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-10])
+    for load in (lambda: load_model(saved[0], **CPU), lambda: model_directory(saved[0])):
+        with pytest.raises(UserError, match=r"model.safetensors: .* it is cut off") as caught:
+            load()
+        assert caught.value.code == "bad-model"
+
+
 def test_a_tokenizer_without_padding_pads_with_its_end_token(saved: tuple[Path, PreTrainedModel]) -> None:
     small_models.tokenizer().backend_tokenizer.no_padding()  # else a batch of another test is in what is saved
     small_models.tokenizer().save_pretrained(saved[0])

@@ -17,6 +17,8 @@ import toy_course
 from parts import linux_only, missing
 from toy_course import GOOD, LAB, Checkout, Done
 
+from onepiece.course.model_files import CHECKPOINTS
+
 Results = Callable[[Path], dict[str, Any]]
 
 RAISES, MISSES, HOLDS, SHOWS = "lab-9.2-raises", "lab-9.3-misses", "lab-9.4-holds", "lab-9.5-shows"
@@ -414,6 +416,19 @@ def test_a_mistake_is_one_line_of_cause_and_one_of_remedy(checkout: Checkout, tm
     assert says in done.words
     assert "error" in done.output
     assert "next" in done.output
+    no_traceback(done)
+    assert not fresh.runs(), "nothing half-made is left"
+
+
+@pytest.mark.fault("model-not-whole")
+@pytest.mark.parametrize(("size", "says"), [(300_000, "it is cut off"), (0, "its header cannot be read")])
+def test_a_model_that_is_not_whole_is_named_before_a_kernel_starts(checkout: Checkout, tmp_path: Path, size: int, says: str) -> None:
+    model = Path(shutil.copytree(CHECKPOINTS / "tiny-draft", tmp_path / "model"))
+    (model / "model.safetensors").write_bytes((model / "model.safetensors").read_bytes()[:size])
+    fresh = checkout.elsewhere(tmp_path / "home")
+    done = fresh.host("run", LAB, "--model", str(model))
+    assert done.code == 2
+    assert says in done.words and "model.safetensors" in done.output
     no_traceback(done)
     assert not fresh.runs(), "nothing half-made is left"
 

@@ -9,50 +9,26 @@ Every file of a checkpoint that a model is made from is listed in `SHA256SUMS`, 
 
 from __future__ import annotations
 
-import hashlib
 import shutil
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from onepiece.course.errors import UserError
-from onepiece.course.places import SHARED
+from onepiece.course.model_files import CHECKPOINTS, HASHED_FILES, NAMES, known, sha256, shipped
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-NAMES = ("tiny", "tiny-draft", "tiny-bias")
-CHECKPOINTS = SHARED / "checkpoints"
-HASHED_FILES = (
-    "config.json",
-    "generation_config.json",
-    "model.safetensors",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "chat_template.jinja",
-)
-"""What a model is made from. Model card and learning curve are text for people, and are not hashed."""
-
 
 def directory(name: str = "tiny") -> Path:
-    """Where checkpoint `name` lies: what `from_pretrained`, vLLM and lm-eval take as a path.
+    """Where checkpoint `name` lies, verified: what `from_pretrained`, vLLM and lm-eval take as a path.
 
     Raises:
-        UserError: "unknown-checkpoint".
+        UserError: "unknown-checkpoint", or "bad-checkpoint" if a file is not what was shipped.
     """
-    if name not in NAMES:
-        raise UserError("unknown-checkpoint", name=name, choices=", ".join(NAMES))
-    return CHECKPOINTS / name
-
-
-def sha256(path: Path) -> str:
-    """The hash of a file, as `sha256sum` prints it. A text file is hashed with Unix line ends, whatever the checkout made of it."""
-    content = path.read_bytes()
-    if path.suffix != ".safetensors":
-        content = content.replace(b"\r\n", b"\n")
-    return hashlib.sha256(content).hexdigest()
+    return shipped(name)
 
 
 def write_manifest(root: Path = CHECKPOINTS, names: tuple[str, ...] = NAMES) -> None:
@@ -61,8 +37,8 @@ def write_manifest(root: Path = CHECKPOINTS, names: tuple[str, ...] = NAMES) -> 
     Lines of other checkpoints stay: hashing what may be damaged would bless the damage.
     """
     manifest = root / "SHA256SUMS"
-    known = manifest.read_text(encoding="utf-8").splitlines() if manifest.is_file() else []
-    lines = [line for line in known if not line.partition("  ")[2].startswith(tuple(f"{name}/" for name in names))]
+    listed = manifest.read_text(encoding="utf-8").splitlines() if manifest.is_file() else []
+    lines = [line for line in listed if not line.partition("  ")[2].startswith(tuple(f"{name}/" for name in names))]
     for name in names:
         lines += [f"{sha256(root / name / file)}  {name}/{file}" for file in HASHED_FILES]
     ordered = sorted(lines, key=lambda line: line.partition("  ")[2])
@@ -75,7 +51,7 @@ def ship(name: str, source: Path, root: Path = CHECKPOINTS) -> None:
     Raises:
         UserError: "unknown-checkpoint", or "no-write" if the checkout cannot be written.
     """
-    directory(name)
+    known(name)
     try:
         (root / name).mkdir(parents=True, exist_ok=True)
         for file in (*HASHED_FILES, "learning_curve.json"):
@@ -83,36 +59,6 @@ def ship(name: str, source: Path, root: Path = CHECKPOINTS) -> None:
         write_manifest(root, (name,))
     except PermissionError as error:
         raise UserError("no-write", path=root, reason=error.strerror) from error
-
-
-def verify(name: str, root: Path = CHECKPOINTS) -> None:
-    """Compare every file of a checkpoint with the manifest.
-
-    Raises:
-        UserError: "bad-checkpoint", which says what is wrong and how to repair it.
-    """
-    manifest = root / "SHA256SUMS"
-    if not manifest.is_file():
-        raise UserError("bad-checkpoint", name=name, reason=f"{manifest} is missing")
-    expected: dict[str, str] = {}
-    for line in manifest.read_text(encoding="utf-8").splitlines():
-        digest, _, path = line.partition("  ")
-        if path.startswith(f"{name}/"):
-            expected[path] = digest
-    if not expected:
-        raise UserError("bad-checkpoint", name=name, reason=f"{manifest.name} does not list it")
-    for path, digest in expected.items():
-        if not (root / path).is_file():
-            raise UserError("bad-checkpoint", name=name, reason=f"{path} is missing")
-        if sha256(root / path) != digest:
-            raise UserError("bad-checkpoint", name=name, reason=f"the SHA-256 of {path} is wrong")
-
-
-@cache
-def _verified(name: str) -> Path:
-    """Once per process: labs load the same checkpoint again for every seed."""
-    verify(name)
-    return directory(name)
 
 
 def load_tiny(
@@ -128,9 +74,7 @@ def load_tiny(
     """
     from transformers import AutoModelForCausalLM
 
-    directory(name)
-    path = _verified(name)
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, local_files_only=True).to(device)
+    model = AutoModelForCausalLM.from_pretrained(directory(name), dtype=dtype, local_files_only=True).to(device)
     return model.eval(), load_tokenizer(name)
 
 
@@ -138,5 +82,4 @@ def load_tokenizer(name: str = "tiny") -> PreTrainedTokenizerFast:
     """The tokenizer alone; all checkpoints share one."""
     from transformers import AutoTokenizer
 
-    directory(name)
-    return AutoTokenizer.from_pretrained(_verified(name), local_files_only=True)
+    return AutoTokenizer.from_pretrained(directory(name), local_files_only=True)

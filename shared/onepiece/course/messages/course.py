@@ -47,6 +47,13 @@ MESSAGES: dict[str, tuple[Text, Text]] = {
         Text("--model {path}: there is no model directory (no config.json).", "--model {path}：找不到模型目錄（缺少 config.json）。"),
         Text("Give the directory of a model saved with save_pretrained().", "請指定用 save_pretrained() 存下的模型目錄。"),
     ),
+    "bad-model": (
+        Text("{path}: {reason}.", "{path}：{reason}。"),
+        Text(
+            "Copy or download the model again, whole (in a clone: git lfs pull), or give the directory of another with --model PATH.",
+            "請重新完整複製或下載這個模型（若是 clone 下來的：git lfs pull），或用 --model 路徑 指定另一個模型目錄。",
+        ),
+    ),
     "bad-quiz": (
         Text("{where}: {what}", "{where}：{what}"),
         Text("Mend the file, then check it with: nox -s quiz", "請修正這個檔案，再用 nox -s quiz 檢查。"),

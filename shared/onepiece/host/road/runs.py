@@ -22,6 +22,7 @@ from typing import Any
 from onepiece.course.catalog import Lab
 from onepiece.course.errors import UserError
 from onepiece.course.json_numbers import decode_number, encode_number
+from onepiece.course.model_files import verify_directory
 from onepiece.course.places import HOME, ROOT, RUNS, SHARED, WORKSPACE
 from onepiece.host.road import gates, shared_modules, sources
 from onepiece.host.road.environments import lock_hash
@@ -100,7 +101,7 @@ def prepare(lab: Lab, plan: Plan, options: Options, place: Callable[[Path], str]
         place: where the notebooks find a path of this machine: the same, or another one in a container.
 
     Raises:
-        UserError: a broken source, no workspace for --mine, unreadable predictions, or no place to write.
+        UserError: a broken source, no workspace for --mine, unreadable predictions, a model that is not whole, or no place to write.
     """
     usage = sources.usage(lab)
     code = [lab.directory]
@@ -109,8 +110,8 @@ def prepare(lab: Lab, plan: Plan, options: Options, place: Callable[[Path], str]
         sources.require_copy(lab, mine)
         code.insert(0, mine)
     predictions = read_predictions(lab)
-    if options.model is not None and not (options.model / "config.json").is_file():
-        raise UserError("model-missing", path=options.model)
+    if options.model is not None:
+        verify_directory(options.model)
     directory = _new_directory(lab)
     try:
         sources.write_notebooks(lab, directory / "notebooks", options.language, options.notebooks)

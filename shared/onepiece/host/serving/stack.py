@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from onepiece.course.errors import UserError
-from onepiece.course.places import ROOT, RUNS, SHARED
+from onepiece.course.model_files import CHECKPOINTS, shipped, verify_directory
+from onepiece.course.places import ROOT, RUNS
 from onepiece.course.text import tr
 from onepiece.serving import servers
 from onepiece.serving.servers import Server
@@ -52,7 +53,7 @@ class Settings:
     http: int = field(default_factory=lambda: int(_value("ONEPIECE_HTTP_PORT", "8080", _PORT)))
     grpc: int = field(default_factory=lambda: int(_value("ONEPIECE_GRPC_PORT", "8081", _PORT)))
     model: str = field(default_factory=lambda: os.environ.get("ONEPIECE_MODEL") or "tiny")
-    models: Path = field(default_factory=lambda: Path(os.environ.get("ONEPIECE_MODELS") or SHARED / "checkpoints"))
+    models: Path = field(default_factory=lambda: Path(os.environ.get("ONEPIECE_MODELS") or CHECKPOINTS))
     revision: str = field(default_factory=lambda: os.environ.get("ONEPIECE_MODEL_REVISION") or "main")
     length: int = field(default_factory=lambda: int(_value("ONEPIECE_MAX_MODEL_LEN", "512", _NUMBER)))
     cache: str = field(default_factory=lambda: os.environ.get("ONEPIECE_KV_CACHE") or "64M")
@@ -82,11 +83,11 @@ class Settings:
         """The model's directory; None for one of a hub.
 
         Raises:
-            UserError: "serving-model".
+            UserError: "serving-model", or what `verify_directory` raises.
         """
         for candidate in (self.models / self.model, Path(self.model).expanduser()):
             if (candidate / "config.json").is_file():
-                return candidate.resolve()
+                return verify_directory(candidate)
         if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", self.model):
             return None
         raise UserError("serving-model", model=self.model, directory=self.models)
@@ -127,7 +128,7 @@ def starters(settings: Settings) -> dict[str, Callable[[], Server]]:
 def start_triton(settings: Settings, ports: dict[str, int]) -> Server:
     """Triton on the stack's model repository."""
     shutil.rmtree(DIRECTORY / "tritonserver", ignore_errors=True)  # a copy of what is installed now, whole
-    variables = {"ONEPIECE_TRITON_CHECKPOINT": str(SHARED / "checkpoints" / "tiny"), "OMP_NUM_THREADS": settings.triton_threads}
+    variables = {"ONEPIECE_TRITON_CHECKPOINT": str(shipped("tiny")), "OMP_NUM_THREADS": settings.triton_threads}
     return servers.triton(ROOT / "compose" / "triton" / "models", directory=DIRECTORY, ports=ports, variables=variables)
 
 
