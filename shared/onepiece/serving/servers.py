@@ -157,10 +157,14 @@ def vllm(
 
 
 def _vllm_on_cpu(python: Path) -> dict[str, str]:
-    # Without this library loaded first, vLLM binds threads of another OpenMP.
-    preload = next((str(path) for path in sorted(python.parent.parent.rglob("libiomp5.so"))), "")
     # Otherwise the first request for log-probabilities waits 13 s for a compiler, in eager mode too.
-    return {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "TORCH_COMPILE_DISABLE": "1", "LD_PRELOAD": preload}
+    settings = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "TORCH_COMPILE_DISABLE": "1"}
+    library = next(iter(sorted(python.parent.parent.rglob("libiomp5.so"))), None)
+    if library is None:
+        return settings | {"LD_PRELOAD": ""}
+    # Without this library loaded first, vLLM binds threads of another OpenMP. By its name, because a space in LD_PRELOAD ends a path.
+    found = os.pathsep.join([str(library.parent), *filter(None, [os.environ.get("LD_LIBRARY_PATH")])])
+    return settings | {"LD_PRELOAD": library.name, "LD_LIBRARY_PATH": found}
 
 
 def triton(
@@ -249,7 +253,7 @@ def free_port() -> int:
 
 
 def answers(url: str, timeout: float = 2.0) -> bool:
-    """Whether a GET of `url` is answered with success; never through a proxy."""
+    """Whether a GET of `url`, on this machine, is answered with success; never through a proxy, which would not find it."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(url, timeout=timeout):

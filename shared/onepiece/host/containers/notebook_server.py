@@ -9,8 +9,6 @@ import socket
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 import webbrowser
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +25,7 @@ from onepiece.host.interrupts import Aside, ignore_interrupts
 from onepiece.host.road import local, runs, sources
 from onepiece.host.road.plan import Plan
 from onepiece.host.road.preflight import Engine
+from onepiece.serving.servers import answers
 
 _READY_SECONDS = 120.0  # for JupyterLab to answer; bytecode is compiled, so that a slow disk decides
 
@@ -114,11 +113,9 @@ def free_port(wanted: int) -> int:
 def _when_ready(address: str, browser: bool, say: Callable[[str], None]) -> None:
     deadline = time.monotonic() + _READY_SECONDS
     while time.monotonic() < deadline:
-        try:
-            with urllib.request.urlopen(address.replace("/lab?", "/api/status?"), timeout=5):
-                break
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.2)
+        if answers(address.replace("/lab?", "/api/status?"), timeout=5):
+            break
+        time.sleep(0.2)
     else:
         return
     say(address)

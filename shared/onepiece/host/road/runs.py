@@ -271,15 +271,24 @@ def status(run: Run, judged: Sequence[gates.Judged]) -> str:
 
 
 def git_state() -> dict[str, Any]:
-    """The commit that ran, and whether files differed from it; None where there is no git."""
+    """The commit that ran, and whether files differed from it; None where there is no git, or no repository of the course.
+
+    A course that was unpacked inside another repository has no commit: that repository's would name other files.
+    """
+    # Set in a hook, for instance; they would choose the repository.
+    environ = {
+        name: value for name, value in os.environ.items() if name not in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX")
+    }
 
     def git(*arguments: str) -> str | None:
         try:
-            done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, timeout=10)
+            done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, timeout=10, env=environ)
         except (OSError, subprocess.TimeoutExpired):
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
+    if git("rev-parse", "--show-prefix") != "":  # where we are below the repository's root; None: in none
+        return {"commit": None, "dirty": None}
     changed = git("status", "--porcelain", "--untracked-files=no")
     return {"commit": git("rev-parse", "HEAD"), "dirty": None if changed is None else bool(changed)}
 
