@@ -1,8 +1,9 @@
-"""What surrounds the course: other repositories, proxies, paths with spaces."""
+"""What surrounds the course: other repositories, proxies, paths with spaces, editors that mark the order of bytes."""
 
 from __future__ import annotations
 
 import http.server
+import json
 import os
 import shutil
 import subprocess
@@ -12,10 +13,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import toy_course
 from parts import linux_only
 
+from onepiece.course import catalog
 from onepiece.host.containers import notebook_server
-from onepiece.host.road import runs
+from onepiece.host.grading.submission import needed_names
+from onepiece.host.mutation.mutants import mutants_of_lab
+from onepiece.host.progress import files as progress_files
+from onepiece.host.road import runs, sources
+from onepiece.host.road.shared_modules import of_lab
 from onepiece.serving import servers
 
 
@@ -110,3 +117,23 @@ def test_a_space_in_the_path_keeps_what_vllm_needs_loaded_first(
     done = subprocess.run(program, env=os.environ | settings, capture_output=True, text=True, check=True)
     assert str(environment / "lib" / "libiomp5.so") in done.stdout
     assert done.stderr == ""
+
+
+@pytest.mark.fault("byte-order-mark")
+def test_a_byte_order_mark_changes_nothing_in_what_people_edit(tmp_path: Path) -> None:
+    plain = toy_course.write_lab(tmp_path / "plain")
+    marked = toy_course.write_lab(tmp_path / "marked")
+    for path in [*marked.glob("*.py"), *marked.glob("*.toml")]:
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    one, other = (catalog.load(directory.parent).lab(toy_course.LAB) for directory in (plain, marked))
+    assert sources.verify(other) == sources.verify(one) == []
+    assert sources.usage(other) == sources.usage(one)
+    for name in one.notebooks:
+        assert sources.read_cells(marked / f"{name}.py") == sources.read_cells(plain / f"{name}.py")
+    assert set(of_lab(other)) == set(of_lab(one))
+    assert needed_names(other) == needed_names(one)
+    assert mutants_of_lab(other) == mutants_of_lab(one) != []
+    export = tmp_path / "progress.json"
+    content = {"format": progress_files.JSON_FORMAT, "version": progress_files.JSON_VERSION, "events": []}
+    export.write_text(json.dumps(content), encoding="utf-8-sig")
+    assert progress_files.read_export(export) == ()

@@ -135,7 +135,7 @@ def _last_run(lab: Lab) -> str:
 def repository() -> str | None:
     """The course's repository, if its owner is set (`[project.urls]` in pyproject.toml)."""
     file = ROOT / "pyproject.toml"
-    table = tomllib.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    table = tomllib.loads(file.read_text(encoding="utf-8-sig")) if file.is_file() else {}
     return table.get("project", {}).get("urls", {}).get("repository")
 
 

@@ -180,7 +180,7 @@ def _sha256(path: Path) -> str:
 
 @functools.cache
 def _project() -> dict[str, Any]:
-    return dict(tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"])
+    return dict(tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8-sig"))["project"])
 
 
 def repository() -> str:

@@ -107,7 +107,7 @@ def needed_names(lab: Lab) -> dict[str, list[str]]:
     for path in sorted(lab.directory.glob("*.py")):
         if path.name in notebooks or path.name in found:
             continue
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(ast.parse(path.read_bytes())):
             if isinstance(node, ast.ImportFrom) and node.module in wanted:
                 found[wanted[node.module]] |= {alias.name for alias in node.names}
     return {name: sorted(names) for name, names in found.items()}

@@ -148,7 +148,7 @@ def notebooks_with(lab: Lab, module: str) -> tuple[str, ...]:
 
 def _names(path: Path) -> set[str]:
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(ast.parse(path.read_bytes())):
         match node:
             case ast.Import(names=names):
                 found |= {alias.name.split(".")[0] for alias in names}

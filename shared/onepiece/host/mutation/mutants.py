@@ -44,7 +44,7 @@ def mutants_of_lab(lab: Lab) -> list[Mutant]:
 
 def mutants_of_module(path: Path) -> list[Mutant]:
     """The mutants of one module. None equals the reference, and no two are equal: comments and layout do not count."""
-    source = SourceText(path.read_text(encoding="utf-8"))
+    source = SourceText(path.read_text(encoding="utf-8-sig"))
     found: list[Mutant] = []
     on_line: Counter[tuple[int, str]] = Counter()
     for region in sources.regions(path):

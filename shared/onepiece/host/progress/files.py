@@ -77,7 +77,7 @@ def read_export(path: Path) -> tuple[Event, ...]:
     if content.startswith(b"SQLite format 3\0"):
         return store.read(path)
     try:
-        table = json.loads(content.decode("utf-8"))
+        table = json.loads(content.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise UserError("bad-import", path=path, reason=f"it is no JSON export ({error})") from None
     if not isinstance(table, dict) or table.get("format") != JSON_FORMAT or not isinstance(table.get("events"), list):

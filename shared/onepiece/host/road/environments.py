@@ -113,7 +113,7 @@ def check_python(session: str) -> None:
 @functools.cache
 def versions() -> dict[str, Any]:
     """`images/versions.toml`: the one truth for pins that several rooms share."""
-    return tomllib.loads((IMAGES / "versions.toml").read_text(encoding="utf-8"))
+    return tomllib.loads((IMAGES / "versions.toml").read_text(encoding="utf-8-sig"))
 
 
 def extra_available(extra: str) -> bool:

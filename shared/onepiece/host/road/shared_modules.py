@@ -85,12 +85,12 @@ def _imported_by(name: str) -> tuple[str, ...]:
 
 def _imported(path: Path) -> tuple[str, ...]:
     """The modules of the package that a file imports, at any depth, with the rooms that they are in."""
-    return tuple(sorted({name for found in _names(ast.parse(path.read_text(encoding="utf-8"))) for name in _with_rooms(found)}))
+    return tuple(sorted({name for found in _names(ast.parse(path.read_bytes())) for name in _with_rooms(found)}))
 
 
 def _roots(path: Path) -> frozenset[str]:
     """The first part of everything that a file imports."""
-    return frozenset(name.split(".")[0] for name in _names(ast.parse(path.read_text(encoding="utf-8"))))
+    return frozenset(name.split(".")[0] for name in _names(ast.parse(path.read_bytes())))
 
 
 def _names(tree: ast.Module) -> Iterator[str]:

@@ -364,7 +364,7 @@ def _course_packages() -> frozenset[str]:
 
 def _read(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # with what Windows editors put first, or without
     except (OSError, UnicodeDecodeError) as error:
         raise _bad(path, 1, f"unreadable: {error}") from None
     for number, line in enumerate(text.split("\n"), start=1):
