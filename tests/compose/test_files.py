@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import toy_course
 import yaml
 from parts import missing
 
+from onepiece.course.model_files import CHECKPOINTS
 from onepiece.host.road.environments import versions
 from onepiece.host.serving import stack as serving_stack
 
@@ -24,6 +25,7 @@ COMPOSE = toy_course.ROOT / "compose"
 FILES = [toy_course.ROOT / "compose.yaml", *sorted(COMPOSE.glob("serving*.yaml"))]
 SERVING = yaml.safe_load((COMPOSE / "serving.yaml").read_text(encoding="utf-8"))
 SERVICES: dict[str, dict[str, Any]] = SERVING["services"]
+ONCE = {"key", "models"}
 OURS = {"vllm", "triton"}  # built from Dockerfiles of the course
 each_service = pytest.mark.parametrize("name", SERVICES)
 
@@ -74,7 +76,7 @@ def test_a_service_has_the_least_rights(name: str) -> None:
 def test_a_service_is_limited_watched_and_started_again(name: str) -> None:
     service = SERVICES[name]
     assert service["mem_limit"]
-    if name == "key":
+    if name in ONCE:
         assert service["restart"] == "no" and service["healthcheck"] == {"disable": True}, "it ends, and others wait for that"
         return
     assert service["restart"] == "unless-stopped"
@@ -106,7 +108,12 @@ def test_nothing_floats_and_no_secret_is_written_down(path: Path) -> None:
 
 def test_the_tags_are_those_of_the_versions_file() -> None:
     known = {name: pinned(entry) for name, entry in versions()["serving"]["images"].items()}
-    assert defaults(SERVICES["serving"]["image"]) == defaults(SERVICES["key"]["image"]) == known["gateway"]
+    assert (
+        defaults(SERVICES["serving"]["image"])
+        == defaults(SERVICES["key"]["image"])
+        == defaults(SERVICES["models"]["image"])
+        == known["gateway"]
+    )
     for name in ("prometheus", "grafana"):
         assert defaults(SERVICES[name]["image"]) == known[name]
     bases = versions()["images"]["bases"]
@@ -143,7 +150,40 @@ def test_everything_waits_for_what_it_needs() -> None:
         "vllm": {"condition": "service_healthy"},
         "triton": {"condition": "service_healthy"},
     }
+    for name in OURS:
+        assert SERVICES[name]["depends_on"] == {"models": {"condition": "service_completed_successfully"}}
     assert {name for name, service in SERVICES.items() if "profiles" in service} == {"prometheus", "grafana"}
+
+
+@pytest.mark.fault("one-road-checked")
+@pytest.mark.skipif(sys.platform == "win32", reason="the script runs in a container")
+@pytest.mark.parametrize(
+    ("file", "change", "code"),
+    [
+        ("tiny/config.json", lambda content: content, 0),
+        ("tiny/config.json", lambda content: content.replace(b"\n", b"\r\n"), 0),
+        ("SHA256SUMS", lambda content: content.replace(b"\n", b"\r\n"), 0),
+        ("tiny/config.json", lambda content: content.replace(b"1", b"2", 1), 1),
+        ("tiny/model.safetensors", lambda content: content[:-1] + b"!", 1),
+        ("tiny/model.safetensors", lambda content: content.replace(b"\n", b"\r\n") + b"\r", 1),
+        ("tiny-draft/tokenizer.json", None, 1),
+        ("SHA256SUMS", None, 1),
+    ],
+)
+def test_altered_shipped_models_keep_the_servers_from_starting(
+    tmp_path: Path, file: str, change: Callable[[bytes], bytes] | None, code: int
+) -> None:
+    models = Path(shutil.copytree(CHECKPOINTS, tmp_path / "the models"))
+    if change is None:
+        (models / file).unlink()
+    else:
+        (models / file).write_bytes(change((models / file).read_bytes()))
+    done = subprocess.run(["sh", str(COMPOSE / "models" / "verify.sh"), str(models)], capture_output=True, text=True)
+    assert (done.returncode != 0) == bool(code), done.stderr
+    assert not code or Path(file).name in done.stderr
+    service = SERVICES["models"]
+    assert service["entrypoint"] == ["/bin/sh", "/etc/onepiece/verify.sh", "/models"]
+    assert service["volumes"] == ["./models:/etc/onepiece:ro", "../shared/checkpoints:/models:ro"]
 
 
 def test_a_gpu_is_asked_for_in_the_way_that_compose_does_not_ignore() -> None:
