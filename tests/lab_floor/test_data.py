@@ -143,10 +143,7 @@ def test_what_is_wrong_with_conversations_and_pairs(tmp_path: Path, row: dict[st
     assert reason in str(caught.value)
 
 
-MEANING = "dropped-meaning"
-
-
-@pytest.mark.fault(MEANING)
+@pytest.mark.fault("dropped-meaning")
 @pytest.mark.parametrize("suffix", [".json", ".jsonl", ".parquet"])
 def test_earlier_turns_and_system_texts_are_read(tmp_path: Path, suffix: str) -> None:
     alpaca = {"instruction": "Bye", "output": "Bye.", "system": "Be brief", "history": [["Hi", "Hi."]]}
@@ -159,7 +156,7 @@ ASKED, CALL = {"role": "user", "content": "Hi"}, [{"type": "function", "function
 SAID = {"role": "assistant", "content": "Hi."}
 
 
-@pytest.mark.fault(MEANING)
+@pytest.mark.fault("dropped-meaning")
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
@@ -388,10 +385,7 @@ def test_a_template_that_rewrites_earlier_turns_is_refused(monkeypatch: pytest.M
     assert counted_text(encode_record(TALK, tokenizer, render_prompt=plain_prompt)) == "Bye.<|eos|>"
 
 
-END_TOKEN = "end-token"
-
-
-@pytest.mark.fault(END_TOKEN)
+@pytest.mark.fault("end-token")
 def test_a_template_that_does_not_end_answers_with_the_end_token_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = small_models.tokenizer()
     turns = "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + " + "END }}{% endfor %}"
@@ -409,7 +403,7 @@ def test_a_template_that_does_not_end_answers_with_the_end_token_is_refused(monk
         encode_record(HELLO, tokenizer)
 
 
-@pytest.mark.fault(END_TOKEN)
+@pytest.mark.fault("end-token")
 @pytest.mark.parametrize("render", [None, plain_prompt])
 def test_a_tokenizer_without_an_end_token_is_refused(render: Any) -> None:
     tokenizer = copy.deepcopy(small_models.tokenizer())
@@ -418,7 +412,7 @@ def test_a_tokenizer_without_an_end_token_is_refused(render: Any) -> None:
         encode_record(HELLO, tokenizer, render_prompt=render)
 
 
-@pytest.mark.fault(END_TOKEN)
+@pytest.mark.fault("end-token")
 @pytest.mark.parametrize("render", [None, plain_prompt])
 @pytest.mark.parametrize("token", ["<|eos|>", "<|assistant|>", "<|pad|>"])
 def test_a_turn_that_spells_a_special_token_is_refused_and_named(render: Any, token: str) -> None:
