@@ -60,7 +60,7 @@ print(f"torch {torch.__version__} on {settings.device}, {dtype}, Python {platfor
 # The naive version does exactly what the formula says. Look for the lines that make an $N \times N$ matrix:
 
 # %% [markdown] lang="zh-TW"
-# 樸素版完全照公式做。請找出哪幾行會產生 $N \times N$ 的矩陣：
+# 原始版完全照公式做。請找出哪幾行會產生 $N \times N$ 的矩陣：
 
 # %%
 lab.source(naive_attention)
@@ -86,7 +86,7 @@ implementations = {
 # %% [markdown] lang="zh-TW"
 # ## 真的是同一個函式嗎？
 #
-# 要算出同樣的東西，比較代價才有意義。裁判是 `float64` 的樸素版，它的捨入誤差遠小於這裡看得到的任何差異。
+# 要算出同樣的東西，比較代價才有意義。裁判是 `float64` 的原始版，它的捨入誤差遠小於這裡看得到的任何差異。
 
 # %%
 def random_inputs(length, dtype=dtype):
@@ -138,7 +138,7 @@ lab.say(
 # 請把你的猜測寫進你那份實驗裡的 `predictions.toml`，再往下執行：
 #
 # ```toml
-# naive_memory_exponent = 1.5   # 樸素版記憶體的 p，換成你的猜測
+# naive_memory_exponent = 1.5   # 原始版記憶體的 p，換成你的猜測
 # fused_memory_exponent = 1.5   # 融合版記憶體的 p
 # fused_time_exponent = 1.5     # 融合版時間的 p
 # ```
@@ -264,11 +264,11 @@ lab.say(
 - **Time.** Naive grows like {exponents["naive", "seconds"]}, fused like {exponents["fused", "seconds"]}; at N = {at} the fused one is {speed:.1f} times as fast. {trust.en}.
   Nothing was approximated: every pair that a query may see has its score, and with the mask these are N(N + 1)/2.
 - So one function has two very different memory curves: the N x N matrix is how naive attention is *written*, not what attention *is*.""",
-    f"""- **記憶體。** 樸素版的成長像 {exponents["naive", "bytes"]}，融合版像 {exponents["fused", "bytes"]}。在 N = {at} 時，兩者是
+    f"""- **記憶體。** 原始版的成長像 {exponents["naive", "bytes"]}，融合版像 {exponents["fused", "bytes"]}。在 N = {at} 時，兩者是
   {naive_mb:.0f} MB 對 {fused_mb:.1f} MB，相差 {naive_mb / fused_mb:.0f} 倍。（指數略低於 1，是「常數項加線性項」的樣子。）
-- **時間。** 樸素版的成長像 {exponents["naive", "seconds"]}，融合版像 {exponents["fused", "seconds"]}；在 N = {at} 時，融合版的速度是樸素版的 {speed:.1f} 倍。{trust.zh_tw}。
+- **時間。** 原始版的成長像 {exponents["naive", "seconds"]}，融合版像 {exponents["fused", "seconds"]}；在 N = {at} 時，融合版的速度是原始版的 {speed:.1f} 倍。{trust.zh_tw}。
   沒有任何近似：query 看得到的每一對都有分數，套上遮罩後一共是 N(N + 1)/2 對。
-- 所以同一個函式有兩條天差地別的記憶體曲線：N x N 的矩陣來自樸素版的*寫法*，不是注意力*本身*的要求。""",
+- 所以同一個函式有兩條天差地別的記憶體曲線：N x N 的矩陣來自原始版的*寫法*，不是注意力*本身*的要求。""",
 )
 
 # %%
@@ -280,7 +280,7 @@ lab.say(
     f"""**Extrapolate.** By the fitted line, one head of naive attention at N = {further:,} would need
 {law.factor * further**law.exponent / settings.heads / 1e9:.0f} GB. And by plain arithmetic: a single score matrix of a model with {heads} heads at a context of {long:,} tokens,
 in bfloat16, is {long:,}² × {heads} × 2 bytes = {matrix / 2**40:.0f} TiB. No accelerator holds that, for one layer and one sequence.""",
-    f"""**外推。** 照擬合出來的直線，單一個 head 的樸素注意力在 N = {further:,} 時需要
+    f"""**外推。** 照擬合出來的直線，單一個 head 的原始注意力在 N = {further:,} 時需要
 {law.factor * further**law.exponent / settings.heads / 1e9:.0f} GB。再做一道純算術：一個有 {heads} 個 head 的模型，上下文 {long:,} 個 token，用 bfloat16 存一個分數矩陣，
 就是 {long:,}² × {heads} × 2 位元組 = {matrix / 2**40:.0f} TiB。光是一層、一條序列，就沒有任何加速器放得下。""",
 )

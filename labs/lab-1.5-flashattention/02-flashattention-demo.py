@@ -20,7 +20,7 @@
 # |---|---|
 # | 你會做出 | 分四步的推導（平移、合併、tile、反向傳播），以及證據：用隨機形狀對照 float64 的標準答案、三個一定要被抓到的錯誤，還有同一個演算法的 GPU kernel |
 # | 你需要 | 兩個 CPU 核心跑半分鐘，1 GB 記憶體 |
-# | 你應該看到 | 分塊注意力離標準答案多遠，旁邊是樸素注意力的距離；哪種輸入才看得出哪個錯誤 |
+# | 你應該看到 | 分塊注意力離標準答案多遠，旁邊是原始注意力的距離；哪種輸入才看得出哪個錯誤 |
 #
 # 程式碼在 `flash_attention.py`、`tiling.py` 和 `triton_kernels.py`，請和這本筆記本對照著讀。
 
@@ -297,8 +297,8 @@ lab.source(tile_gradients)
 # %% [markdown] lang="zh-TW"
 # ## 真的精確嗎？
 #
-# **先猜猜看：** 輸入的變異數為 1，形狀隨機，分塊版的 float32 輸出與 float64 樸素注意力的最大絕對誤差是多少？寫進 `predictions.toml`：
-# `tiled_error = ...`。它會比*樸素版*的 float32 誤差更大嗎？
+# **先猜猜看：** 輸入的變異數為 1，形狀隨機，分塊版的 float32 輸出與 float64 原始注意力的最大絕對誤差是多少？寫進 `predictions.toml`：
+# `tiled_error = ...`。它會比*原始版*的 float32 誤差更大嗎？
 #
 # 形狀是抽出來的，不是挑出來的：一條或多條序列、分組的 head、任何區塊都除不盡的長度、key 比 query 多或少、因果或完整、
 # 區塊從 3 到 80 個 token。前向與梯度都比，float32 與 float64 都比。
@@ -369,7 +369,7 @@ for seed in settings.seeds:
     lab.record("tiled_error_float64", both["zeros"], seed=seed, variant="zeros")
 
 # %%
-columns = [("against naive float64", "對照 float64 樸素版"), ("median error", "誤差中位數"), ("largest error", "最大誤差")]
+columns = [("against naive float64", "對照 float64 原始版"), ("median error", "誤差中位數"), ("largest error", "最大誤差")]
 rows = [[f"{name}: {what}", float(np.median(found)), max(found)] for (what, name), found in errors.items()]
 lab.table([tr(*column) for column in columns], rows)
 lab.figure(
@@ -378,7 +378,7 @@ lab.figure(
     Text(
         en="One point per random shape: error of naive and of tiled attention in float32, both against naive float64. "
         "On the line both are equally exact.",
-        zh_tw="每個隨機形狀一個點：float32 的樸素注意力與分塊注意力，各自對照 float64 樸素版的誤差。落在線上表示兩者一樣精確。",
+        zh_tw="每個隨機形狀一個點：float32 的原始注意力與分塊注意力，各自對照 float64 原始版的誤差。落在線上表示兩者一樣精確。",
     ),
 )
 
@@ -391,8 +391,8 @@ lab.say(
     f"The largest error of the tiled output is {worst['tiled']:.1e}, of the naive one {worst['naive']:.1e}{guessed.en}. "
     f"In {better:.0%} of {len(errors['output', 'tiled'])} shapes tiled is at least as close to the truth as naive. It is not an "
     f"approximation: it is the same sum in another order. (Attention that returns zeros is {worst['zeros']:.1f} off.)",
-    f"分塊版輸出的最大誤差是 {worst['tiled']:.1e}，樸素版是 {worst['naive']:.1e}{guessed.zh_tw}。"
-    f"{len(errors['output', 'tiled'])} 個形狀中有 {better:.0%}，分塊版至少和樸素版一樣接近真值。這不是近似，而是換一個順序做同樣的加總。"
+    f"分塊版輸出的最大誤差是 {worst['tiled']:.1e}，原始版是 {worst['naive']:.1e}{guessed.zh_tw}。"
+    f"{len(errors['output', 'tiled'])} 個形狀中有 {better:.0%}，分塊版至少和原始版一樣接近真值。這不是近似，而是換一個順序做同樣的加總。"
     f"（只會回傳零的注意力差了 {worst['zeros']:.1f}。）",
 )
 
@@ -474,7 +474,7 @@ lab.figure(
     figures.mistakes_over_scores(largest_scores, drawn, overflow, ceiling),
     Text(
         en="Error in float32 of tiled and naive attention and of three mistakes, over the size of the scores; the upper edge stands for inf and nan.",
-        zh_tw="分塊與樸素注意力，以及三種錯誤的 float32 誤差，隨分數大小的變化；上緣代表 inf 或 nan。",
+        zh_tw="分塊與原始注意力，以及三種錯誤的 float32 誤差，隨分數大小的變化；上緣代表 inf 或 nan。",
     ),
 )
 
@@ -495,9 +495,9 @@ lab.say(
   rounding error is a relative error.""",
     f"""- `no_maximum` 一路跟正確的演算法一樣好，到分數 {broken_from:.0f} 時壞掉。**測試要用看得出錯誤的輸入**：所以這個實驗還有一道關卡
   `large_score_error`。
-- 在任何大小下，誤差都超過樸素注意力 100 倍的是：{"、".join(f"`{name}`" for name in always)}。分數愈小，各區塊的最大值差得愈少，
+- 在任何大小下，誤差都超過原始注意力 100 倍的是：{"、".join(f"`{name}`" for name in always)}。分數愈小，各區塊的最大值差得愈少，
   誤差也就愈小，但從來沒有小到像捨入誤差。
-- 分數變大時，樸素版和分塊版會一起損失位數：大的 float32 數字刻度較粗，而捨入誤差經過指數函數，就成了相對誤差。""",
+- 分數變大時，原始版和分塊版會一起損失位數：大的 float32 數字刻度較粗，而捨入誤差經過指數函數，就成了相對誤差。""",
 )
 
 # %% [markdown] lang="en"
@@ -572,8 +572,8 @@ if kernel_missing is None:
 # times as far from the truth the kernel is as naive attention *in the same dtype*, with heads as wide as real models have them:
 
 # %% [markdown] lang="zh-TW"
-# 模型用 16 位元跑。這時不可能完全命中真值：連樸素注意力也差了一個 dtype 的捨入。所以問題變成：用真實模型的 head 寬度，kernel 離真值的距離，
-# 是*同一個 dtype* 的樸素注意力的幾倍？
+# 模型用 16 位元跑。這時不可能完全命中真值：連原始注意力也差了一個 dtype 的捨入。所以問題變成：用真實模型的 head 寬度，kernel 離真值的距離，
+# 是*同一個 dtype* 的原始注意力的幾倍？
 
 # %%
 def error_ratios(tensors, dtype, causal, block_queries, block_keys):
@@ -651,10 +651,10 @@ else:
 #
 # - 注意力不需要完整的一列：每個 query 兩個數字加一個 `head_dim` 維的向量（最大值、總和、目前的輸出）就帶著全部資訊，而且順序隨意。
 # - 反向傳播不需要存下權重：每列一個數字就能把它們找回來，而 $D$ 只是一次內積。
-# - 分塊注意力和樸素注意力一樣精確。兩者的最後幾個位元可能不同，因為浮點數加總的結果與順序有關：請對照 float64 的標準答案，不要用 `==`。
+# - 分塊注意力和原始注意力一樣精確。兩者的最後幾個位元可能不同，因為浮點數加總的結果與順序有關：請對照 float64 的標準答案，不要用 `==`。
 # - 這裡的長度很短，標準答案才放得下，測試才跑得快。誤差會隨長度緩慢增加；第 3 本筆記本會用兩種注意力同時訓練，比較損失。
 #
-# **練習。** 練習 1（遮罩與樸素注意力）、2（合併）、3（收尾與前向迴圈）是第一到第三步；練習 4（`tiling.py`）就是那張 tile 的圖；
+# **練習。** 練習 1（遮罩與原始注意力）、2（合併）、3（收尾與前向迴圈）是第一到第三步；練習 4（`tiling.py`）就是那張 tile 的圖；
 # 練習 5（`row_dots`、`tile_gradients`）是第四步；練習 7（`triton_kernels.py`，進階）是 kernel 的內層迴圈。`nox -s check -- lab-1.5-flashattention` 認得出這本筆記本裡的錯誤。
 #
 # <details><summary>可以試試看</summary>

@@ -13,7 +13,7 @@
 # %% [markdown] lang="zh-TW"
 # # 3. 長序列訓練
 #
-# **問題。** 單次呼叫精確是一回事。整個模型用分塊注意力，學到的東西會一樣嗎？在樸素注意力根本跑不動的長度，它還能學嗎？
+# **問題。** 單次呼叫精確是一回事。整個模型用分塊注意力，學到的東西會一樣嗎？在原始注意力根本跑不動的長度，它還能學嗎？
 #
 # | | |
 # |---|---|
@@ -116,7 +116,7 @@ print(config, tr(f"{parameters:,} parameters", f"{parameters:,} 個參數"), sep
 # %% [markdown] lang="zh-TW"
 # ## 先猜猜看
 #
-# 用樸素注意力和分塊注意力訓練同一個模型。兩條損失曲線在差最多的那一步，差多少？把 `loss_difference = ...` 寫進 `predictions.toml`。
+# 用原始注意力和分塊注意力訓練同一個模型。兩條損失曲線在差最多的那一步，差多少？把 `loss_difference = ...` 寫進 `predictions.toml`。
 #
 # 第四次訓練有一個錯誤：它的遮罩讓每個位置*多看到一個* token。這對它的損失會有什麼影響？第五次根本沒有注意力：該混合的東西全換成零。
 # 只訓練這麼少步，這樣會損失多少？
@@ -139,7 +139,7 @@ lab.figure(
     loss_curves({name: curves[name, settings.seeds[0]] for name in attentions}, byte_entropy),
     Text(
         en="Left: loss curves of the same model with five attentions. Right: their distance from the naive curve.",
-        zh_tw="左：同一個模型配上五種注意力的損失曲線。右：它們與樸素版曲線的距離。",
+        zh_tw="左：同一個模型配上五種注意力的損失曲線。右：它們與原始版曲線的距離。",
     ),
 )
 
@@ -163,12 +163,12 @@ if leak > 0:
 else:
     told = Text(f"ends {-leak:.3f} nats higher", f"最後的損失高了 {-leak:.3f} nats")
 if blind > 0:
-    missed = Text(f"{blind:.2f} nats above the naive one", f"比樸素版高 {blind:.2f} nats")
+    missed = Text(f"{blind:.2f} nats above the naive one", f"比原始版高 {blind:.2f} nats")
 else:
     missed = Text(
         f"{-blind:.2f} nats **below** the naive one: in so few steps attention is still in the way, and a falling loss alone does not "
         "show that it does anything",
-        f"比樸素版還**低** {-blind:.2f} nats：步數這麼少，注意力還只是礙事，光看損失下降，證明不了注意力有在做事",
+        f"比原始版還**低** {-blind:.2f} nats：步數這麼少，注意力還只是礙事，光看損失下降，證明不了注意力有在做事",
     )
 lab.say(
     f"""- After {settings.steps} steps with {len(settings.seeds)} seeds, naive and tiled curves are nowhere more than {apart["tiled"]:.1e} nats apart{guessed.en};
@@ -176,7 +176,7 @@ lab.say(
 - The run with the wrong mask is {apart["off_by_one"]:.2f} away, and {told.en}.
   Comparing losses finds it; looking at one curve does not.
 - The run without attention ends {missed.en}.""",
-    f"""- {len(settings.seeds)} 個種子各訓練 {settings.steps} 步，樸素版和分塊版的曲線最多只差 {apart["tiled"]:.1e} nats{guessed.zh_tw}；SDPA 是 {apart["sdpa"]:.1e}。
+    f"""- {len(settings.seeds)} 個種子各訓練 {settings.steps} 步，原始版和分塊版的曲線最多只差 {apart["tiled"]:.1e} nats{guessed.zh_tw}；SDPA 是 {apart["sdpa"]:.1e}。
   最後五步的損失是 {final("tiled"):.2f}。
 - 遮罩錯誤的那次訓練差了 {apart["off_by_one"]:.2f}，{told.zh_tw}。
   比較損失才找得到它；只看一條曲線是看不出來的。
@@ -194,7 +194,7 @@ lab.say(
 # ## 同一份記憶體預算
 #
 # 接下來序列變長，記憶體要配給。`memory_budget` 設下的限制對這個行程真的有效：在 Linux 上，作業系統核心會拒絕再給記憶體；在 GPU 上，則由配置器拒絕。
-# 首先，每一種注意力需要多少？樸素注意力的每一層，至少要為反向傳播留下每個 head 一個分數矩陣：
+# 首先，每一種注意力需要多少？原始注意力的每一層，至少要為反向傳播留下每個 head 一個分數矩陣：
 
 # %%
 budget = settings.budget_mb * 2**20
@@ -206,7 +206,7 @@ lab.say(
     f"""At {long:,} tokens the weights of one layer are {config.heads} × {long:,}² × 4 bytes = {matrix / 2**20:.0f} MiB. Naive attention keeps them for each of
 the {config.layers} layers and needs the scores beside them. A whole training step with tiled attention, model, optimiser and logits included,
 peaks at {needed / 2**20:.0f} MiB. The budget is **{settings.budget_mb} MiB**.""",
-    f"""{long:,} 個 token 時，一層的權重是 {config.heads} × {long:,}² × 4 位元組 = {matrix / 2**20:.0f} MiB。樸素注意力的 {config.layers} 層每一層都要留著它，
+    f"""{long:,} 個 token 時，一層的權重是 {config.heads} × {long:,}² × 4 位元組 = {matrix / 2**20:.0f} MiB。原始注意力的 {config.layers} 層每一層都要留著它，
 還要另外存放分數。而分塊注意力的一整個訓練步驟，連模型、最佳化器和 logits 都算進去，峰值是 {needed / 2**20:.0f} MiB。預算是 **{settings.budget_mb} MiB**。""",
 )
 
@@ -284,7 +284,7 @@ lab.figure(
     long_curves({name: long_losses[name, settings.seeds[0]] for name in learners}),
     Text(
         en="Training on long pieces under a budget that naive attention exceeds, with tiled attention and with two that do not reach the header.",
-        zh_tw="在樸素注意力會超出的預算下，用長片段訓練：分塊注意力，以及兩個看不到標頭的版本。",
+        zh_tw="在原始注意力會超出的預算下，用長片段訓練：分塊注意力，以及兩個看不到標頭的版本。",
     ),
 )
 lab.table(["seed", *learners], [[seed, *(gains[name, seed] for name in learners)] for seed in settings.seeds])
@@ -301,11 +301,11 @@ lab.say(
 - Without the state of earlier blocks the gain is {mean["last_block"]:.2f}, without attention {mean["zeros"]:.2f}. Neither can be above 0: who does not see the header answers
   both alike. Their losses fall all the same, because the text and the header can be learned without reaching far.
 - The budget is {budget / needed:.1f} times what a tiled step needs. For naive attention each further layer would add at least {matrix / 2**20:.0f} MiB.""",
-    f"""- {long:,} 個 token、預算 {settings.budget_mb} MiB：樸素注意力{refused.zh_tw}。分塊注意力可以訓練，{settings.long_steps} 步之後，每一題比瞎猜多得到
+    f"""- {long:,} 個 token、預算 {settings.budget_mb} MiB：原始注意力{refused.zh_tw}。分塊注意力可以訓練，{settings.long_steps} 步之後，每一題比瞎猜多得到
   **{mean["tiled"]:.2f} nats**{guessed.zh_tw}，上限是 ln {len(SIGNS)} = {np.log(len(SIGNS)):.2f}。答案和它所在的位置之間，至少隔了 {distance:,} 個 token。
 - 少了先前區塊的狀態，多得到的是 {mean["last_block"]:.2f}；沒有注意力則是 {mean["zeros"]:.2f}。兩者都不可能大於 0：看不到標頭的，對兩種情況只能給出同樣的答案。
   它們的損失照樣會下降，因為文字和標頭不必看得遠也學得會。
-- 預算是分塊版一步所需的 {budget / needed:.1f} 倍。樸素注意力則是每多一層，至少再多 {matrix / 2**20:.0f} MiB。""",
+- 預算是分塊版一步所需的 {budget / needed:.1f} 倍。原始注意力則是每多一層，至少再多 {matrix / 2**20:.0f} MiB。""",
 )
 
 # %% [markdown] lang="en"
@@ -329,7 +329,7 @@ lab.say(
 # - 幾十步的訓練，教會模型的是哪些位元組常出現、一點點哪個後面常接哪個，以及一件刻意埋在遠處的事。真正的長距離結構需要多得多的步數和更多層。
 #   這裡證明的是：訓練是精確的，而且該看多遠就看得到多遠。
 # - 標頭很長，又總是在開頭，所以幾十步就找得到。真正的大海撈針，針很小，而且可能在任何地方。
-# - 損失相等，是在兩者都放得下的長度證明的。樸素注意力放不下的地方，就沒有東西可以比；這正是第 2 本筆記本精確度測試的用途。
+# - 損失相等，是在兩者都放得下的長度證明的。原始注意力放不下的地方，就沒有東西可以比；這正是第 2 本筆記本精確度測試的用途。
 # - 隨長度成長的不只注意力。這裡最大的是 logits（長度 × 詞彙量）和前饋層的激勵值；換成真正的詞彙表，logits 往往是注意力之後的下一道牆。
 # - macOS 和 Windows 沒有提供這種針對行程的限制；在那裡，預算是靠累加張量大小來維持的。
 #

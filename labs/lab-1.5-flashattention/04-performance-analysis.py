@@ -13,7 +13,7 @@
 # %% [markdown] lang="zh-TW"
 # # 4. 時間花到哪裡去了
 #
-# **問題。** 對每一對 token，分塊注意力要做的事跟樸素版一樣，另外還要重新縮放。為什麼在 GPU 上它反而快？沒有 GPU 的話，要怎麼看出來？
+# **問題。** 對每一對 token，分塊注意力要做的事跟原始版一樣，另外還要重新縮放。為什麼在 GPU 上它反而快？沒有 GPU 的話，要怎麼看出來？
 #
 # | | |
 # |---|---|
@@ -83,7 +83,7 @@ element_bytes = dtype.itemsize
 # GPU 有一塊又大又慢的記憶體（HBM，數十 GB），每個多處理器旁邊還有一塊又小又快的（SRAM，幾百 KB）。算術就在快速記憶體旁邊進行。
 # 一個 kernel 要花多久，取決於兩件事中較慢的那件：算術本身，或是把運算元搬過來。
 #
-# 樸素注意力是三個 kernel，分數矩陣在每兩個 kernel 之間都要來回一趟。分塊注意力把 $Q$、$K$、$V$ 的 tile 搬進來、把輸出搬出去，
+# 原始注意力是三個 kernel，分數矩陣在每兩個 kernel 之間都要來回一趟。分塊注意力把 $Q$、$K$、$V$ 的 tile 搬進來、把輸出搬出去，
 # 沒有任何 $N^2$ 大小的東西會跨過去。FlashAttention 論文的定理 2 把這件事寫成數字，其中快速記憶體放得下 $M$ 個元素。定理證明的是那篇論文的
 # 迴圈順序：外層是 key，內層是 query；我們的迴圈則是 FlashAttention-2 的順序，外層是 query。兩種都會看到：
 
@@ -102,7 +102,7 @@ element_bytes = dtype.itemsize
 # ## 先數，再算
 #
 # `tiled_forward` 和 `tiled_backward` 的迴圈在每次跨越時都會呼叫 `traffic.load` 或 `traffic.store`。我們在 CPU 上用全是零的張量執行它們，
-# 因為搬多少跟數值無關。（樸素版則在 PyTorch 的 meta 裝置上數，它只知道形狀。）公式完全不看迴圈，前向的公式是練習 6。
+# 因為搬多少跟數值無關。（原始版則在 PyTorch 的 meta 裝置上數，它只知道形狀。）公式完全不看迴圈，前向的公式是練習 6。
 # `keys_outer.py` 用同樣的方式寫出 FlashAttention-1 的迴圈。長度除不盡、分組的 head、奇怪的區塊大小、因果或完整，公式都得對得上，才算正確：
 
 # %%
@@ -176,7 +176,7 @@ lab.table(columns, rows)
 #
 # ## 先猜猜看
 #
-# 照下一格的長度、head 大小與區塊，樸素版的前向傳播搬的元素，會是分塊版的幾倍？把猜測寫進 `predictions.toml`：`traffic_ratio = ...`
+# 照下一格的長度、head 大小與區塊，原始版的前向傳播搬的元素，會是分塊版的幾倍？把猜測寫進 `predictions.toml`：`traffic_ratio = ...`
 
 # %%
 length, block = settings.analysis_length, settings.block
@@ -190,8 +190,8 @@ guessed = Text(".", "。") if guess is None else Text(f"; you guessed {guess:g}.
 lab.say(
     f"N = {length}, d = {settings.head_dim}, blocks of {block} × {block}, causal, by the formulas: naive attention moves "
     f"{traffic['naive'].total:,} elements, tiled attention {traffic['tiled'].total:,}, **{ratio:.1f} times fewer**{guessed.en}",
-    f"N = {length}、d = {settings.head_dim}、區塊 {block} × {block}、因果，照公式算：樸素版搬了 {traffic['naive'].total:,} 個元素，"
-    f"分塊版 {traffic['tiled'].total:,} 個，樸素版是分塊版的 **{ratio:.1f} 倍**{guessed.zh_tw}",
+    f"N = {length}、d = {settings.head_dim}、區塊 {block} × {block}、因果，照公式算：原始版搬了 {traffic['naive'].total:,} 個元素，"
+    f"分塊版 {traffic['tiled'].total:,} 個，原始版是分塊版的 **{ratio:.1f} 倍**{guessed.zh_tw}",
 )
 
 # %% [markdown] lang="en"
@@ -227,7 +227,7 @@ exponents = {name: f"$N^{{{law.exponent:.2f}}}$" for name, law in laws.items()}
 lab.say(
     f"Naive traffic grows like {of_naive}, tiled like {of_tiled}. FlashAttention does not change the exponent of the traffic; it divides the "
     f"traffic, at {grown[-1]:,} tokens by {factor:.0f}.",
-    f"樸素版的傳輸量像 {of_naive} 成長，分塊版像 {of_tiled}。FlashAttention 沒有改變傳輸量的指數，而是除以一個數：{grown[-1]:,} 個 token 時除以 {factor:.0f}。",
+    f"原始版的傳輸量像 {of_naive} 成長，分塊版像 {of_tiled}。FlashAttention 沒有改變傳輸量的指數，而是除以一個數：{grown[-1]:,} 個 token 時除以 {factor:.0f}。",
 )
 
 # %% [markdown] lang="en"
@@ -304,7 +304,7 @@ lab.say(
 - 外層是 key（FlashAttention-1，定理講的就是這個順序）：花在 key 上，像 {falls["keys outside", "keys"]}；花在 query 上，像 {falls["keys outside", "queries"]}。
 - 兩種順序裡，$M$ 都是經由*外層*的區塊發揮作用，因為內層那一邊的東西，每個外層區塊都要全部跨過一次。定理沒寫出來的常數，前者是
   {between["queries outside"]}，後者是 {between["keys outside"]}：在後者，還沒算完的輸出也要來回搬。
-- M 要夠大，分塊才划算：外層是 query 時，只有 {tight:,} 個元素，傳輸量會是樸素版的 {tight_moved / naive_total:.2f} 倍；有
+- M 要夠大，分塊才划算：外層是 query 時，只有 {tight:,} 個元素，傳輸量會是原始版的 {tight_moved / naive_total:.2f} 倍；有
   {srams[-1]:,} 個時是 {wide_moved / naive_total:.2f} 倍。""",
 )
 
@@ -318,8 +318,8 @@ lab.say(
 # %% [markdown] lang="zh-TW"
 # ## 它省下多少算術？
 #
-# 沒有遮罩時一點也沒省：不管分塊還是一次算完，每一對 query 與 key 都要有分數。有因果遮罩時，將近一半的配對看不到。樸素版全部算完再遮住，
-# 分塊版則跳過整塊都看不到的 tile。**先猜猜看：** 在上面的長度與區塊下，分塊迴圈算的分數是樸素版的幾分之幾？寫成 `causal_pair_share = ...`
+# 沒有遮罩時一點也沒省：不管分塊還是一次算完，每一對 query 與 key 都要有分數。有因果遮罩時，將近一半的配對看不到。原始版全部算完再遮住，
+# 分塊版則跳過整塊都看不到的 tile。**先猜猜看：** 在上面的長度與區塊下，分塊迴圈算的分數是原始版的幾分之幾？寫成 `causal_pair_share = ...`
 
 # %%
 pairs = {
@@ -337,7 +337,7 @@ guessed = Text("", "") if guess is None else Text(f" (you guessed {guess:g})", f
 lab.say(
     f"Naive attention scores {pairs['naive']:,} pairs, the tiled loops {pairs['tiled']:,}: **{pairs['tiled'] / pairs['naive']:.1%}**{guessed.en}. "
     f"{pairs['visible']:,} are visible ({pairs['visible'] / pairs['naive']:.1%}); what lies between is the hidden part of the tiles that the diagonal crosses.",
-    f"樸素版算了 {pairs['naive']:,} 對，分塊迴圈算了 {pairs['tiled']:,} 對：**{pairs['tiled'] / pairs['naive']:.1%}**{guessed.zh_tw}。"
+    f"原始版算了 {pairs['naive']:,} 對，分塊迴圈算了 {pairs['tiled']:,} 對：**{pairs['tiled'] / pairs['naive']:.1%}**{guessed.zh_tw}。"
     f"看得到的是 {pairs['visible']:,} 對（{pairs['visible'] / pairs['naive']:.1%}）；多出來的，是對角線穿過的那些 tile 裡看不到的部分。",
 )
 
@@ -447,7 +447,7 @@ GPU kernel 沒有這種呼叫，限制在於放不放得下：每個元素 {elem
 # %% [markdown] lang="zh-TW"
 # ## 最大的暫存張量跟長度有關嗎？
 #
-# 這次長度加倍、區塊不變。**先猜猜看：** 最大的暫存張量變成幾倍？前向傳播，以及梯度跟序列一樣長的訓練步驟；分塊版與樸素版都猜。
+# 這次長度加倍、區塊不變。**先猜猜看：** 最大的暫存張量變成幾倍？前向傳播，以及梯度跟序列一樣長的訓練步驟；分塊版與原始版都猜。
 
 # %%
 def step(attend, inputs):
@@ -466,8 +466,8 @@ for n in (length // 2, length):
     ])
 growth = [large / small for small, large in zip(*rows, strict=True)]
 columns = [
-    tr("tiled, forward", "分塊，前向"), tr("naive, forward", "樸素，前向"),
-    tr("tiled, training", "分塊，訓練"), tr("naive, training", "樸素，訓練"),
+    tr("tiled, forward", "分塊，前向"), tr("naive, forward", "原始，前向"),
+    tr("tiled, training", "分塊，訓練"), tr("naive, training", "原始，訓練"),
 ]
 lab.table([tr("length", "長度"), *columns], [*rows, [tr("growth", "倍數"), *growth[1:]]])
 
@@ -478,7 +478,7 @@ lab.record("training_temporary_growth", growth[4], variant="naive")
 lab.say(
     f"Twice the length: the largest temporary of the forward pass becomes {growth[1]:g} times as large with tiles and {growth[2]:g} times without; in a training "
     f"step {growth[3]:g} and {growth[4]:g} times.",
-    f"長度加倍：前向傳播最大的暫存張量，分塊版變成 {growth[1]:g} 倍，樸素版 {growth[2]:g} 倍；訓練步驟則是 {growth[3]:g} 倍與 {growth[4]:g} 倍。",
+    f"長度加倍：前向傳播最大的暫存張量，分塊版變成 {growth[1]:g} 倍，原始版 {growth[2]:g} 倍；訓練步驟則是 {growth[3]:g} 倍與 {growth[4]:g} 倍。",
 )
 
 # %% [markdown] lang="en"
@@ -494,7 +494,7 @@ lab.say(
 #
 # *最快*能多快？一個 kernel 每搬一個位元組做 $I$ 次運算（**運算強度**，arithmetic intensity），速度就不可能超過
 # $\min(\text{峰值},\ I \cdot \text{頻寬})$。這兩個上限都在此時此地量出來：峰值用一個大矩陣乘法，頻寬用一次大複製，
-# 所以這張 roofline 是你這台機器自己的。運算次數是每種實作*真正做*的，依它算了分數的配對來數：在因果遮罩下，樸素版有很多運算做了又丟掉。
+# 所以這張 roofline 是你這台機器自己的。運算次數是每種實作*真正做*的，依它算了分數的配對來數：在因果遮罩下，原始版有很多運算做了又丟掉。
 
 # %%
 def measured_ceilings():
@@ -552,14 +552,14 @@ lab.say(
   and naive attention is far to the left of the bend, tiled attention {intensity["tiled"] / intensity["naive"]:.1f} times closer to it. That is why FlashAttention is faster there,
   with a mask and without.""",
     f"""- 量到的峰值是 {peak / 1e12:.3g} TFLOP/s，頻寬是 {bandwidth / 1e9:.3g} GB/s：屋頂在每位元組 {ridge:.1f} 次運算處轉折。
-- 樸素注意力每位元組做 {intensity["naive"]:.1f} 次運算，位於{under["naive"].zh_tw}。分塊注意力做
+- 原始注意力每位元組做 {intensity["naive"]:.1f} 次運算，位於{under["naive"].zh_tw}。分塊注意力做
   {intensity["tiled"]:.1f} 次，位於{under["tiled"].zh_tw}。
-- 實際達到：樸素版是自己屋頂的 {share["naive"]:.0%}，分塊版是自己屋頂的 {share["tiled"]:.0%}。做過的運算裡，有用的占 {kept["naive"]:.0%}（樸素）與 {kept["tiled"]:.0%}（分塊），
+- 實際達到：原始版是自己屋頂的 {share["naive"]:.0%}，分塊版是自己屋頂的 {share["tiled"]:.0%}。做過的運算裡，有用的占 {kept["naive"]:.0%}（原始）與 {kept["tiled"]:.0%}（分塊），
   其餘都被遮掉。SDPA 有用的運算達到峰值的 {fused / peak:.0%}。屋頂下缺的那一段，是沒算進運算次數的東西：指數函數、遮罩、重新縮放和呼叫開銷。
   （eager 模式的 PyTorch 還會為了 scale 和遮罩多搬幾次分數；我們的傳輸量和論文一樣，把它們視為已融合。）
-- 在這裡，分塊版一次前向傳播的時間是樸素版的 {times["tiled"].median / times["naive"].median:.2f} 倍。在因果遮罩下，這不全是傳輸量的功勞：它的運算也只有樸素版的 {done["tiled"] / done["naive"]:.0%}。
+- 在這裡，分塊版一次前向傳播的時間是原始版的 {times["tiled"].median / times["naive"].median:.2f} 倍。在因果遮罩下，這不全是傳輸量的功勞：它的運算也只有原始版的 {done["tiled"] / done["naive"]:.0%}。
 - CPU 的單一核心很早就轉折。資料中心級 GPU 有 tensor core，要到每位元組 100 次以上才轉折：把這兩個強度放上去，
-  樸素注意力就落在轉折點左邊很遠的地方，分塊注意力則近了 {intensity["tiled"] / intensity["naive"]:.1f} 倍。這就是 FlashAttention 在那裡比較快的原因，有沒有遮罩都一樣。""",
+  原始注意力就落在轉折點左邊很遠的地方，分塊注意力則近了 {intensity["tiled"] / intensity["naive"]:.1f} 倍。這就是 FlashAttention 在那裡比較快的原因，有沒有遮罩都一樣。""",
 )
 
 # %% [markdown] lang="en"
@@ -649,7 +649,7 @@ lab.table([tr("implementation", "實作"), "TFLOP/s", tr("time, or why it is abs
 # %% [markdown] lang="zh-TW"
 # ## 第 1 本筆記本的曲線，加上你的 tile
 #
-# 第 1 本筆記本有兩條曲線：樸素版，以及 PyTorch 的融合版，看不見裡面怎麼做。這裡加上第三條：你自己寫的迴圈，跟另外兩種在同樣的輪次裡量測。
+# 第 1 本筆記本有兩條曲線：原始版，以及 PyTorch 的融合版，看不見裡面怎麼做。這裡加上第三條：你自己寫的迴圈，跟另外兩種在同樣的輪次裡量測。
 # **先猜猜看：** 分塊版的指數：`tiled_memory_exponent = ...`、`tiled_time_exponent = ...`
 
 # %%
@@ -674,7 +674,7 @@ lab.figure(
     figures.cost_curves(lengths, costs, laws),
     Text(
         en="Peak memory (left) and time (right) of one forward and backward pass, naive, tiled and fused.",
-        zh_tw="一次前向加反向傳播的記憶體峰值（左）與時間（右）：樸素、分塊與融合。",
+        zh_tw="一次前向加反向傳播的記憶體峰值（左）與時間（右）：原始、分塊與融合。",
     ),
 )
 
@@ -700,7 +700,7 @@ lab.say(
   (Attention that returns zeros would need even less. A memory gate says nothing about the answer; that is what the gates of notebook 2 are for.)
 - Their time grows like $N^{{{law.exponent:.2f}}}${guessed[1]}, {trust.en}. At N = {at} they take {slower:.1f} times as long as the fused SDPA, which runs the same
   algorithm without a Python call per tile.""",
-    f"""- 你的迴圈需要的記憶體像 $N^{{{laws["tiled", "bytes"].exponent:.2f}}}$ 成長{guessed[0]}：N = {at} 時是 {memory["tiled", at] / 1e6:.1f} MB，比樸素版少 {less:.0f} 倍。
+    f"""- 你的迴圈需要的記憶體像 $N^{{{laws["tiled", "bytes"].exponent:.2f}}}$ 成長{guessed[0]}：N = {at} 時是 {memory["tiled", at] / 1e6:.1f} MB，比原始版少 {less:.0f} 倍。
   （只會回傳零的注意力，需要的還更少。記憶體的關卡不會告訴你答案對不對，那是第 2 本筆記本那些關卡的事。）
 - 時間像 $N^{{{law.exponent:.2f}}}$ 成長{guessed[1]}，{trust.zh_tw}。N = {at} 時，要花融合版 SDPA 的 {slower:.1f} 倍時間；SDPA 用的是同一個演算法，
   只是不必為每個 tile 呼叫一次 Python。""",

@@ -46,7 +46,7 @@ def random_tensors(query_len: int, key_len: int, heads: int = 2, kv_heads: int =
 
 @exercise(
     1,
-    title=Text("Naive attention and the causal offset", "樸素注意力與因果位移"),
+    title=Text("Naive attention and the causal offset", "原始注意力與因果位移"),
     minutes=10,
     level="core",
     hint=Text(

@@ -92,7 +92,7 @@ def _passed(event: Event) -> bool:
 _ALL: tuple[tuple[str, Text, Text, Callable[[State, list[Event]], list[str]]], ...] = (
     (
         "sharp-gates",
-        Text("Every control missed", "對照組全數落空"),
+        Text("Every control missed", "對照組全都過不了關卡"),
         Text("a passed run in which every wrong variant missed its bound", "一次通過的執行，而且每個錯誤的變體都過不了關卡"),
         _sharp_gates,
     ),
