@@ -7,7 +7,7 @@
 # |---|---|
 # | You build | a table of what works on this machine, the bytes of a training step as a formula and as they are held, and the count of LoRA's parameters on Llama 2 |
 # | You need | twenty seconds on two CPU cores, 1 GB of memory |
-# | You should see | what works on this machine; where the bytes of a training step are; how few parameters LoRA trains on Llama-2-7B |
+# | You should see | what works on this machine; where the bytes of a training step are; how many parameters LoRA trains on Llama-2-7B |
 #
 # This lab is the road with the library: five notebooks, each a fresh process that reads what the one before has written. What LoRA does
 # inside is written from the paper in `lab-1.1.1-lora`.
@@ -21,7 +21,7 @@
 # |---|---|
 # | 你會做出 | 一張這台機器能跑什麼的表、一個訓練步驟要多少位元組（公式算的，與實際占用的）、LoRA 在 Llama 2 上的參數量 |
 # | 你需要 | 兩個 CPU 核心跑二十秒左右，1 GB 記憶體 |
-# | 你應該看到 | 這台機器能跑什麼；一個訓練步驟的位元組花在哪裡；LoRA 在 Llama-2-7B 上訓練的參數有多少 |
+# | 你應該看到 | 這台機器能跑什麼；一個訓練步驟的記憶體用在哪裡；LoRA 在 Llama-2-7B 上訓練的參數有多少 |
 #
 # 這個實驗走的是現成函式庫的路線：五本筆記本，每一本都是全新的行程，讀取前一本寫下的檔案。LoRA 內部怎麼運作，
 # 由 `lab-1.1.1-lora` 照著論文寫出來。
@@ -62,10 +62,10 @@ torch.set_num_threads(1)  # for a model this small a second thread only waits
 # those numbers. An **adapter** is a small set of new weights beside the frozen ones of a model; only the new ones are trained.
 
 # %% [markdown] lang="zh-TW"
-# ## 有哪些角色
+# ## 用到哪些套件
 #
 # 七個套件各司其職：`torch` 負責計算，`transformers` 提供模型與分詞器，`peft` 把 adapter 放進模型，`trl` 用對話資料訓練，`accelerate` 決定張量放在哪個裝置，
-# `bitsandbytes` 用 8 或 4 個位元存放權重，`datasets` 讀取資料。沒有寫下版本的結果，誰也無法重現。
+# `bitsandbytes` 用 8 或 4 個位元存放權重，`datasets` 讀取資料。沒有寫下版本的結果，沒有人能重現。
 #
 # 有兩個詞會一直出現。*分詞器*（tokenizer）把文字切成 **token**，也就是一個個詞或詞的一部分，每個都有編號；模型讀的、寫的都是這些編號。
 # **adapter** 是放在凍結的權重旁邊的一小組新權重，訓練時只動這一組。
@@ -221,7 +221,7 @@ embedding 和 norm 維持原樣，模型愈小，它們的比重愈大。時間�
 # The formula has three lines, and the last two count trained parameters only:
 
 # %% [markdown] lang="zh-TW"
-# ## 一個訓練步驟，一個位元組一個位元組地數
+# ## 逐一數出一個訓練步驟的位元組
 #
 # 公式只有三行，而後面兩行只算受訓練的參數：
 
@@ -468,9 +468,9 @@ _ = lab.artifact("environment.json").write_text(json.dumps(found, ensure_ascii=F
 # **Next:** a model, its tokenizer, and data that it can learn from without cheating.
 
 # %% [markdown] lang="zh-TW"
-# ## 玩具規模的限制
+# ## 小規模實驗的限制
 #
-# - 在 `tiny` 模型上，rank 8 的 LoRA 占了不小的比例，因為它的矩陣很小：A 和 B 隨邊長成長，矩陣卻隨面積成長。
+# - 在 `tiny` 模型上，rank 8 的 LoRA 占了不小的比例，因為它的矩陣很小：A 和 B 隨邊長成長，矩陣則隨邊長的乘積成長。
 #   省多少取決於規模，只有 7B 的計數看得出來。
 # - 參數量與品質無關。品質由第 4 本筆記本來量。
 #

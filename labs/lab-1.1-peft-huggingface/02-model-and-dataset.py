@@ -12,13 +12,13 @@
 # %% [markdown] lang="zh-TW"
 # # 2. 模型，以及它能學的資料
 #
-# **問題。** 模型讀的是數字，資料集裡放的是句子。中間發生了什麼事？又怎麼知道考題沒有混進訓練資料？
+# **問題。** 模型讀的是數字，資料集裡放的是句子。中間發生了什麼事？又怎麼知道測驗的題目沒有混進訓練資料？
 #
 # | | |
 # |---|---|
-# | 你會做出 | 從原始資料到批次的整條路：三種檔案格式、提示、標籤、補齊、打包、切分，以及基礎模型的分數 |
+# | 你會做出 | 從原始資料到批次的整個流程：三種檔案格式、提示、標籤、補齊、打包、切分，以及基礎模型的分數 |
 # | 你需要 | 兩個 CPU 核心跑十幾秒，1 GB 記憶體 |
-# | 你應該看到 | 三種格式的內容是否相同；損失算的是什麼；隨機切分會洩漏多少考題；基礎模型怎麼回答這個任務 |
+# | 你應該看到 | 三種格式的內容是否相同；損失算的是什麼；隨機切分會洩漏多少題目；基礎模型怎麼回答這個任務 |
 
 # %%
 import json
@@ -291,7 +291,7 @@ With positions that run on across a row, every example reads those before it, an
 # %% [markdown] lang="en"
 # ## Predict
 #
-# The task we will teach is `relabel`: a review, answered with a code word that the base has never used for it. We draw the training items at
+# The task we will teach is `relabel`: a review, answered with a code word instead of the usual one. We draw the training items at
 # random, so some come up more than once. If you shuffle them and set 10% aside as a test, which share of the test prompts is in the
 # training part too? And which share of the task does the base get right? Into `predictions.toml`:
 #
@@ -303,8 +303,8 @@ With positions that run on across a row, every example reads those before it, an
 # %% [markdown] lang="zh-TW"
 # ## 先猜猜看
 #
-# 我們要教的任務是 `relabel`：看一則評論，回答一個代號，而基礎模型從沒用過這個代號來回答。訓練題目是隨機抽的，所以有些會重複出現。
-# 如果把它們洗牌、留 10% 當測驗，測驗的提示有多少比例也在訓練的那一份裡？另外，基礎模型能答對多少？寫進 `predictions.toml`：
+# 我們要教的任務是 `relabel`：看一則評論，不用平常的字眼，而是回答一個代號。訓練題目是隨機抽的，所以有些會重複出現。
+# 如果把它們洗牌、留 10% 當測驗，測驗的提示有多少比例也在訓練的那一份裡？另外，這個任務基礎模型能答對幾成？寫進 `predictions.toml`：
 #
 # ```toml
 # shuffled_overlap_share = 0.05
@@ -412,7 +412,7 @@ _ = path.write_text(json.dumps(asked_and_answered, ensure_ascii=False), encoding
 # **Next:** LoRA goes in.
 
 # %% [markdown] lang="zh-TW"
-# ## 玩具規模的限制
+# ## 小規模實驗的限制
 #
 # - 內容的雜湊能分開相同的提示，卻看不出兩個提示*意思*相同；真實資料還得搜尋近似的重複。
 # - 這個小世界的每一題都只有一個正確答案。真實的指令有很多種答法，不適合用完全相符來評分：所以下一本筆記本改用困惑度評估指令資料。

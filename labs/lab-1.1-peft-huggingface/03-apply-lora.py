@@ -5,9 +5,9 @@
 #
 # | | |
 # |---|---|
-# | You build | an adapter with `peft`, three training runs with three seeds, the same run by `transformers.Trainer`, one with B frozen at zero, one on the instruction data and the same by `trl`'s `SFTTrainer`; and an adapter of your own design, within a budget |
+# | You build | an adapter with `peft`, three training runs with three seeds, the same run by `transformers.Trainer`, one with B frozen, one on the instruction data and the same by `trl`'s `SFTTrainer`; and an adapter of your own design, within a budget |
 # | You need | a minute on two CPU cores, 1 GB of memory |
-# | You should see | what a fresh adapter changes; whether three training loops have one curve; what a frozen B learns; what a budget of parameters buys; adapters on disk for notebooks 4 and 5 |
+# | You should see | what a fresh adapter changes; whether three training loops have one curve; what a frozen B learns; how a budget of parameters is best spent; adapters on disk for notebooks 4 and 5 |
 
 # %% [markdown] lang="zh-TW"
 # # 3. 套用 LoRA
@@ -16,9 +16,9 @@
 #
 # | | |
 # |---|---|
-# | 你會做出 | 用 `peft` 放進 adapter、用三個種子各訓練一次、用 `transformers.Trainer` 做同樣的訓練、把 B 凍結在零訓練一次、用指令資料訓練一次，再用 `trl` 的 `SFTTrainer` 做同樣的訓練；最後在參數預算內設計你自己的 adapter |
+# | 你會做出 | 用 `peft` 放進 adapter、用三個種子各訓練一次、用 `transformers.Trainer` 做同樣的訓練、把 B 凍結訓練一次、用指令資料訓練一次，再用 `trl` 的 `SFTTrainer` 做同樣的訓練；最後在參數預算內設計你自己的 adapter |
 # | 你需要 | 兩個 CPU 核心跑一分鐘，1 GB 記憶體 |
-# | 你應該看到 | 剛放進去的 adapter 改變了什麼；三種訓練迴圈的曲線是否相同；B 凍結時學到了什麼；一筆參數預算能換到什麼；寫進磁碟的 adapter，給第 4、5 本用 |
+# | 你應該看到 | 剛放進去的 adapter 改變了什麼；三種訓練迴圈的曲線是否相同；B 凍結時學到了什麼；同樣的參數預算該怎麼用；寫進磁碟的 adapter，給第 4、5 本用 |
 
 # %%
 import contextlib
@@ -73,7 +73,7 @@ task = load_task(settings.task, tokenizer, **size, chat=settings.chat)
 # `LoraConfig` 說明放在哪裡、放多少；`get_peft_model` 把指定的每個 Linear 層換成一個新層，裡面有原來的層，再加上兩個小的層：
 
 # %% [markdown]
-# $$h = W x + \frac{\alpha}{r}\, B A\, x,\qquad A\in\mathbb R^{r\times d_{in}},\quad B\in\mathbb R^{d_{out}\times r},\quad B = 0 \text{ at the start}$$
+# $$h = W x + \frac{\alpha}{r}\, B A\, x,\qquad A\in\mathbb R^{r\times d_{in}},\quad B\in\mathbb R^{d_{out}\times r}$$
 
 # %%
 adapted = lora_model(settings, seed=0)
@@ -100,7 +100,7 @@ lab.table([tr("setting", "設定"), tr("value", "值"), tr("meaning", "意義")]
 # %% [markdown] lang="zh-TW"
 # ## 訓練的參數量和公式一樣嗎？
 #
-# 函式庫數一次，我們也數一次。對照組是一種常見的偷懶算法：把每個矩陣都當成邊長等於 hidden size 的方陣。
+# 函式庫數一次，我們也數一次。對照組是一種常見的簡化算法：把每個矩陣都當成邊長等於 hidden size 的方陣。
 
 # %%
 names = target_linears(base)
@@ -114,7 +114,7 @@ lab.record("trainable_share", count.share)
 lab.say(
     f"""`peft` trains {count.trainable:,} parameters in {len(names)} matrices; the formula gives {formula:,}, the short cut {square:,}. That is {count.share:.2%} of the model: on Llama-2-7B the same rank
 on all linear layers was a fraction of a percent (notebook 1). The smaller the model, the larger the share.""",
-    f"""`peft` 在 {len(names)} 個矩陣裡訓練 {count.trainable:,} 個參數；公式算出 {formula:,}，偷懶的算法是 {square:,}。占整個模型的 {count.share:.2%}：在 Llama-2-7B 上，
+    f"""`peft` 在 {len(names)} 個矩陣裡訓練 {count.trainable:,} 個參數；公式算出 {formula:,}，簡化的算法是 {square:,}。占整個模型的 {count.share:.2%}：在 Llama-2-7B 上，
 同樣的 rank 放進所有線性層，連百分之一都不到（第 1 本筆記本）。模型愈小，比例愈大。""",
 )
 
@@ -129,7 +129,12 @@ on all linear layers was a fraction of a percent (notebook 1). The smaller the m
 # instruction_perplexity_ratio = 0.8
 # ```
 #
-# And one to think about: only A is trained, B stays zero. What will the loss do?
+# And one to think about: only A is trained, B stays what it is at the start. What will the loss do?
+#
+# <details><summary>A hint</summary>
+#
+# Where should training begin: at the model that pretraining made, or at another one? With a random A, what must B be for that?
+# </details>
 
 # %% [markdown] lang="zh-TW"
 # ## 先猜猜看
@@ -142,7 +147,12 @@ on all linear layers was a fraction of a percent (notebook 1). The smaller the m
 # instruction_perplexity_ratio = 0.8
 # ```
 #
-# 還有一題請想一想：只訓練 A，B 一直是零，損失會怎麼走？
+# 還有一題請想一想：只訓練 A，B 一直維持一開始的值，損失會怎麼變化？
+#
+# <details><summary>提示</summary>
+#
+# 訓練該從哪裡開始：預訓練好的那個模型，還是另一個模型？A 是隨機的，B 要是什麼才做得到？
+# </details>
 
 # %%
 def random_b():
@@ -164,9 +174,9 @@ lab.record("initial_difference", change)
 lab.record("initial_difference", random_change, variant="random_b")
 guess = lab.predict("initial_difference")
 lab.say(
-    f"""The largest change of a logit is **{change:g}**{"" if guess is None else f" (you guessed {guess:g})"}: with B = 0 the product is zero whatever A is, so training begins exactly where pretraining ended. With a random B it
+    f"""The largest change of a logit is **{change:g}**{"" if guess is None else f" (you guessed {guess:g})"}: `peft` begins with B = 0, so the product is zero whatever A is, and training begins exactly where pretraining ended. With a random B it
 would be {random_change:.3g}, a damaged model that has to be repaired first.""",
-    f"""logit 最大的變化是 **{change:g}**{"" if guess is None else f"（你猜 {guess:g}）"}：B = 0 時，不管 A 是什麼，乘積都是零，所以訓練正好從預訓練結束的地方開始。如果 B 是隨機的，
+    f"""logit 最大的變化是 **{change:g}**{"" if guess is None else f"（你猜 {guess:g}）"}：`peft` 一開始讓 B = 0，不管 A 是什麼，乘積都是零，所以訓練正好從預訓練結束的地方開始。如果 B 是隨機的，
 變化會是 {random_change:.3g}，等於一開始就得先修好一個弄壞的模型。""",
 )
 
@@ -469,8 +479,8 @@ What `SFTTrainer` adds: packing, evaluation, checkpoints, distributed training. 
 # %% [markdown] lang="zh-TW"
 # ## 設計一個 adapter
 #
-# 到目前為止，都是實驗替你選好的：每個 Linear 層、同一個秩。現在有一筆預算，訓練的參數最多這麼多。要少數幾層配高的秩，還是很多層配低的秩？
-# 練習 5 是 `design`，它回傳你想訓練的 `LoraConfig`。這裡讓它短短訓練一次，並跟同一筆預算的另外三種用法比較。其中 query 和 value、秩 8，
+# 到目前為止，都是實驗替你選好的：每個 Linear 層、同一個秩。現在有預算：訓練的參數最多這麼多。要少數幾層配高的秩，還是很多層配低的秩？
+# 練習 5 是 `design`，它回傳你想訓練的 `LoraConfig`。這裡讓它短短訓練一次，並跟同樣預算的另外三種用法比較。其中 query 和 value、秩 8，
 # 就是論文在主要實驗裡的選擇。
 
 # %%
@@ -562,9 +572,9 @@ print(*sorted(path.relative_to(adapters).as_posix() for path in adapters.rglob("
 # **Next:** is the adapter on disk as good as the one in memory, and what did the model forget?
 
 # %% [markdown] lang="zh-TW"
-# ## 玩具規模的限制
+# ## 小規模實驗的限制
 #
-# - 學習率不能從玩具照搬到大模型：這個實驗的兩個 profile 用的就是不同的學習率（`lab.toml`）。
+# - 學習率不能從小模型照搬到大模型：這個實驗的兩個 profile 用的就是不同的學習率（`lab.toml`）。
 # - 損失接近零，只表示*訓練*資料學會了。任務學會了沒有，下一本筆記本會在全新的行程裡問。
 #
 # **練習。** 練習 4（`lora_targets.py`：哪些層、誰可以動）與練習 5（`adapter_design.py`：預算內的 adapter）屬於這一本。執行

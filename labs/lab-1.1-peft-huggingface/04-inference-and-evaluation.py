@@ -5,9 +5,9 @@
 #
 # | | |
 # |---|---|
-# | You build | batched generation that equals one prompt at a time; accuracy with intervals, over seeds and against the base; a table of errors; a picture of what was forgotten |
+# | You build | batched generation of prompts of different lengths, beside one prompt at a time; accuracy with intervals, over seeds and against the base; a table of errors; a picture of what was forgotten |
 # | You need | a quarter of a minute on two CPU cores, 1 GB of memory |
-# | You should see | on which side padding does harm; how well each seed has learned the task; what happened to the other skills; whether the base comes back when the adapter is switched off |
+# | You should see | whether padding changes answers, and on which side; how well each seed has learned the task; what happened to the other skills; whether the base comes back when the adapter is switched off |
 #
 # This is a new process. It has the base model and the directories that notebook 3 wrote, and nothing else. One base is loaded, with all
 # adapters beside it.
@@ -19,9 +19,9 @@
 #
 # | | |
 # |---|---|
-# | 你會做出 | 和逐一回答結果相同的批次生成；附信賴區間的準確率，跨種子、也和基礎模型相比；一張錯誤表；一張遺忘了什麼的圖 |
+# | 你會做出 | 長短不一的提示的批次生成，並與逐一回答比較；附信賴區間的準確率，跨種子、也和基礎模型相比；一張錯誤表；一張遺忘了什麼的圖 |
 # | 你需要 | 兩個 CPU 核心跑十幾秒，1 GB 記憶體 |
-# | 你應該看到 | 補在哪一邊會出問題；每個種子把任務學得多好；其他能力變得怎麼樣；關掉 adapter，基礎模型回不回得來 |
+# | 你應該看到 | 補齊會不會改變答案，補在哪一邊才會；每個種子把任務學得多好；其他能力變得怎麼樣；關掉 adapter，能不能還原成基礎模型 |
 #
 # 這是一個新的行程。它只有基礎模型，以及第 3 本寫下的目錄。基礎模型只載入一份，所有的 adapter 都放在它旁邊。
 
@@ -105,7 +105,7 @@ for name, tensor in example.items():
 # ## 先猜猜看
 #
 # 同樣的提示，我們逐一回答、補在左邊做成一個批次回答、再補在右邊做成一個批次回答（兩者的遮罩都正確）。補在*左邊*的那個批次，有幾個答案會和逐一回答的不同？
-# 另外，訓練好的 adapter 能答對多少保留題目？模型原本學過的能力，平均會掉多少？寫進 `predictions.toml`：
+# 另外，訓練好的 adapter 能答對幾成的保留題目？模型原本學過的能力，平均會掉幾成？寫進 `predictions.toml`：
 #
 # ```toml
 # padding_mismatches = 0
@@ -381,11 +381,11 @@ _ = lab.artifact("scores.json").write_text(json.dumps(scores), encoding="utf-8")
 # **Next:** from an adapter to something to ship.
 
 # %% [markdown] lang="zh-TW"
-# ## 玩具規模的限制
+# ## 小規模實驗的限制
 #
 # - 小世界的每種語言只有兩個答案，而 200 題保留題目已經是大部分了。真實的任務有更多種錯法。
-# - 三個種子很少：不一致時，區間很寬；一致時，區間寬度是零，但那也不代表百分之百確定。它只說明結果不是碰巧一次的好運。
-# - 對貪婪解碼的回答要求完全相符，既嚴格又便宜。開放式的回答需要別的評審。
+# - 三個種子很少：不一致時，區間很寬；一致時，區間寬度是零，但那也不代表百分之百確定。它只說明結果不是碰巧一次的運氣。
+# - 對貪婪解碼的回答要求完全相符，既嚴格又便宜。開放式的回答需要別的評分方式。
 #
 # **練習。** 練習 6（`left_padding.py`）和練習 7（`exact_match.py`）屬於這一本。
 #

@@ -218,7 +218,7 @@ UNEVEN = a_model(2, q_proj=(20, 15), up_proj=(25, 40))
         "What does rank 1 take on all the layers that you want? How often does that fit into the budget, and what do you do if it does "
         "not fit at all? And which will notebook 3 like better: few layers with a high rank, or many with a low one?",
         "在你想要的那些層上，秩 1 要幾個參數？預算裡放得下幾份？連一份都放不下的話怎麼辦？"
-        "還有：少數幾層配高的秩，或是很多層配低的秩，第 3 本筆記本會喜歡哪一種？",
+        "還有：少數幾層配高的秩，或是很多層配低的秩，依第 3 本筆記本的比較，哪一種比較好？",
     ),
 )
 def check_design() -> None:

@@ -18,7 +18,7 @@
 # |---|---|
 # | 你會做出 | 用純 PyTorch 寫出 LoRA：這一層、它的初始值、它的參數量，並證明它就是 `peft` 裡的那個 LoRA |
 # | 你需要 | 兩個 CPU 核心跑半分鐘，1 GB 記憶體 |
-# | 你應該看到 | 基礎模型怎麼回答兩個新任務；70 億個權重的模型要付的帳單；這一層在訓練之前改變了什麼；每一步的損失與 `peft` 並列 |
+# | 你應該看到 | 基礎模型怎麼回答兩個新任務；70 億個權重的模型要多少記憶體；這一層在訓練之前改變了什麼；每一步的損失與 `peft` 並列 |
 
 # %%
 import functools
@@ -117,9 +117,9 @@ lab.table(
 # update that is small beside its weight would be rounded away in 16 bits. LoRA's own weights are in float32, and so need no copy.
 
 # %% [markdown] lang="zh-TW"
-# ## 帳單
+# ## 要多少記憶體
 #
-# 要訓練一個權重，需要的不只是那個權重。用 AdamW 的話，每個要訓練的數字都帶著一個梯度和兩個動量（梯度的移動平均，以及梯度平方的移動平均）；凍結的權重除了自己，什麼都不帶。
+# 要訓練一個權重，需要的不只是那個權重。用 AdamW 的話，每個要訓練的數字都帶著一個梯度和兩個動量（梯度的移動平均，以及梯度平方的移動平均）；凍結的權重只占自己那一份。
 # `memory_estimate` 只憑形狀就能把它加總。放在 `meta` 裝置上的模型只有形狀、沒有權重，所以任何一台筆電都能拿 70 億參數的模型來算。
 #
 # 這裡用常見的混合精度，跟第 1.3 章一樣：權重與梯度用 bfloat16；兩個動量用 float32，另外再留一份 float32 的*主權重*，
@@ -318,7 +318,7 @@ lab.say(
   At toy scale LoRA is not small, and we do not claim that it is. What carries over is the formula, which is exact at every size.""",
     f"""- Llama-2-7B、query 與 value、秩 8：**{counts["Llama-2-7B"][1]:,}** 個數字{"" if guess is None else f"（你猜 {guess:,.0f}）"}。
 - 層的大小隨兩邊長度的*乘積*成長，LoRA 則隨兩邊長度的*和*成長。所以同樣的秩，模型越大，比例越小：70B 的 {share["Llama-2-70B"]:.3%}、7B 的 {share["Llama-2-7B"]:.2%}，而這次執行的模型是 {share["this run"]:.1%}。
-  在玩具規模下，LoRA 並不小，我們也不會說它小。能帶到大模型去的是公式，它在任何大小都精確。""",
+  在這麼小的模型上，LoRA 並不小，我們也不會說它小。能套用到大模型的是公式，它在任何大小都精確。""",
 )
 
 # %% [markdown] lang="en"
@@ -361,7 +361,7 @@ lab.say(
 # ## 這就是大家在用的 LoRA 嗎？
 #
 # 實務上的標準是 `peft`。我們把全新的 adapter 存成檔案，讓 `peft` 載入到它自己的基礎模型上，再用同樣的批次訓練兩者。如果兩者是同一個方法，每一步的損失都會相等，
-# 最後的 logits 也會相等。對照組是我們自己的版本，但縮放大了一倍：差一點點就是 LoRA。
+# 最後的 logits 也會相等。對照組是我們自己的版本，但縮放大了一倍：只差這一點。
 
 # %%
 budget = {"steps": settings.equal_steps, "learning_rate": settings.relabel_lora_rate, "batch_size": settings.batch}
@@ -441,9 +441,9 @@ lab.say(
 # **Next:** does it learn as well as full fine-tuning, and how small may the rank be?
 
 # %% [markdown] lang="zh-TW"
-# ## 玩具規模的限制
+# ## 小規模實驗的限制
 #
-# - 這裡的比例是玩具的比例；能帶走的只有公式，以及在 `meta` 上數出來的數字。
+# - 這裡的比例只適用於小模型；能套用到大模型的只有公式，以及在 `meta` 上數出來的數字。
 # - 帳單只算會一直留著的：權重、梯度、主權重與動量。激勵值取決於批次大小、長度，以及哪些要重算；LoRA 也需要其中的大部分，因為梯度要穿過每一個凍結的層，才到得了 adapter。
 # - 與 `peft` 相等，是在沒有 dropout 的線性層上證明的。`peft` 能做的更多：embedding、卷積、dropout、bias。
 #

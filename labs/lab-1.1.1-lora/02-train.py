@@ -18,7 +18,7 @@
 # |---|---|
 # | 你會做出 | 兩個任務、兩種訓練方式、數個種子；一個學不會的 LoRA；秩、層與學習率的掃描；並列比較 rsLoRA、DoRA 與 AdaLoRA；在 4 位元的基礎模型上做同一個任務 |
 # | 你需要 | 兩個 CPU 核心跑兩到三分鐘，2 GB 記憶體 |
-# | 你應該看到 | 兩種方法最後各到哪裡；動不了的對照組會怎麼樣；哪些設定有關係；關於 LoRA 的三個說法，在這個規模下成立到什麼程度；4 位元的基礎模型要付出什麼 |
+# | 你應該看到 | 兩種方法最後各到哪裡；無法學習的對照組會怎麼樣；哪些設定有關係；關於 LoRA 的三個說法，在這個規模下成立到什麼程度；4 位元的基礎模型代價是什麼 |
 
 # %%
 import dataclasses
@@ -154,7 +154,7 @@ lab.table(
 #
 # ```toml
 # compose_vs_full = 0.9     # LoRA's held-out accuracy on compose, divided by that of full fine-tuning
-# enough_rank = 8           # relabel, fewer steps: the smallest rank within 2% of the best rank of the sweep
+# enough_rank = 8           # relabel, fewer steps: the smallest rank whose accuracy is within 2% of the best of the sweep
 # ```
 
 # %% [markdown] lang="zh-TW"
@@ -164,7 +164,7 @@ lab.table(
 #
 # ```toml
 # compose_vs_full = 0.9     # compose 的保留題目：LoRA 的準確率除以全參數微調的準確率
-# enough_rank = 8           # relabel、較少的步數：與掃描中最好的秩相差 2% 以內的最小秩
+# enough_rank = 8           # relabel、較少的步數：準確率與掃描中最好的秩相差 2% 以內的最小秩
 # ```
 
 # %%
@@ -369,7 +369,7 @@ lab.say(
 # %% [markdown] lang="zh-TW"
 # ## 秩可以低到什麼程度？
 #
-# 這次直接掃描 LoRA 的秩：還是 `relabel`，步數比上面少，學習率固定不變，設定才有機會顯得差。只跑一個種子：當作線索來讀。相鄰設定之間的小差異沒有意義。
+# 這次直接掃描 LoRA 的秩：還是 `relabel`，步數比上面少，學習率固定不變，設定才有機會顯得差。只跑一個種子：僅供參考。相鄰設定之間的小差異沒有意義。
 
 # %%
 @dataclasses.dataclass(frozen=True)
@@ -567,7 +567,7 @@ lab.say(
   Which scale is right thus depends on the optimizer and on the phase of training; rsLoRA's proof is about the whole of it.""",
     f"""- 梯度的平方在標準縮放下像 $r^{{{standard[0]:.2f}}}$，在 rsLoRA 的縮放下像 $r^{{{stabilised[0]:.2f}}}$：理論值是 −1 與 0。梯度下降一步，logits 的移動像 $r^{{{standard[1]:.2f}}}$ 與 $r^{{{stabilised[1]:.2f}}}$。
   所以在梯度下降之下，標準縮放會讓高秩學得比較慢。
-- Adam 一步的移動像 $r^{{{standard[2]:.2f}}}$ 與 $r^{{{stabilised[2]:.2f}}}$：在第一步，Adam 把梯度的大小藏了起來，{"這時幾乎與秩無關的反而是標準縮放" if abs(standard[2]) < abs(stabilised[2]) else "即使如此，rsLoRA 的縮放還是比較不受秩影響"}。
+- Adam 一步的移動像 $r^{{{standard[2]:.2f}}}$ 與 $r^{{{stabilised[2]:.2f}}}$：在第一步，Adam 消去了梯度的大小，{"這時幾乎與秩無關的反而是標準縮放" if abs(standard[2]) < abs(stabilised[2]) else "即使如此，rsLoRA 的縮放還是比較不受秩影響"}。
   所以哪一種縮放才對，要看最佳化器，也要看訓練的階段；rsLoRA 的證明談的是整個訓練過程。""",
 )
 
@@ -581,7 +581,7 @@ lab.say(
 # They get the same task, seed, steps, rate and batches as our LoRA. We also count what they train, and what a step costs compared with LoRA in this run.
 
 # %% [markdown] lang="zh-TW"
-# ## 三個近親，用 `peft` 來比
+# ## LoRA 的三種變體，用 `peft` 來比
 #
 # - **rsLoRA**：上面那種縮放。
 # - **DoRA**（[2402.09353](https://arxiv.org/abs/2402.09353)）把權重拆成方向與長度，除了 A、B 之外，還為每個輸出訓練一個長度。
@@ -660,7 +660,7 @@ overlap = intervals[0].high >= intervals[1].low
 lab.say(
     f"""From {low} ({relatives[low].right:.1%}) to {high} ({relatives[high].right:.1%}) lie {spread:.1%} on {items} items, with one seed. {"Their 95% intervals overlap: no winner here." if overlap else "Their 95% intervals do not overlap, but one seed, at LoRA's learning rate, decides no ranking."}
 AdaLoRA left most rank to `{max(average, key=average.get)}` and least to `{min(average, key=average.get)}`. (Its rank above the budget is masked, not removed, so it trains more numbers than the others here.)""",
-    f"""從 {low}（{relatives[low].right:.1%}）到 {high}（{relatives[high].right:.1%}）相差 {spread:.1%}，根據 {items} 題、一個種子。{"兩者的 95% 信賴區間重疊：這裡沒有贏家。" if overlap else "兩者的 95% 信賴區間沒有重疊；但只有一個種子，用的又是 LoRA 的學習率，決定不了名次。"}
+    f"""從 {low}（{relatives[low].right:.1%}）到 {high}（{relatives[high].right:.1%}）相差 {spread:.1%}，根據 {items} 題、一個種子。{"兩者的 95% 信賴區間重疊：這裡分不出高下。" if overlap else "兩者的 95% 信賴區間沒有重疊；但只有一個種子，用的又是 LoRA 的學習率，決定不了名次。"}
 AdaLoRA 留給 `{max(average, key=average.get)}` 的秩最多，留給 `{min(average, key=average.get)}` 的最少。（超出預算的秩只是被遮住，並沒有移除，所以它在這裡訓練的數字比別人多。）""",
 )
 
@@ -673,8 +673,8 @@ AdaLoRA 留給 `{max(average, key=average.get)}` 的秩最多，留給 `{min(ave
 # %% [markdown] lang="zh-TW"
 # ## 四位元的基礎模型
 #
-# 凍結的基礎模型不需要梯度，所以可以存得粗一點：QLoRA（[2305.14314](https://arxiv.org/abs/2305.14314)）把它存成 NF4，也就是取常態分布分位數的 16 個位準，每 64 個權重共用一個縮放。每次使用時，權重才暫時還原成稠密的；adapter 維持 float32。
-# `nf4.py` 用純 PyTorch 做這件事。三個問題：這樣是幾個位元？權重變成什麼樣子？LoRA 在上面還學得會嗎？
+# 凍結的基礎模型不需要梯度，所以可以存得粗略一點：QLoRA（[2305.14314](https://arxiv.org/abs/2305.14314)）把它存成 NF4，也就是取常態分布分位數的 16 個位準，每 64 個權重共用一個縮放。每次使用時，權重才暫時還原成稠密的；adapter 維持 float32。
+# `nf4.py` 用純 PyTorch 做這件事。三個問題：這樣是幾個位元？權重變成什麼樣子？LoRA 以它為基礎還學得會嗎？
 
 # %%
 def quantised_base(**options):
@@ -759,7 +759,7 @@ after = np.mean(list(four_bit.values()))
 whole_bits = 8 * originals[matrices[0]].element_size()
 lab.say(
     f"""The linear layers take {bits(quantised):.2f} bits per weight instead of {whole_bits}, and differ from the original weights by {error:.1%}. LoRA on top reaches {after:.1%} on `relabel` over {len(four_bit)} seeds; on the dense base it was {mean("relabel", "LoRA"):.1%}. (Without an adapter the 4-bit base has {without:.1%}.)""",
-    f"""線性層每個權重占 {bits(quantised):.2f} 位元，原本是 {whole_bits} 位元；與原本的權重相差 {error:.1%}。在上面加 LoRA，`relabel` 達到 {after:.1%}（{len(four_bit)} 個種子）；在稠密的基礎模型上是 {mean("relabel", "LoRA"):.1%}。（4 位元的基礎模型不加 adapter 是 {without:.1%}。）""",
+    f"""線性層每個權重占 {bits(quantised):.2f} 位元，原本是 {whole_bits} 位元；與原本的權重相差 {error:.1%}。加上 LoRA 之後，`relabel` 達到 {after:.1%}（{len(four_bit)} 個種子）；在稠密的基礎模型上是 {mean("relabel", "LoRA"):.1%}。（4 位元的基礎模型不加 adapter 是 {without:.1%}。）""",
 )
 
 # %%
@@ -778,7 +778,7 @@ lab.say(
 - After {settings.sweep_steps} steps of `relabel`, rank {enough} is enough, and the best rate of LoRA is {ratio:g} times that of full fine-tuning. LoRA and its three relatives lie within {spread:.1%} of each other.
 - A base of {bits(quantised):.2f} bits per weight changes the accuracy on `relabel` by {100 * (after - mean("relabel", "LoRA")):+.1f} points.""",
     f"""- LoRA 用 {trained / whole:.1%} 的參數，達到全參數微調的 {relative["relabel"]:.1%} 與 {relative["compose"]:.1%}。B 凍結的話什麼都學不會。
-- `relabel` 訓練 {settings.sweep_steps} 步之後，秩 {enough} 就夠了；LoRA 最好的學習率是全參數微調的 {ratio:g} 倍。LoRA 與三個近親彼此相差 {spread:.1%} 以內。
+- `relabel` 訓練 {settings.sweep_steps} 步之後，秩 {enough} 就夠了；LoRA 最好的學習率是全參數微調的 {ratio:g} 倍。LoRA 與三種變體彼此相差 {spread:.1%} 以內。
 - 每個權重 {bits(quantised):.2f} 位元的基礎模型，`relabel` 的準確率變化是 {100 * (after - mean("relabel", "LoRA")):+.1f} 個百分點。""",
 )
 
@@ -796,11 +796,11 @@ lab.say(
 # **Next:** one base, several adapters. How are they switched, and what did the model forget?
 
 # %% [markdown] lang="zh-TW"
-# ## 玩具規模的限制
+# ## 小規模實驗的限制
 #
 # - 兩個任務都建立在基礎模型已經會的事上。模型必須吸收大量新東西（另一種語言、大量程式碼）時，文獻的發現是全參數微調領先：Biderman 等人，*LoRA Learns Less and Forgets Less*，[2405.09673](https://arxiv.org/abs/2405.09673)。
 # - 這個模型的矩陣很小，所以很低的秩也已經是滿秩的不小一部分。在大模型上，同樣的秩限制要大得多。
-# - 秩的掃描與近親的比較只跑一個種子，`compose` 與 4 位元的基礎模型跑兩個，`relabel` 跑三個。
+# - 秩的掃描與變體的比較只跑一個種子，`compose` 與 4 位元的基礎模型跑兩個，`relabel` 跑三個。
 # - 三個說法談的是大模型，這裡只問了一個小模型、一個簡單的任務。在這裡不成立，不代表在那裡被推翻。
 # - 純 PyTorch 的 NF4 看得出存了什麼、準確率的代價是多少，看不出速度：那是融合 kernel 的事。
 #

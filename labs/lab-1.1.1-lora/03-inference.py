@@ -16,9 +16,9 @@
 #
 # | | |
 # |---|---|
-# | 你會做出 | 從檔案載入 adapter，用我們的程式碼，也用 `peft`；在它們之間切換；從基礎模型轉到 adapter 的旋鈕；一張忘了什麼的表 |
+# | 你會做出 | 從檔案載入 adapter，用我們的程式碼，也用 `peft`；在它們之間切換；在基礎模型與 adapter 之間調整強度；一張忘了什麼的表 |
 # | 你需要 | 兩個 CPU 核心跑半分鐘，1 GB 記憶體；第 2 本筆記本的 adapter |
-# | 你應該看到 | adapter 碰到別人的任務會怎麼樣；切換一次要多久；基礎模型是不是還是原來的基礎模型；adapter 開著的時候，哪些技能受影響 |
+# | 你應該看到 | adapter 碰到別人的任務會怎麼樣；切換一次要多久；基礎模型是不是還是原來的基礎模型；啟用 adapter 時，哪些技能受影響 |
 
 # %%
 import functools
@@ -67,7 +67,7 @@ full_kept = json.loads(lab.artifact("full-kept.json").read_text(encoding="utf-8"
 # An adapter is two files: a configuration and the factors A and B. The base model is not in there, only its name.
 
 # %% [markdown] lang="zh-TW"
-# ## 硬碟上有什麼
+# ## 磁碟上有什麼
 #
 # 一個 adapter 是兩個檔案：設定，以及 A、B 兩組因子。裡面沒有基礎模型，只有它的名字。
 
@@ -255,7 +255,7 @@ lab.say(
 - The difference that always holds: LoRA's forgetting is a switch. With the adapter off, everything is back, as the hashes above prove; after full fine-tuning it is gone.""",
     f"""- 基礎模型平均 {averages["base"]:.0%}。{"；".join(f"{name} 掉了 {value:.0%}（掉最多的是 `{worst[name]}`）" for name, value in lost.items())}。
 - 在這裡的 {len(adapters)} 個任務中，LoRA 比全參數微調忘得少的有 {len(less)} 個（一個種子，每類、每種語言 {settings.forget_items} 題）。{"光是訓練的數字少，並不能防止遺忘；而且 LoRA 的學習率比較大。" if len(less) < len(adapters) else "別把它當成定律：這取決於學習率與步數。"}
-- 永遠成立的差別是：LoRA 的遺忘是一個開關。關掉 adapter，一切都回來，上面的雜湊值就是證明；全參數微調之後，失去的就是失去了。""",
+- 永遠成立的差別是：LoRA 的遺忘可以關掉。關掉 adapter，一切都會恢復，上面的雜湊值就是證明；全參數微調之後，失去的就回不來了。""",
 )
 
 # %% [markdown] lang="en"
@@ -266,7 +266,7 @@ lab.say(
 # %% [markdown] lang="zh-TW"
 # ## 不只是開與關
 #
-# 訓練之後，縮放還在那裡。從 0（基礎模型）到訓練時的值，中間是一整族沒有人訓練過的模型：
+# 訓練之後，縮放還可以調整。從 0（基礎模型）到訓練時的值，中間是一系列沒有人訓練過的模型：
 
 # %%
 use_adapter(model, "relabel")
@@ -287,7 +287,7 @@ lab.figure(
     accuracy_over_scale(dial, at_dial),
     Text(
         en="The relabel adapter turned up from 0 to beyond the scale it was trained with: the new task, and two old skills.",
-        zh_tw="把 relabel 的 adapter 從 0 一路轉到超過訓練時的縮放：新任務，以及兩個舊技能。",
+        zh_tw="把 relabel 的 adapter 從 0 一路調到超過訓練時的縮放：新任務，以及兩個舊技能。",
     ),
 )
 enough = next((place for place, right in enumerate(at_dial["relabel (new)"]) if right >= 0.98 * home), len(dial) - 1)
@@ -299,8 +299,8 @@ there_zh = [f"{name} {small:.0%}（原本的縮放是 {full:.0%}）" for name, (
 lab.say(
     f"""The new task is done at {dial[enough]:g} of the trained scale ({at_dial["relabel (new)"][enough]:.0%}). There the old skills stand at {", ".join(there)}.
 {"An adapter turned down a little may be the better model: try it before you train anew." if gained else "Turning it down does not bring everything back."}""",
-    f"""轉到訓練縮放的 {dial[enough]:g} 倍時，新任務已經學會（{at_dial["relabel (new)"][enough]:.0%}）。這時舊技能是 {"、".join(there_zh)}。
-{"轉小一點的 adapter 可能是更好的模型：重新訓練之前，先試試看。" if gained else "轉小並不能把一切都帶回來。"}""",
+    f"""調到訓練縮放的 {dial[enough]:g} 倍時，新任務已經學會（{at_dial["relabel (new)"][enough]:.0%}）。這時舊技能是 {"、".join(there_zh)}。
+{"把 adapter 調弱一點，可能就是更好的模型：重新訓練之前，先試試看。" if gained else "調弱並不能讓一切都恢復。"}""",
 )
 
 # %% [markdown] lang="en"
@@ -311,7 +311,7 @@ lab.say(
 # %% [markdown] lang="zh-TW"
 # ## 一次很多個提示
 #
-# 一個批次共用每一次讀進來的權重，adapter 也一樣。長度不同的提示在左邊補齊，讓每個提示都在答案開始的地方結束。先問：答案跟一個一個來一樣嗎？再問：批次賺到了什麼？
+# 一個批次共用每一次讀進來的權重，adapter 也一樣。長度不同的提示在左邊補齊，讓每個提示都在答案開始的地方結束。先問：答案跟逐一回答的一樣嗎？再問：批次有什麼好處？
 
 # %%
 use_adapter(model, "compose")
@@ -331,7 +331,7 @@ speed = timed({rows: functools.partial(answer_all, rows) for rows in rows_at_onc
 gain = speed[1].median / speed[len(prompts)].median
 lab.say(
     f"{different} of {len(asked)} answers differ. All prompts in one batch take {speed[len(prompts)]}, one at a time {speed[1]}: {gain:.1f} times as long.",
-    f"{len(asked)} 個答案中有 {different} 個不同。全部放進一個批次要 {speed[len(prompts)]}，一個一個來要 {speed[1]}：{gain:.1f} 倍的時間。",
+    f"{len(asked)} 個答案中有 {different} 個不同。全部放進一個批次要 {speed[len(prompts)]}，逐一回答要 {speed[1]}：{gain:.1f} 倍的時間。",
 )
 
 # %% [markdown] lang="en"
@@ -365,10 +365,10 @@ lab.say(
 # **Next:** a server that knows nothing of adapters. How does one give it the fine-tuned model?
 
 # %% [markdown] lang="zh-TW"
-# ## 玩具規模的限制
+# ## 小規模實驗的限制
 #
-# - 這麼小的模型空間有限：學進來的東西把別的擠出去，比大模型嚴重。「遺忘必須量測」這件事可以帶走，遺忘的多寡不行。
-# - 舊技能每類的保留題目不多。請看整體的樣子，別看個別的百分點。
+# - 這麼小的模型空間有限：學進來的東西把別的擠出去，比大模型嚴重。「遺忘必須量測」在大模型也成立，遺忘的多寡則不能照搬。
+# - 舊技能每類的保留題目不多。請看整體的趨勢，別看個別的百分點。
 # - 這裡一個批次的所有提示都用同一個 adapter。要在一個批次裡服務許多 adapter，需要專用的 kernel，例如 vLLM 或 S-LoRA（[2311.03285](https://arxiv.org/abs/2311.03285)）的做法。
 #
 # **練習。** 練習 7（`lora_files.py`：檔案格式）屬於這一本：`nox -s check -- lab-1.1.1-lora`。

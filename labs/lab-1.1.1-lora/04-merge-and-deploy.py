@@ -168,22 +168,22 @@ lab.say(
 #
 # In notebook 2 an adapter was trained on a base of four bits. Three ways to ship it without the adapter:
 #
-# 1. make the 4-bit weights dense and add the update to *them*: the model that was trained, in 32 bits again;
-# 2. add the update to the *original* weights: the adapter has learned beside other ones, with their rounding errors;
-# 3. take the first and quantise it again: four bits, but the small update meets the coarse levels.
+# 1. make the 4-bit weights dense and add the update to *them*: 32 bits again;
+# 2. add the update to the *original* weights, which were never rounded to four bits: 32 bits too;
+# 3. take the first and quantise it again: four bits, as before.
 #
-# Which of them is exact? And how much do the other two cost?
+# **Predict:** which of them is exact? And how much do the other two cost?
 
 # %% [markdown] lang="zh-TW"
 # ## 合併 4 位元的基礎模型
 #
-# 第 2 本筆記本在四位元的基礎模型上訓練了一個 adapter。要交出這個模型、又不附 adapter，有三種做法：
+# 第 2 本筆記本在 4 位元的基礎模型上訓練了一個 adapter。要交出這個模型、又不附 adapter，有三種做法：
 #
-# 1. 把 4 位元權重還原成稠密的，再把更新量加到*它們*身上：就是訓練過的那個模型，只是回到 32 位元；
-# 2. 把更新量加到*原本*的權重上：但 adapter 學習時，旁邊是另一組權重，帶著捨入誤差；
-# 3. 拿第一種再量化一次：還是四位元，可是小小的更新量要遷就粗糙的位準。
+# 1. 把 4 位元權重還原成稠密的，再把更新量加到*它們*身上：回到 32 位元；
+# 2. 把更新量加到*原本*的權重上，它們從來沒有捨入成 4 位元：也是 32 位元；
+# 3. 拿第一種再量化一次：跟之前一樣是 4 位元。
 #
-# 哪一種是精確的？另外兩種的代價是多少？
+# **先猜猜看：** 哪一種是精確的？另外兩種的代價是多少？
 
 # %%
 adapter = lab.artifact("adapter-four-bit")
@@ -228,8 +228,8 @@ lab.figure(
 )
 gains = {name: value - four_bit_right["adapter on 4 bits"] for name, value in four_bit_right.items()}
 lab.say(
-    f"Only the first way gives the model that was trained ({apart['1. dense, merged']:.1e}). The original weights differ by {apart['2. original, merged']:.2g} and change the accuracy by {100 * gains['2. original, merged']:+.1f} points, four bits again by {apart['3. merged, 4 bits again']:.2g} and {100 * gains['3. merged, 4 bits again']:+.1f} points. {'This task forgives both; measure it on yours.' if min(gains.values()) > -0.02 else 'That is the price of another rounding error than the one trained with.'}",
-    f"只有第一種做法給出訓練過的那個模型（{apart['1. dense, merged']:.1e}）。用原本的權重差 {apart['2. original, merged']:.2g}，準確率變化 {100 * gains['2. original, merged']:+.1f} 個百分點；再量化一次差 {apart['3. merged, 4 bits again']:.2g}，變化 {100 * gains['3. merged, 4 bits again']:+.1f} 個百分點。{'這個任務對兩者都很寬容；你的任務請自己量。' if min(gains.values()) > -0.02 else '這就是捨入誤差跟訓練時不一樣的代價。'}",
+    f"Only the first way gives the model that was trained ({apart['1. dense, merged']:.1e}). On the original weights, beside which the adapter has not learned, the logits differ by {apart['2. original, merged']:.2g} and the accuracy changes by {100 * gains['2. original, merged']:+.1f} points; in four bits again, where the levels are coarse for a small update, they differ by {apart['3. merged, 4 bits again']:.2g} and it changes by {100 * gains['3. merged, 4 bits again']:+.1f} points. {'This task forgives both; measure it on yours.' if min(gains.values()) > -0.02 else 'That is the price of another rounding error than the one trained with.'}",
+    f"只有第一種做法給出訓練過的那個模型（{apart['1. dense, merged']:.1e}）。用原本的權重（adapter 不是搭配它們學的）差 {apart['2. original, merged']:.2g}，準確率變化 {100 * gains['2. original, merged']:+.1f} 個百分點；再量化一次（和小小的更新量相比，位準很粗）差 {apart['3. merged, 4 bits again']:.2g}，變化 {100 * gains['3. merged, 4 bits again']:+.1f} 個百分點。{'這個任務對兩者都不敏感；你的任務請自己量。' if min(gains.values()) > -0.02 else '這就是捨入誤差跟訓練時不一樣的代價。'}",
 )
 
 # %% [markdown] lang="en"
@@ -309,12 +309,12 @@ else:
     lab.table([*columns, tr("base", "基礎模型")], rows)
 
 # %% [markdown] lang="en"
-# ## What does merging buy?
+# ## What does merging save?
 #
 # An adapter that is kept apart costs two more small products in each layer, for each token. We decode the same number of tokens with both, in turn. Times depend on the machine, so this is reported and not judged.
 
 # %% [markdown] lang="zh-TW"
-# ## 合併換來什麼？
+# ## 合併有什麼好處？
 #
 # 分開放的 adapter，每一層、每個 token 都要多做兩個小乘積。我們輪流用兩者解碼同樣多的 token。時間取決於機器，所以只回報，不評判。
 
@@ -361,7 +361,7 @@ lab.say(
 - A 4-bit base is made dense first. Only then is the merge exact.
 - Over HTTP: {over_http}.
 - With the adapter kept apart, decoding takes {ratio:.2f} times as long here (from {ratios[0]:.2f} to {ratios[-1]:.2f} over {len(ratios)} repetitions).""",
-    f"""- 合併讓 logits 改變 {worst:.1e}，而且不留下任何 LoRA 的痕跡；錯誤的縮放會改變 {min(wrong.values()):.2g}。
+    f"""- 合併讓 logits 改變 {worst:.1e}，而且模型裡不再有 LoRA 的層；錯誤的縮放會改變 {min(wrong.values()):.2g}。
 - 4 位元的基礎模型要先還原成稠密的，合併才精確。
 - 透過 HTTP：{over_http}。
 - adapter 分開放的話，在這裡解碼要花 {ratio:.2f} 倍的時間（{len(ratios)} 次重複，從 {ratios[0]:.2f} 到 {ratios[-1]:.2f}）。""",
@@ -395,7 +395,7 @@ lab.say(
 # | 要能精確回到基礎模型 | 得另外留一份 | 適合 |
 # | 4 位元的基礎模型 | 會變回稠密的 | 維持 4 位元 |
 #
-# ## 玩具規模的限制
+# ## 小規模實驗的限制
 #
 # - 這麼小的模型，Python 呼叫的開銷比 adapter 的計算更重。上面的倍數說明*有*代價，說不出在 GPU 上是多少。
 # - 在 bfloat16 下合併，總和會捨入到 8 位元的尾數：小小的更新量可能就這樣消失。請用 float32 合併，之後再轉換，然後重新比對。

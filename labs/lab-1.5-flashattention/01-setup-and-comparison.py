@@ -60,7 +60,7 @@ print(f"torch {torch.__version__} on {settings.device}, {dtype}, Python {platfor
 # The naive version does exactly what the formula says. Look for the lines that make an $N \times N$ matrix:
 
 # %% [markdown] lang="zh-TW"
-# 原始版完全照公式做。請找出哪幾行會產生 $N \times N$ 的矩陣：
+# 原始（naive）版完全照公式做。請找出哪幾行會產生 $N \times N$ 的矩陣：
 
 # %%
 lab.source(naive_attention)
@@ -86,7 +86,7 @@ implementations = {
 # %% [markdown] lang="zh-TW"
 # ## 真的是同一個函式嗎？
 #
-# 要算出同樣的東西，比較代價才有意義。裁判是 `float64` 的原始版，它的捨入誤差遠小於這裡看得到的任何差異。
+# 要算出同樣的東西，比較代價才有意義。標準答案是 `float64` 的原始版，它的捨入誤差遠小於這裡看得到的任何差異。
 
 # %%
 def random_inputs(length, dtype=dtype):
@@ -134,7 +134,7 @@ lab.say(
 # %% [markdown] lang="zh-TW"
 # ## 先猜猜看
 #
-# 我們要在越來越長的 $N$ 下，量注意力的一個訓練步驟（前向加反向傳播），再用最長的三個長度擬合 $\text{代價} \approx c\,N^{p}$。
+# 我們要用愈來愈長的 $N$，量注意力的一個訓練步驟（前向加反向傳播），再用最長的三個長度擬合 $\text{代價} \approx c\,N^{p}$。
 # 請把你的猜測寫進你那份實驗裡的 `predictions.toml`，再往下執行：
 #
 # ```toml
@@ -281,7 +281,7 @@ lab.say(
 {law.factor * further**law.exponent / settings.heads / 1e9:.0f} GB. And by plain arithmetic: a single score matrix of a model with {heads} heads at a context of {long:,} tokens,
 in bfloat16, is {long:,}² × {heads} × 2 bytes = {matrix / 2**40:.0f} TiB. No accelerator holds that, for one layer and one sequence.""",
     f"""**外推。** 照擬合出來的直線，單一個 head 的原始注意力在 N = {further:,} 時需要
-{law.factor * further**law.exponent / settings.heads / 1e9:.0f} GB。再做一道純算術：一個有 {heads} 個 head 的模型，上下文 {long:,} 個 token，用 bfloat16 存一個分數矩陣，
+{law.factor * further**law.exponent / settings.heads / 1e9:.0f} GB。再單純算一下：一個有 {heads} 個 head 的模型，上下文 {long:,} 個 token，用 bfloat16 存一個分數矩陣，
 就是 {long:,}² × {heads} × 2 位元組 = {matrix / 2**40:.0f} TiB。光是一層、一條序列，就沒有任何加速器放得下。""",
 )
 

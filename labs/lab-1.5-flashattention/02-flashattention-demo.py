@@ -18,7 +18,7 @@
 #
 # | | |
 # |---|---|
-# | 你會做出 | 分四步的推導（平移、合併、tile、反向傳播），以及證據：用隨機形狀對照 float64 的標準答案、三個一定要被抓到的錯誤，還有同一個演算法的 GPU kernel |
+# | 你會做出 | 分四步的推導（平移、合併、tile、反向傳播），以及證據：用隨機形狀對照 float64 的標準答案、三個一定要抓得到的錯誤，還有同一個演算法的 GPU kernel |
 # | 你需要 | 兩個 CPU 核心跑半分鐘，1 GB 記憶體 |
 # | 你應該看到 | 分塊注意力離標準答案多遠，旁邊是原始注意力的距離；哪種輸入才看得出哪個錯誤 |
 #
@@ -94,7 +94,7 @@ lab.table(["m", *(f"exp({s:.0f} - m)" for s in scores), "p1", "p2", "p3"], rows)
 # weighted sum $o$ of values. Both are relative to their *own* maximum, so before they can be added they must be brought to a common one:
 
 # %% [markdown] lang="zh-TW"
-# $m$ 太小會溢位，太大會下溢，兩種下場都是 nan。整列的最大值是安全的選擇：最大的那一項就是 $e^0 = 1$。可是最大值也屬於整列。
+# $m$ 太小會溢位，太大會下溢，最後都會得到 nan。整列的最大值是安全的選擇：最大的那一項就是 $e^0 = 1$。可是最大值也屬於整列。
 #
 # ## 第二步：一列的兩個部分能不能合併？
 #
@@ -159,7 +159,7 @@ lab.say(
 # cannot hide behind rounding:
 
 # %% [markdown] lang="zh-TW"
-# 合併如果正確，怎麼切、照什麼順序都不該有影響。我們兩者都隨機試，用 float64，讓錯誤無法躲在捨入誤差後面：
+# 合併如果正確，怎麼切、照什麼順序都不該有影響。切法和順序我們都隨機試，而且用 float64，錯誤才不會被捨入誤差蓋過去：
 
 # %%
 def merge_in_random_order(merge, scores, values, chance):
@@ -209,8 +209,8 @@ lab.table(["seed", *(tr(*column) for column in columns)], rows)
 # %% [markdown] lang="zh-TW"
 # ## 第三步：tile
 #
-# 接下來一次處理一個 query 區塊，讓它依序面對一個個 key 區塊。分數矩陣從來不存在，只有其中一個 tile 存在。
-# 有因果遮罩時，許多 tile 是空的，連載入都不必。下面畫出兩個小問題的幾何，第二個長度除不盡，而且 query 比 key 少
+# 接下來一次處理一個 query 區塊，依序和每一個 key 區塊計算。分數矩陣從來不存在，只有其中一個 tile 存在。
+# 有因果遮罩時，許多 tile 是空的，連載入都不必。下面畫出兩個小例子的 tile，第二個長度除不盡，而且 query 比 key 少
 # （一段長文的後半，前半已經在快取裡）：
 
 # %%
@@ -493,11 +493,11 @@ lab.say(
   because then the maxima of the blocks hardly differ, but never as small as rounding.
 - Naive and tiled attention lose digits together as the scores grow: a large float32 number has coarse steps, and the exponential of its
   rounding error is a relative error.""",
-    f"""- `no_maximum` 一路跟正確的演算法一樣好，到分數 {broken_from:.0f} 時壞掉。**測試要用看得出錯誤的輸入**：所以這個實驗還有一道關卡
+    f"""- `no_maximum` 原本跟正確的演算法一樣精確，分數到 {broken_from:.0f} 時就壞掉了。**測試要用看得出錯誤的輸入**：所以這個實驗還有一道關卡
   `large_score_error`。
 - 在任何大小下，誤差都超過原始注意力 100 倍的是：{"、".join(f"`{name}`" for name in always)}。分數愈小，各區塊的最大值差得愈少，
   誤差也就愈小，但從來沒有小到像捨入誤差。
-- 分數變大時，原始版和分塊版會一起損失位數：大的 float32 數字刻度較粗，而捨入誤差經過指數函數，就成了相對誤差。""",
+- 分數變大時，原始版和分塊版會一起損失精度：float32 的數字愈大，間距愈粗，而捨入誤差經過指數函數，就成了相對誤差。""",
 )
 
 # %% [markdown] lang="en"
@@ -649,8 +649,8 @@ else:
 # %% [markdown] lang="zh-TW"
 # ## 數字說了什麼，以及它們的限制
 #
-# - 注意力不需要完整的一列：每個 query 兩個數字加一個 `head_dim` 維的向量（最大值、總和、目前的輸出）就帶著全部資訊，而且順序隨意。
-# - 反向傳播不需要存下權重：每列一個數字就能把它們找回來，而 $D$ 只是一次內積。
+# - 注意力不需要完整的一列：每個 query 只要兩個數字和一個 `head_dim` 維的向量（最大值、總和、目前的輸出）就有全部的資訊，而且順序隨意。
+# - 反向傳播不需要存下權重：每列一個數字就能把它們算回來，而 $D$ 只是一次內積。
 # - 分塊注意力和原始注意力一樣精確。兩者的最後幾個位元可能不同，因為浮點數加總的結果與順序有關：請對照 float64 的標準答案，不要用 `==`。
 # - 這裡的長度很短，標準答案才放得下，測試才跑得快。誤差會隨長度緩慢增加；第 3 本筆記本會用兩種注意力同時訓練，比較損失。
 #

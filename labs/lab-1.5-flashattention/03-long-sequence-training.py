@@ -19,7 +19,7 @@
 # |---|---|
 # | 你會做出 | 一個可以更換注意力的小型語言模型，用 Python 標準函式庫的原始碼，以好幾種注意力各訓練一次；再做受記憶體預算限制的訓練，由作業系統強制執行 |
 # | 你需要 | 兩個 CPU 核心跑一分鐘，1 GB 記憶體 |
-# | 你應該看到 | 各種注意力的損失曲線差多遠，錯誤的遮罩會對曲線做什麼；在預算之下誰被拒絕，以及在那裡訓練出來的模型是不是真的用了長上下文 |
+# | 你應該看到 | 各種注意力的損失曲線差多遠，錯誤的遮罩會對曲線做什麼；在預算之下，誰要不到記憶體，以及在那裡訓練出來的模型是不是真的用了長上下文 |
 
 # %%
 import functools
@@ -48,7 +48,7 @@ torch.set_num_threads(1)  # on two threads every small tile would wait for the s
 # attention, for each position reads its own byte.
 
 # %% [markdown] lang="zh-TW"
-# ## 人人都有的真實文字
+# ## 每台機器上都有的真實文字
 #
 # 不必下載：文字就是 Python 自己的標準函式庫，逐位元組讀取。有兩個基準可以衡量損失：瞎猜，以及只知道每個位元組出現頻率的模型。
 # 要贏過後者，就得看前一個位元組；光是這樣還*不需要*注意力，因為每個位置本來就讀得到自己的位元組。
@@ -119,7 +119,7 @@ print(config, tr(f"{parameters:,} parameters", f"{parameters:,} 個參數"), sep
 # 用原始注意力和分塊注意力訓練同一個模型。兩條損失曲線在差最多的那一步，差多少？把 `loss_difference = ...` 寫進 `predictions.toml`。
 #
 # 第四次訓練有一個錯誤：它的遮罩讓每個位置*多看到一個* token。這對它的損失會有什麼影響？第五次根本沒有注意力：該混合的東西全換成零。
-# 只訓練這麼少步，這樣會損失多少？
+# 只訓練這麼少步，損失會差多少？
 
 # %%
 curves = {}  # (attention, seed) -> losses
@@ -168,7 +168,7 @@ else:
     missed = Text(
         f"{-blind:.2f} nats **below** the naive one: in so few steps attention is still in the way, and a falling loss alone does not "
         "show that it does anything",
-        f"比原始版還**低** {-blind:.2f} nats：步數這麼少，注意力還只是礙事，光看損失下降，證明不了注意力有在做事",
+        f"比原始版還**低** {-blind:.2f} nats：步數這麼少，注意力反而有妨礙，光看損失下降，證明不了注意力有作用",
     )
 lab.say(
     f"""- After {settings.steps} steps with {len(settings.seeds)} seeds, naive and tiled curves are nowhere more than {apart["tiled"]:.1e} nats apart{guessed.en};
@@ -191,9 +191,9 @@ lab.say(
 # score matrix per head for the backward pass:
 
 # %% [markdown] lang="zh-TW"
-# ## 同一份記憶體預算
+# ## 記憶體預算
 #
-# 接下來序列變長，記憶體要配給。`memory_budget` 設下的限制對這個行程真的有效：在 Linux 上，作業系統核心會拒絕再給記憶體；在 GPU 上，則由配置器拒絕。
+# 接下來序列變長，記憶體則有限額。`memory_budget` 設下的限制對這個行程真的有效：在 Linux 上，作業系統核心會拒絕再給記憶體；在 GPU 上，則由配置器拒絕。
 # 首先，每一種注意力需要多少？原始注意力的每一層，至少要為反向傳播留下每個 head 一個分數矩陣：
 
 # %%
@@ -324,13 +324,13 @@ lab.say(
 # `nox -s check -- lab-1.5-flashattention` says which are still open.
 
 # %% [markdown] lang="zh-TW"
-# ## 玩具規模的限制
+# ## 小規模實驗的限制
 #
-# - 幾十步的訓練，教會模型的是哪些位元組常出現、一點點哪個後面常接哪個，以及一件刻意埋在遠處的事。真正的長距離結構需要多得多的步數和更多層。
+# - 幾十步的訓練，教會模型的是哪些位元組常出現、大致上哪個後面常接哪個，以及一件刻意埋在遠處的事。真正的長距離結構需要多得多的步數和更多層。
 #   這裡證明的是：訓練是精確的，而且該看多遠就看得到多遠。
 # - 標頭很長，又總是在開頭，所以幾十步就找得到。真正的大海撈針，針很小，而且可能在任何地方。
 # - 損失相等，是在兩者都放得下的長度證明的。原始注意力放不下的地方，就沒有東西可以比；這正是第 2 本筆記本精確度測試的用途。
-# - 隨長度成長的不只注意力。這裡最大的是 logits（長度 × 詞彙量）和前饋層的激勵值；換成真正的詞彙表，logits 往往是注意力之後的下一道牆。
+# - 隨長度成長的不只注意力。這裡最大的是 logits（長度 × 詞彙量）和前饋層的激勵值；換成真正的詞彙表，logits 往往是注意力之後的下一個瓶頸。
 # - macOS 和 Windows 沒有提供這種針對行程的限制；在那裡，預算是靠累加張量大小來維持的。
 #
 # **練習。** 這本筆記本用到練習 1 到 5 的全部：執行 `nox -s lab-1.5-flashattention -- --mine`，就會用*你的*注意力來訓練。

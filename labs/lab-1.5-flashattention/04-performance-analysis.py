@@ -19,7 +19,7 @@
 # |---|---|
 # | 你會做出 | 逐一數出每個跨越慢速與快速記憶體的元素，一條完全準確預測它的公式，一次區塊大小掃描，一張 roofline 圖，還有你這台機器上所有實作的比較表 |
 # | 你需要 | 兩個 CPU 核心跑半分鐘，1 GB 記憶體 |
-# | 你應該看到 | 數出來的和公式算的是否一個元素都不差；多出來的快速記憶體換得到什麼，又是在哪一種迴圈順序下；最大的暫存張量跟長度有什麼關係；因果遮罩省下多少分數 |
+# | 你應該看到 | 數出來的和公式算的是否一個元素都不差；快速記憶體變大有什麼好處，又是在哪一種迴圈順序下；最大的暫存張量跟長度有什麼關係；因果遮罩省下多少分數 |
 
 # %%
 import contextlib
@@ -240,13 +240,13 @@ lab.say(
 # **Predict:** in which order is the memory well spent on queries, in which on keys? And what happens when it is spent on the other one?
 
 # %% [markdown] lang="zh-TW"
-# ## 多出來的快速記憶體換得到什麼？
+# ## 快速記憶體變大有什麼好處？
 #
-# 定理 2 說傳輸量隨 $1/M$ 下降。所以我們拿 $M$ 個元素的快速記憶體，幾乎全部花在*一種*區塊上，另一種只留幾列：花在 query，或是花在 key。
+# 定理 2 說傳輸量隨 $1/M$ 下降。所以我們拿 $M$ 個元素的快速記憶體，幾乎全部用來放*一種*區塊，另一種只留幾列：用在 query，或是用在 key。
 # 兩種迴圈順序都試。每一種順序都有一再重讀的東西：外層是 query 時，每個 query 區塊讀一次 $K$ 和 $V$；外層是 key 時，
 # 每個 key 區塊讀一次 $Q$ 和還沒算完的輸出。
 #
-# **先猜猜看：** 哪一種順序該把記憶體花在 query，哪一種該花在 key？花錯地方又會怎麼樣？
+# **先猜猜看：** 哪一種順序該把記憶體用在 query，哪一種該用在 key？用錯地方又會怎麼樣？
 
 # %%
 full = replace(shape, heads=1, kv_heads=1, causal=False)
@@ -269,7 +269,7 @@ lab.figure(
     figures.traffic_over_sram(srams, panels, promised, naive_total),
     Text(
         en="Elements moved by a full forward pass over the size of fast memory, in both loop orders, by what the memory is spent on.",
-        zh_tw="完整的前向傳播搬移的元素數，隨快速記憶體大小的變化：兩種迴圈順序，依記憶體花在哪裡分別畫出。",
+        zh_tw="完整的前向傳播搬移的元素數，隨快速記憶體大小的變化：兩種迴圈順序，依記憶體用在哪裡分別畫出。",
     ),
 )
 
@@ -300,8 +300,8 @@ lab.say(
   {between["queries outside"]} for the first and {between["keys outside"]} for the second: the unfinished output also travels there, out and in.
 - M must be large enough for tiling to pay: with {tight:,} elements, queries outside, it would move {tight_moved / naive_total:.2f} times what naive attention moves, with
   {srams[-1]:,} it is {wide_moved / naive_total:.2f} times.""",
-    f"""- 外層是 query（FlashAttention-2，我們的迴圈）：花在 query 上，傳輸量像 {falls["queries outside", "queries"]} 下降；花在 key 上，則像 {falls["queries outside", "keys"]}。
-- 外層是 key（FlashAttention-1，定理講的就是這個順序）：花在 key 上，像 {falls["keys outside", "keys"]}；花在 query 上，像 {falls["keys outside", "queries"]}。
+    f"""- 外層是 query（FlashAttention-2，我們的迴圈）：用在 query 上，傳輸量像 {falls["queries outside", "queries"]} 下降；用在 key 上，則像 {falls["queries outside", "keys"]}。
+- 外層是 key（FlashAttention-1，定理講的就是這個順序）：用在 key 上，像 {falls["keys outside", "keys"]}；用在 query 上，像 {falls["keys outside", "queries"]}。
 - 兩種順序裡，$M$ 都是經由*外層*的區塊發揮作用，因為內層那一邊的東西，每個外層區塊都要全部跨過一次。定理沒寫出來的常數，前者是
   {between["queries outside"]}，後者是 {between["keys outside"]}：在後者，還沒算完的輸出也要來回搬。
 - M 要夠大，分塊才划算：外層是 query 時，只有 {tight:,} 個元素，傳輸量會是原始版的 {tight_moved / naive_total:.2f} 倍；有
@@ -311,14 +311,14 @@ lab.say(
 # %% [markdown] lang="en"
 # ## How much arithmetic does it save?
 #
-# Without a mask none: every query-key pair gets its score, in tiles or at once. With a causal mask nearly half of the pairs are hidden. Naive
-# attention scores them all and hides them afterwards; tiled attention skips tiles that are hidden as a whole. **Predict** the share of
+# Without a mask none: every query-key pair gets its score, in tiles or at once. With a causal mask a query does not see the keys that come after it. Naive
+# attention scores those pairs too and hides them afterwards; tiled attention skips tiles that are hidden as a whole. **Predict** the share of
 # naive attention's scores that the tiled loops compute at the length and blocks above: `causal_pair_share = ...`
 
 # %% [markdown] lang="zh-TW"
 # ## 它省下多少算術？
 #
-# 沒有遮罩時一點也沒省：不管分塊還是一次算完，每一對 query 與 key 都要有分數。有因果遮罩時，將近一半的配對看不到。原始版全部算完再遮住，
+# 沒有遮罩時一點也沒省：不管分塊還是一次算完，每一對 query 與 key 都要有分數。有因果遮罩時，query 看不到排在它後面的 key。原始版全部算完再遮住，
 # 分塊版則跳過整塊都看不到的 tile。**先猜猜看：** 在上面的長度與區塊下，分塊迴圈算的分數是原始版的幾分之幾？寫成 `causal_pair_share = ...`
 
 # %%
@@ -442,12 +442,12 @@ GPU kernel 沒有這種呼叫，限制在於放不放得下：每個元素 {elem
 # ## Does the largest temporary know the length?
 #
 # Now the length doubles and the block stays. **Predict** how many times as large the largest temporary becomes: in the forward pass, and in
-# a training step, where gradients are as long as the sequence; tiled and naive.
+# a training step with its gradients; tiled and naive.
 
 # %% [markdown] lang="zh-TW"
 # ## 最大的暫存張量跟長度有關嗎？
 #
-# 這次長度加倍、區塊不變。**先猜猜看：** 最大的暫存張量變成幾倍？前向傳播，以及梯度跟序列一樣長的訓練步驟；分塊版與原始版都猜。
+# 這次長度加倍、區塊不變。**先猜猜看：** 最大的暫存張量變成幾倍？前向傳播，以及包含梯度的訓練步驟；分塊版與原始版都猜。
 
 # %%
 def step(attend, inputs):
@@ -477,8 +477,8 @@ lab.record("training_temporary_growth", growth[3])
 lab.record("training_temporary_growth", growth[4], variant="naive")
 lab.say(
     f"Twice the length: the largest temporary of the forward pass becomes {growth[1]:g} times as large with tiles and {growth[2]:g} times without; in a training "
-    f"step {growth[3]:g} and {growth[4]:g} times.",
-    f"長度加倍：前向傳播最大的暫存張量，分塊版變成 {growth[1]:g} 倍，原始版 {growth[2]:g} 倍；訓練步驟則是 {growth[3]:g} 倍與 {growth[4]:g} 倍。",
+    f"step {growth[3]:g} and {growth[4]:g} times, for there gradients are as long as the sequence.",
+    f"長度加倍：前向傳播最大的暫存張量，分塊版變成 {growth[1]:g} 倍，原始版 {growth[2]:g} 倍；訓練步驟則是 {growth[3]:g} 倍與 {growth[4]:g} 倍，因為梯度跟序列一樣長。",
 )
 
 # %% [markdown] lang="en"
@@ -533,8 +533,8 @@ lab.figure(
 # %%
 ridge = peak / bandwidth
 roof = {name: min(peak, i * bandwidth) for name, i in intensity.items()}
-sloping = Text("sloping part, limited by bandwidth", "斜坡段，受頻寬限制")
-flat = Text("flat part, limited by arithmetic", "平頂段，受算術限制")
+sloping = Text("sloping part, limited by bandwidth", "斜線段，受頻寬限制")
+flat = Text("flat part, limited by arithmetic", "水平段，受算術限制")
 under = {name: sloping if i < ridge else flat for name, i in intensity.items()}
 share = {name: attained[name] / roof[name] for name in done}
 kept = {name: useful / done[name] for name in done}
@@ -551,11 +551,11 @@ lab.say(
 - A single CPU core bends early. A data-centre GPU with tensor cores bends at more than 100 operations per byte: put both intensities there,
   and naive attention is far to the left of the bend, tiled attention {intensity["tiled"] / intensity["naive"]:.1f} times closer to it. That is why FlashAttention is faster there,
   with a mask and without.""",
-    f"""- 量到的峰值是 {peak / 1e12:.3g} TFLOP/s，頻寬是 {bandwidth / 1e9:.3g} GB/s：屋頂在每位元組 {ridge:.1f} 次運算處轉折。
+    f"""- 量到的峰值是 {peak / 1e12:.3g} TFLOP/s，頻寬是 {bandwidth / 1e9:.3g} GB/s：上限線在每位元組 {ridge:.1f} 次運算處轉折。
 - 原始注意力每位元組做 {intensity["naive"]:.1f} 次運算，位於{under["naive"].zh_tw}。分塊注意力做
   {intensity["tiled"]:.1f} 次，位於{under["tiled"].zh_tw}。
-- 實際達到：原始版是自己屋頂的 {share["naive"]:.0%}，分塊版是自己屋頂的 {share["tiled"]:.0%}。做過的運算裡，有用的占 {kept["naive"]:.0%}（原始）與 {kept["tiled"]:.0%}（分塊），
-  其餘都被遮掉。SDPA 有用的運算達到峰值的 {fused / peak:.0%}。屋頂下缺的那一段，是沒算進運算次數的東西：指數函數、遮罩、重新縮放和呼叫開銷。
+- 實際達到：原始版是自己上限的 {share["naive"]:.0%}，分塊版是自己上限的 {share["tiled"]:.0%}。做過的運算裡，有用的占 {kept["naive"]:.0%}（原始）與 {kept["tiled"]:.0%}（分塊），
+  其餘都被遮掉。SDPA 有用的運算達到峰值的 {fused / peak:.0%}。離上限還差的那一段，是沒算進運算次數的東西：指數函數、遮罩、重新縮放和呼叫開銷。
   （eager 模式的 PyTorch 還會為了 scale 和遮罩多搬幾次分數；我們的傳輸量和論文一樣，把它們視為已融合。）
 - 在這裡，分塊版一次前向傳播的時間是原始版的 {times["tiled"].median / times["naive"].median:.2f} 倍。在因果遮罩下，這不全是傳輸量的功勞：它的運算也只有原始版的 {done["tiled"] / done["naive"]:.0%}。
 - CPU 的單一核心很早就轉折。資料中心級 GPU 有 tensor core，要到每位元組 100 次以上才轉折：把這兩個強度放上去，
@@ -571,7 +571,7 @@ lab.say(
 # %% [markdown] lang="zh-TW"
 # ## 這台機器上的所有實作
 #
-# 同一個函式，這台機器上有的實作全部上場，前向加反向傳播，單位是有用的 TFLOP/s（愈大愈好）。這台機器沒有的，會列出原因。
+# 同一個函式，這台機器上有的實作全部都量，前向加反向傳播，單位是有用的 TFLOP/s（愈大愈好）。這台機器沒有的，會列出原因。
 # （`flash-attn` 套件在這個實驗的 GPU 映像檔裡；它不在 PyPI 上，所以本機環境都沒有。）
 
 # %%
@@ -710,7 +710,7 @@ lab.say(
 # As speeds, the same times show where overhead ends and arithmetic begins:
 
 # %% [markdown] lang="zh-TW"
-# 同樣的時間換算成速度，就看得出開銷在哪裡結束、算術從哪裡開始主導：
+# 同樣的時間換算成速度，就看得出到哪個長度為止是開銷主導，之後才由算術主導：
 
 # %%
 speeds = {name: [] for name in attends}
@@ -750,7 +750,7 @@ lab.figure(
 #
 # - **完全準確。** 傳輸量的公式和迴圈一個元素都不差，而且測試的形狀不是人挑的，兩種迴圈順序都是。
 # - **記憶體。** 前向傳播最大的暫存只取決於區塊；訓練時，則是每個 token 一列 `head_dim` 個數字。
-# - **傳輸量是數出來的，不是量出來的。** 迴圈與公式說的是：理想的快速記憶體必須載入什麼。CPU 的快取自己作主，GPU kernel 則要經過 L2 快取。
+# - **傳輸量是數出來的，不是量出來的。** 迴圈與公式說的是：理想的快速記憶體必須載入什麼。CPU 的快取留下什麼，由硬體自己決定；GPU kernel 則要經過 L2 快取。
 #   在 GPU 上，可以用 profiler（Nsight Compute 的 `dram__bytes`）量真正的傳輸量。
 # - **CPU 上的時間不是重點。** 它取決於你的核心，以及核心還在忙什麼；沒有任何關卡看時間。
 #
