@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 from fontTools import subset
 
 from onepiece.course.places import SHARED
+from onepiece.course.text import LANGUAGES
 
 from . import course
 
@@ -24,7 +26,8 @@ def make_assets(work: Path) -> Path:
     """The directory of files that every page may use. Fonts and figures are made once, before the languages are built."""
     for chapter in course.chapters():
         if chapter.directory and (chapter.directory / "figures.py").exists():
-            drawn_figures(chapter.directory / "figures.py", work / "figures")
+            for language in LANGUAGES:
+                drawn_figures(chapter.directory / "figures.py", work / "figures", language)
     assets = work / "assets"
     font = assets / "STIXTwoMath.woff2"
     if not font.exists():
@@ -36,14 +39,16 @@ def make_assets(work: Path) -> Path:
     return assets
 
 
-def drawn_figures(program: Path, figures: Path) -> Path:
-    """The directory of a chapter's figures, drawn again only when their program changed."""
-    digest = hashlib.sha256(program.read_bytes() + (SHARED / "onepiece" / "figures.py").read_bytes()).hexdigest()
-    target = figures / program.parent.name
+def drawn_figures(program: Path, figures: Path, language: str) -> Path:
+    """The directory of a chapter's figures with labels in one language, drawn again only when their program or the style changed."""
+    style = SHARED / "onepiece" / "figures.py", SHARED / "onepiece" / "fonts" / "NotoSansTC-labels.otf"
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in (program, *style))).hexdigest()
+    target = figures / program.parent.name / language
     directory = target / digest[:16]
     if not directory.exists():
         shutil.rmtree(target, ignore_errors=True)
         temporary = target / f"{digest[:16]}.tmp"
-        subprocess.run([sys.executable, str(program), str(temporary)], check=True, stdout=subprocess.DEVNULL)
+        spoken = os.environ | {"ONEPIECE_LANG": language}
+        subprocess.run([sys.executable, str(program), str(temporary)], check=True, stdout=subprocess.DEVNULL, env=spoken)
         temporary.rename(directory)
     return directory

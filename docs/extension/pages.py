@@ -57,7 +57,7 @@ def _write_chapter(stage: Stage, chapter: course.Chapter, figures: Path, languag
         text += f"\n## {WORDS['quiz'][language]}\n\n```{{quiz}} {chapter.number}\n```\n"
     stage.write(f"chapters/{name}/index.md", text)
     if (chapter.directory / "figures.py").exists():
-        for drawn in sorted(drawn_figures(chapter.directory / "figures.py", figures).iterdir()):
+        for drawn in sorted(drawn_figures(chapter.directory / "figures.py", figures, language).iterdir()):
             stage.copy(drawn, f"chapters/{name}/figures/{drawn.name}")
 
 

@@ -303,7 +303,7 @@ del frozen
 lab.record("frozen_b_change", frozen_change)
 lab.record("frozen_b_change", trained_change, variant="trained")
 
-figure = training_curves(histories, title=f"LoRA on {settings.task}")
+figure = training_curves(histories, title=tr(f"LoRA on {settings.task}", f"用 LoRA 學 {settings.task}"))
 figure.axes[0].set_yscale("log")
 lab.figure(
     "learning-curves",
@@ -369,11 +369,12 @@ other_ratio = math.exp(of_other_adapter - untrained_loss)
 lab.record("instruction_perplexity_ratio", other_ratio, variant="other_adapter")
 lab.record("instruction_perplexity_ratio", math.exp(mean_loss(base, evaluation) - untrained_loss), variant="untrained")
 
-figure = training_curves({"training": history}, window=5, title="LoRA on the instruction data")
+curves = {tr("training", "訓練"): history}
+figure = training_curves(curves, window=5, title=tr("LoRA on the instruction data", "用 LoRA 學指令資料"))
 axes = figure.axes[0]
 steps = [0, *(entry["step"] for entry in history.evaluations)]
 losses = [untrained_loss, *(entry["held-out"] for entry in history.evaluations)]
-axes.plot(steps, losses, linestyle="--", label="held-out")
+axes.plot(steps, losses, linestyle="--", label=tr("held-out", "保留資料"))
 axes.legend()
 lab.figure(
     "instruction-curves",

@@ -307,7 +307,7 @@ for seed, scores in zip(settings.seeds, after, strict=True):
 figure = skills_before_and_after(
     {family: wilson_interval(score.right, score.count) for family, score in before.items()},
     {family: [scores[family].accuracy for scores in after] for family in families},
-    f"after LoRA on {settings.task}",
+    tr(f"after LoRA on {settings.task}", f"用 LoRA 學 {settings.task} 之後"),
 )
 lab.figure(
     "forgetting",

@@ -205,8 +205,8 @@ lab.table(
 tasks = [1, 2, 4, 8, 16, 32, 64]
 base_bytes = directory_bytes(shipped)
 sizes = {
-    "merged: one model per task": [count * whole["merged"] for count in tasks],
-    "one base and an adapter per task": [base_bytes + count * whole["adapter"] for count in tasks],
+    tr("merged: one model per task", "合併：每個任務一個模型"): [count * whole["merged"] for count in tasks],
+    tr("one base and an adapter per task", "一個基礎模型，每個任務一個 adapter"): [base_bytes + count * whole["adapter"] for count in tasks],
 }
 figure = size_on_disk(tasks, sizes)
 lab.figure(

@@ -1,4 +1,7 @@
-"""How the figures of this lab are drawn. What is in them is measured in the notebooks; what they show is said there, beside each."""
+"""How the figures of this lab are drawn. What is in them is measured in the notebooks; what they show is said there, beside each.
+
+Labels are in the reader's language; names of models and variants are those of the tables.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import numpy as np
 from matplotlib.colors import ListedColormap
 from matplotlib.patches import Patch
 
+from onepiece.course.text import tr
 from onepiece.figures import COLORS, subplots
 
 if TYPE_CHECKING:
@@ -27,8 +31,9 @@ def memory_of_plans(bills: Mapping[str, Sequence[float]], gpus: Sequence[int]) -
     """
     figure, axes = subplots(figsize=(8.4, 3.6))
     left = np.zeros(len(bills))
-    for index, part in enumerate(("weights", "gradients", "AdamW", "activations")):
-        sizes = np.array([parts[index] for parts in bills.values()]) / 2**30
+    parts = (tr("weights", "權重"), tr("gradients", "梯度"), "AdamW", tr("activations", "激勵值"))
+    for index, part in enumerate(parts):
+        sizes = np.array([held[index] for held in bills.values()]) / 2**30
         color = COLORS[("blue", "orange", "green", "purple")[index]]
         axes.barh(range(len(bills)), sizes, left=left, color=color, label=part)
         left += sizes
@@ -40,7 +45,8 @@ def memory_of_plans(bills: Mapping[str, Sequence[float]], gpus: Sequence[int]) -
         axes.annotate(f"{memory}", (memory, len(bills) - 0.5), textcoords="offset points", xytext=(2, 0), fontsize=9)
     axes.set_yticks(range(len(bills)), list(bills))
     axes.invert_yaxis()
-    axes.set(xlabel="GiB to train Llama-2-7B, 1 x 512 tokens, checkpointed", xlim=(0, 1.13 * left.max()))
+    label = tr("GiB to train Llama-2-7B, 1 x 512 tokens, checkpointed", "訓練 Llama-2-7B 的 GiB，1 x 512 個 token，使用檢查點")
+    axes.set(xlabel=label, xlim=(0, 1.13 * left.max()))
     axes.legend(loc="lower right")
     return figure
 
@@ -53,13 +59,14 @@ def padded_and_packed(batches: Mapping[str, tuple[Tensor, Tensor]]) -> Figure:
     """
     figure, axes = subplots(1, len(batches), figsize=(10, 4.2), width_ratios=[1, 1.2])
     colors = ListedColormap(["white", COLORS["sky"], COLORS["orange"]])
+    names = {"padded": tr("padded", "補齊"), "packed": tr("packed", "打包")}
     for place, (name, (real, counted)) in zip(axes, batches.items(), strict=True):
         picture = real.long() + counted.long()  # 0 padding, 1 prompt, 2 what counts
         place.imshow(picture, cmap=colors, vmin=0, vmax=2, aspect="auto", interpolation="nearest")
-        place.set(title=f"{name}: {tuple(picture.shape)}", xlabel="position")
+        place.set(title=f"{names.get(name, name)}: {tuple(picture.shape)}", xlabel=tr("position", "位置"))
         place.grid(False)
-    axes[0].set_ylabel("row")
-    kinds = {"prompt": COLORS["sky"], "counts": COLORS["orange"], "padding": "white"}
+    axes[0].set_ylabel(tr("row", "列"))
+    kinds = {tr("prompt", "提示"): COLORS["sky"], tr("counts", "計入損失"): COLORS["orange"], tr("padding", "補齊"): "white"}
     patches = [Patch(facecolor=color, edgecolor="black", label=label) for label, color in kinds.items()]
     figure.legend(handles=patches, loc="outside lower center", ncols=3)
     return figure
@@ -69,12 +76,18 @@ def kinds_of_answers(counts: Mapping[str, Mapping[str, int]]) -> Figure:
     """Stacked bars: for each model how many answers are of each kind."""
     figure, axes = subplots(figsize=(8, 3.6))
     left = np.zeros(len(counts))
+    names = {
+        "right": tr("right", "答對"),
+        "wrong choice": tr("wrong choice", "選錯"),
+        "other language": tr("other language", "另一種語言"),
+        "something else": tr("something else", "其他"),
+    }
     for kind, color in zip(next(iter(counts.values())), ("green", "orange", "amber", "black"), strict=True):
         sizes = np.array([of_model[kind] for of_model in counts.values()])
-        axes.barh(list(counts), sizes, left=left, color=COLORS[color], label=kind)
+        axes.barh(list(counts), sizes, left=left, color=COLORS[color], label=names[kind])
         left += sizes
     axes.invert_yaxis()
-    axes.set(xlabel="held-out items")
+    axes.set(xlabel=tr("held-out items", "保留題目"))
     figure.legend(loc="outside lower center", ncols=4)
     return figure
 
@@ -91,12 +104,12 @@ def skills_before_and_after(before: Mapping[str, Interval], after: Mapping[str, 
     figure, axes = subplots(figsize=(8.4, 3.8))
     errors = [[each.value - each.low for each in before.values()], [each.high - each.value for each in before.values()]]
     first = [each.value for each in before.values()]
-    axes.bar(places - 0.2, first, width=0.4, yerr=errors, capsize=3, color=COLORS["sky"], label="base")
+    axes.bar(places - 0.2, first, width=0.4, yerr=errors, capsize=3, color=COLORS["sky"], label=tr("base", "基礎模型"))
     axes.bar(places + 0.2, [np.mean(seeds) for seeds in after.values()], width=0.4, color=COLORS["orange"], label=label)
     for place, seeds in zip(places + 0.2, after.values(), strict=True):
         axes.plot([place] * len(seeds), seeds, linestyle="", color="black", marker="o", markersize=4, clip_on=False)
     axes.set_xticks(places, list(before))
-    axes.set(ylabel="exact match, held-out items", ylim=(0, 1.05))
+    axes.set(ylabel=tr("exact match, held-out items", "完全相符，保留題目"), ylim=(0, 1.05))
     figure.legend(loc="outside lower center", ncols=2)
     return figure
 
@@ -106,7 +119,7 @@ def size_on_disk(tasks: Sequence[int], sizes: Mapping[str, Sequence[float]]) -> 
     figure, axes = subplots()
     for label, held in sizes.items():
         axes.loglog(tasks, np.array(held) / 1e6, label=label)
-    axes.set(xlabel="tasks", ylabel="megabytes on disk")
+    axes.set(xlabel=tr("tasks", "任務數"), ylabel=tr("megabytes on disk", "在磁碟上的 MB"))
     axes.set_xticks(tasks, [str(count) for count in tasks])
     axes.minorticks_off()
     axes.legend()

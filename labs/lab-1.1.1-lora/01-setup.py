@@ -126,7 +126,7 @@ lab.table(
 # 因為更新量和權重相比太小的話，用 16 位元相加就捨入掉了。LoRA 自己的權重用 float32，所以不必再留一份。
 
 # %%
-PARTS = ("weights", "gradients", "master copy", "AdamW moments")
+PARTS = (tr("weights", "權重"), tr("gradients", "梯度"), tr("master copy", "主權重"), tr("AdamW moments", "AdamW 動量"))
 
 
 def bill(model):

@@ -1,4 +1,7 @@
-"""How the figures of this lab are drawn. What is in them is measured in the notebooks; what they show is said there, beside each."""
+"""How the figures of this lab are drawn. What is in them is measured in the notebooks; what they show is said there, beside each.
+
+Labels are in the reader's language; names of models and variants are those of the tables.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from onepiece.course.text import tr
 from onepiece.figures import COLORS, subplots
 
 if TYPE_CHECKING:
@@ -30,7 +34,7 @@ def training_memory(bills: Mapping[str, Sequence[float]], parts: Sequence[str]) 
     for place, total in enumerate(left):
         axes.annotate(f"{total:.1f} GiB", (total, place), textcoords="offset points", xytext=(5, -4))
     axes.invert_yaxis()
-    axes.set(xlabel="GiB, without activations", xlim=(0, left.max() * 1.18))
+    axes.set(xlabel=tr("GiB, without activations", "GiB，不含激勵值"), xlim=(0, left.max() * 1.18))
     axes.legend(loc="lower right")
     return figure
 
@@ -43,11 +47,13 @@ def share_over_size(counts: Mapping[str, tuple[int, int, int]]) -> Figure:
     """
     sizes = np.array([whole for whole, _, _ in counts.values()])
     figure, axes = subplots()
-    for label, column in (("all linear layers", 2), ("queries and values", 1)):
-        axes.loglog(sizes, [100 * count[column] / count[0] for count in counts.values()], label=f"rank 8 on {label}")
+    everywhere = tr("rank 8 on all linear layers", "秩 8，所有線性層")
+    for label, column in ((everywhere, 2), (tr("rank 8 on queries and values", "秩 8，query 與 value"), 1)):
+        axes.loglog(sizes, [100 * count[column] / count[0] for count in counts.values()], label=label)
     for name, (whole, _, many) in counts.items():
         axes.annotate(name, (whole, 100 * many / whole), textcoords="offset points", xytext=(5, 6))
-    axes.set(xlabel="parameters of the model", ylabel="trained share (%)", xlim=(sizes.min() / 3, sizes.max() * 15))
+    axes.set(xlabel=tr("parameters of the model", "模型的參數量"), ylabel=tr("trained share (%)", "訓練的比例（%）"))
+    axes.set(xlim=(sizes.min() / 3, sizes.max() * 15))
     axes.legend(loc="lower left")
     return figure
 
@@ -58,12 +64,13 @@ def beside_peft(losses: Mapping[str, np.ndarray]) -> Figure:
     steps = np.arange(1, len(losses["peft"]) + 1)
     for name, style in (("peft", "-"), ("own", "--"), ("double_scale", ":")):
         left.plot(steps, losses[name], linestyle=style, markevery=3, label=name)
-    left.set(xlabel="step", ylabel="loss (nats per token)")
+    left.set(xlabel=tr("step", "步"), ylabel=tr("loss (nats per token)", "損失（nats／token）"))
     left.legend()
     right.set_prop_cycle(color=[COLORS["orange"], COLORS["green"]], marker=["s", "^"])
     for name in ("own", "double_scale"):
         right.semilogy(steps, np.maximum(np.abs(losses[name] - losses["peft"]), 1e-9), markevery=3, label=name)
-    right.set(xlabel="step", ylabel="distance from peft (nats)", title="1e-9 stands for equal")
+    equal = tr("1e-9 stands for equal", "1e-9 代表相等")
+    right.set(xlabel=tr("step", "步"), ylabel=tr("distance from peft (nats)", "與 peft 的距離（nats）"), title=equal)
     right.legend()
     return figure
 
@@ -83,15 +90,16 @@ def losses_and_accuracies(losses: Mapping[tuple[str, str], np.ndarray], scores: 
     for (name, kind), runs in losses.items():
         _loss_band(axes[tasks.index(name)], runs, kind)
     for place, name in zip(axes, tasks, strict=False):
-        place.set(xlabel="step", title=name, ylim=(0, None))
-    axes[0].set_ylabel("loss (nats per token)")
+        place.set(xlabel=tr("step", "步"), title=name, ylim=(0, None))
+    axes[0].set_ylabel(tr("loss (nats per token)", "損失（nats／token）"))
     axes[0].legend()
     for place, ((_, kind), values) in enumerate(scores.items()):
         colour, _, marker = KINDS[kind]
         spread = place + np.linspace(-0.15, 0.15, len(values))
         axes[-1].plot(spread, 100 * np.array(values), linestyle="", marker=marker, color=COLORS[colour], markersize=8, alpha=0.8)
     axes[-1].set_xticks(range(len(scores)), [f"{name}\n{kind}" for name, kind in scores], fontsize=9)
-    axes[-1].set(ylabel="held-out exact match (%)", ylim=(-4, 104), title="accuracy, a mark per seed")
+    title = tr("accuracy, a mark per seed", "準確率，每個種子一點")
+    axes[-1].set(ylabel=tr("held-out exact match (%)", "保留題目完全相符（%）"), ylim=(-4, 104), title=title)
     return figure
 
 
@@ -112,9 +120,10 @@ def rank_of_a_change(ranks: Sequence[int], truncated: Mapping[str, Sequence[floa
         style = {"color": COLORS[colour], "marker": marker, "label": name}
         left.plot(ranks, 100 * np.array(truncated[name]), **style)
         right.plot(ranks, 100 * np.array(energy[name]), **style)
-    for axes, label in ((left, "held-out exact match (%)"), (right, "share of the squared change (%)")):
+    kept = tr("share of the squared change (%)", "占改變量平方的比例（%）")
+    for axes, label in ((left, tr("held-out exact match (%)", "保留題目完全相符（%）")), (right, kept)):
         _powers_of_two(axes, ranks)
-        axes.set(xlabel="directions kept of each change", ylabel=label, ylim=(-4, 104))
+        axes.set(xlabel=tr("directions kept of each change", "每個改變留下的方向數"), ylabel=label, ylim=(-4, 104))
         axes.legend()
     return figure
 
@@ -132,7 +141,7 @@ def loss_over_rates(curves: Mapping[str, Mapping[float, float]]) -> Figure:
         (line,) = axes.plot(list(losses), list(losses.values()), label=label)
         best = min(losses, key=losses.__getitem__)
         axes.plot(best, losses[best], marker="o", markersize=15, markerfacecolor="none", color=line.get_color())
-    axes.set(xscale="log", xlabel="learning rate", ylabel="last losses (nats per token)")
+    axes.set(xscale="log", xlabel=tr("learning rate", "學習率"), ylabel=tr("last losses (nats per token)", "最後的損失（nats／token）"))
     axes.legend()
     return figure
 
@@ -145,15 +154,20 @@ def first_step_over_rank(ranks: Sequence[int], steps: Mapping[str, np.ndarray], 
         exponents: scale -> the power of the rank that each column goes with.
     """
     figure, axes = subplots(1, 3, figsize=(12.5, 3.7), sharey=True)
-    for column, title in enumerate(("squared gradient of B", "move of the logits, gradient descent", "move of the logits, Adam")):
+    titles = (
+        tr("squared gradient of B", "B 的梯度平方"),
+        tr("move of the logits, gradient descent", "logits 的移動，梯度下降"),
+        tr("move of the logits, Adam", "logits 的移動，Adam"),
+    )
+    for column, title in enumerate(titles):
         for scale, values in steps.items():
             label = f"{scale}: $r^{{{exponents[scale][column]:.2f}}}$"
             axes[column].loglog(ranks, values[:, column] / values[0, column], label=label)
         axes[column].set_xticks(ranks, [str(rank) for rank in ranks])
         axes[column].minorticks_off()
-        axes[column].set(xlabel="rank", title=title)
+        axes[column].set(xlabel=tr("rank", "秩"), title=title)
         axes[column].legend()
-    axes[0].set_ylabel("relative to the smallest rank")
+    axes[0].set_ylabel(tr("relative to the smallest rank", "相對於最小的秩"))
     return figure
 
 
@@ -163,7 +177,7 @@ def ranks_of_layers(average: Mapping[str, float], budget: int) -> Figure:
     axes.bar(range(len(average)), list(average.values()), width=0.6, color=COLORS["purple"])
     axes.axhline(budget, color="black", linestyle="--", linewidth=1.2, marker="")
     axes.set_xticks(range(len(average)), list(average), fontsize=9)
-    axes.set(ylabel="mean rank kept")
+    axes.set(ylabel=tr("mean rank kept", "留下的秩（平均）"))
     return figure
 
 
@@ -181,7 +195,7 @@ def skills_left(kept: Mapping[str, Mapping[str, float]]) -> Figure:
     axes.grid(visible=False)
     for (row, column), value in np.ndenumerate(values):
         axes.annotate(f"{value:.0f}", (column, row), ha="center", va="center", color="black" if value > 55 else "white")
-    figure.colorbar(grid, label="held-out exact match (%)")
+    figure.colorbar(grid, label=tr("held-out exact match (%)", "保留題目完全相符（%）"))
     return figure
 
 
@@ -190,7 +204,8 @@ def accuracy_over_scale(dial: Sequence[float], accuracies: Mapping[str, Sequence
     figure, axes = subplots()
     for (name, values), style in zip(accuracies.items(), ("-", "--", ":"), strict=True):
         axes.plot(dial, 100 * np.array(values), linestyle=style, label=name)
-    axes.set(xlabel="scale, as a share of the trained one", ylabel="held-out exact match (%)", ylim=(-4, 104))
+    dial_label = tr("scale, as a share of the trained one", "縮放，相對於訓練時的值")
+    axes.set(xlabel=dial_label, ylabel=tr("held-out exact match (%)", "保留題目完全相符（%）"), ylim=(-4, 104))
     axes.legend()
     return figure
 
@@ -203,5 +218,5 @@ def merge_errors(errors: Mapping[str, float], rounding: float) -> Figure:
     axes.set_xscale("log")
     axes.axvline(rounding, color="black", linestyle="--", linewidth=1.2, marker="")
     axes.invert_yaxis()
-    axes.set(xlabel="largest difference of the logits (relative)")
+    axes.set(xlabel=tr("largest difference of the logits (relative)", "logits 的最大差異（相對值）"))
     return figure

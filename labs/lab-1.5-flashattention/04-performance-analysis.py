@@ -261,7 +261,10 @@ keys_outside = {
     "keys": [keys_outer_traffic(full, many).total for many in many_keys],
     "queries": [keys_outer_traffic(full, few).total for many in many_queries],
 }
-panels = {"queries outside (FlashAttention-2)": queries_outside, "keys outside (FlashAttention-1)": keys_outside}
+panels = {
+    tr("queries outside (FlashAttention-2)", "外層是 query（FlashAttention-2）"): queries_outside,
+    tr("keys outside (FlashAttention-1)", "外層是 key（FlashAttention-1）"): keys_outside,
+}
 promised = [theorem_flash(length, full.head_dim, m) for m in srams]
 naive_total = naive_forward_traffic(full).total
 lab.figure(

@@ -1,6 +1,6 @@
 """The figures of this lab: how they are drawn, so that notebooks can show what is measured. No measurement is made here.
 
-Labels are English; captions stand in the notebooks, in both languages.
+Labels are in the reader's language; names of variants are those of the tables. Captions stand in the notebooks.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from onepiece.course.text import tr
 from onepiece.figures import COLORS, subplots
 from power_law import PowerLaw
 
@@ -41,17 +42,15 @@ def cost_curves(
     `costs` is {"bytes" or "seconds": {implementation: one value per length}}, `laws` goes by (implementation, quantity).
     """
     figure, panels = subplots(1, 2, figsize=(10.5, 4.2))
-    labels = (("bytes", 1e6, "peak memory (MB)"), ("seconds", 1e-3, "time (ms)"))
+    labels = (("bytes", 1e6, tr("peak memory (MB)", "記憶體峰值（MB）")), ("seconds", 1e-3, tr("time (ms)", "時間（ms）")))
     for axes, (quantity, unit, label) in zip(panels, labels, strict=True):
         for name, values in costs[quantity].items():
             law = laws[name, quantity]
             spread = f" ± {law.spread:.2f}" if law.spread else ""
-            points = axes.loglog(
-                lengths, np.array(values) / unit, linestyle="", label=f"{name}: $N^{{{law.exponent:.2f}{spread}}}$"
-            )
+            points = axes.loglog(lengths, np.array(values) / unit, linestyle="", label=f"{name}: $N^{{{law.exponent:.2f}{spread}}}$")
             line = law.factor * np.array(lengths) ** law.exponent / unit
             axes.loglog(lengths, line, color=points[0].get_color(), marker="", linewidth=1.2)
-        axes.set(xlabel="sequence length N", ylabel=label)
+        axes.set(xlabel=tr("sequence length N", "序列長度 N"), ylabel=label)
         name_sizes(axes, lengths)
         axes.legend()
     return figure
@@ -62,8 +61,9 @@ def speed_curves(lengths: Sequence[int], speeds: Mapping[str, Sequence[float]], 
     figure, axes = subplots()
     for name, values in speeds.items():
         axes.semilogx(lengths, np.array(values) / 1e9, label=name)
-    axes.axhline(peak / 1e9, color="black", linestyle="--", marker="", linewidth=1.2, label="matmul peak")
-    axes.set(xlabel="sequence length N", ylabel="useful GFLOP/s, forward + backward", ylim=(0, None))
+    axes.axhline(peak / 1e9, color="black", linestyle="--", marker="", linewidth=1.2, label=tr("matmul peak", "矩陣乘法的峰值"))
+    speed = tr("useful GFLOP/s, forward + backward", "有用的 GFLOP/s，前向加反向")
+    axes.set(xlabel=tr("sequence length N", "序列長度 N"), ylabel=speed, ylim=(0, None))
     name_sizes(axes, lengths)
     axes.legend(loc="center right")
     return figure
@@ -79,15 +79,16 @@ def running_softmax(
     """One row of scores going by: running maximum, rescale factor and running total after each block."""
     figure, (top, middle, bottom) = subplots(3, 1, figsize=(8, 5.6), sharex=True)
     keys = np.arange(1, len(scores) + 1)
-    top.plot(keys, scores, linestyle="", marker=".", color=COLORS["sky"], label="scores")
-    top.step(seen, maxima, where="post", marker="", color=COLORS["orange"], label="running maximum m")
+    top.plot(keys, scores, linestyle="", marker=".", color=COLORS["sky"], label=tr("scores", "分數"))
+    top.step(seen, maxima, where="post", marker="", color=COLORS["orange"], label=tr("running maximum m", "目前最大值 m"))
     top.set(ylim=(-10, 15))
     top.legend(loc="upper left", ncols=2)
     middle.plot(seen, factors, color=COLORS["green"], marker="^")
-    middle.set(ylabel="rescale factor", ylim=(-0.05, 1.1))
-    bottom.plot(seen, totals, color=COLORS["blue"], label="running total")
-    bottom.axhline(whole, color="black", linestyle="--", marker="", linewidth=1.2, label="total of the whole row")
-    bottom.set(xlabel="keys seen")
+    middle.set(ylabel=tr("rescale factor", "縮放係數"), ylim=(-0.05, 1.1))
+    bottom.plot(seen, totals, color=COLORS["blue"], label=tr("running total", "累積總和"))
+    of_row = tr("total of the whole row", "整列的總和")
+    bottom.axhline(whole, color="black", linestyle="--", marker="", linewidth=1.2, label=of_row)
+    bottom.set(xlabel=tr("keys seen", "看過的 key"))
     bottom.legend(loc="upper right")
     return figure
 
@@ -108,9 +109,13 @@ def tile_maps(maps: Sequence[tuple[Tiling, np.ndarray]]) -> Figure:
         panel.step(border + tiling.offset + 0.5, border - 0.5, where="pre", color="black", marker="", linewidth=1.2)
         panel.set(
             xlabel="key", ylabel="query", xlim=(-0.5, key_len - 0.5), ylim=(query_len - 0.5, -0.5),
-            title=f"{query_len} queries, {key_len} keys",
+            title=tr(f"{query_len} queries, {key_len} keys", f"{query_len} 個 query、{key_len} 個 key"),
         )  # fmt: skip
-    labels = {FULL: "tile without mask", MASKED: "tile with mask", EMPTY: "tile skipped"}
+    labels = {
+        FULL: tr("tile without mask", "不用遮罩的 tile"),
+        MASKED: tr("tile with mask", "要遮罩的 tile"),
+        EMPTY: tr("tile skipped", "略過的 tile"),
+    }
     handles = [Patch(color=color, label=labels[kind]) for kind, color in colors.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=3)
     return figure
@@ -119,25 +124,28 @@ def tile_maps(maps: Sequence[tuple[Tiling, np.ndarray]]) -> Figure:
 def exactness(errors: Mapping[tuple[str, str], Sequence[float]]) -> Figure:
     """Errors of tiled over errors of naive attention, by (what, implementation): one point per random shape."""
     figure, panels = subplots(1, 2, figsize=(10, 4))
-    for panel, what in zip(panels, ("output", "gradients"), strict=True):
+    titles = {"output": tr("output", "輸出"), "gradients": tr("gradients", "梯度")}
+    for panel, (what, title) in zip(panels, titles.items(), strict=True):
         naive, tiled = errors[what, "naive"], errors[what, "tiled"]
         panel.loglog(naive, tiled, linestyle="", markersize=5)
         limits = [min(naive) / 2, max([*naive, *tiled]) * 2]
         panel.plot(limits, limits, color="black", linestyle="--", marker="", linewidth=1.2)
-        panel.set(xlabel="error of naive float32", ylabel="error of tiled float32", title=what)
+        panel.set(
+            xlabel=tr("error of naive float32", "原始版 float32 的誤差"),
+            ylabel=tr("error of tiled float32", "分塊版 float32 的誤差"),
+            title=title,
+        )
     return figure
 
 
-def mistakes_over_scores(
-    largest_scores: Sequence[float], errors: Mapping[str, Sequence[float]], overflow: float, ceiling: float
-) -> Figure:
+def mistakes_over_scores(largest_scores: Sequence[float], errors: Mapping[str, Sequence[float]], overflow: float, ceiling: float) -> Figure:
     """Errors over the size of the scores; what is above `ceiling`, inf and nan too, is drawn there."""
     figure, axes = subplots()
     for name, values in errors.items():
         axes.loglog(largest_scores, np.minimum(values, ceiling), label=name)
     axes.axvline(overflow, color="black", linestyle=":", marker="", linewidth=1.2)
-    axes.annotate("exp overflows in float32", (overflow, 3e-7), textcoords="offset points", xytext=(6, 0))
-    axes.set(xlabel="largest score of the matrix", ylabel="largest error of the output")
+    axes.annotate(tr("exp overflows in float32", "exp 在 float32 溢位"), (overflow, 3e-7), textcoords="offset points", xytext=(6, 0))
+    axes.set(xlabel=tr("largest score of the matrix", "矩陣中最大的分數"), ylabel=tr("largest error of the output", "輸出的最大誤差"))
     axes.legend(loc="upper left")
     return figure
 
@@ -155,9 +163,11 @@ def loss_curves(curves: Mapping[str, Sequence[float]], byte_entropy: float) -> F
             distance = np.maximum(np.abs(np.array(losses) - curves["naive"]), 1e-8)
             right.semilogy(distance, color=line.get_color(), marker=line.get_marker(), markevery=3, label=name)
     left.axhline(byte_entropy, color="black", linestyle=":", marker="", linewidth=1.2)
-    left.annotate("entropy of the bytes", (0, byte_entropy), textcoords="offset points", xytext=(0, -14))
-    left.set(xlabel="step", ylabel="loss (nats per byte)")
-    right.set(xlabel="step", ylabel="distance from naive (nats)", title="1e-8 stands for equal")
+    left.annotate(tr("entropy of the bytes", "位元組的熵"), (0, byte_entropy), textcoords="offset points", xytext=(0, -14))
+    step = tr("step", "步")
+    left.set(xlabel=step, ylabel=tr("loss (nats per byte)", "損失（nats／位元組）"))
+    equal = tr("1e-8 stands for equal", "1e-8 代表相等")
+    right.set(xlabel=step, ylabel=tr("distance from naive (nats)", "與原始版的距離（nats）"), title=equal)
     left.legend()
     right.legend()
     return figure
@@ -168,7 +178,7 @@ def long_curves(curves: Mapping[str, Sequence[float]]) -> Figure:
     figure, axes = subplots()
     for name, losses in curves.items():
         axes.plot(range(1, len(losses) + 1), losses, markevery=3, label=name)
-    axes.set(xlabel="step", ylabel="loss (nats per byte)")
+    axes.set(xlabel=tr("step", "步"), ylabel=tr("loss (nats per byte)", "損失（nats／位元組）"))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend()
     return figure
@@ -182,7 +192,7 @@ def traffic_over_length(lengths: Sequence[int], totals: Mapping[str, Sequence[in
     figure, axes = subplots()
     for name, values in totals.items():
         axes.loglog(lengths, values, label=f"{name}: $N^{{{laws[name].exponent:.2f}}}$")
-    axes.set(xlabel="sequence length N", ylabel="elements moved, forward")
+    axes.set(xlabel=tr("sequence length N", "序列長度 N"), ylabel=tr("elements moved, forward", "前向搬移的元素"))
     name_sizes(axes, lengths)
     axes.legend()
     return figure
@@ -200,13 +210,14 @@ def traffic_over_sram(
     for axes, (title, curves) in zip(both, panels.items(), strict=True):
         axes.axhline(naive, color=COLORS["blue"], marker="", label="naive")
         for (name, values), color, marker in zip(curves.items(), ("orange", "purple"), ("s", "D"), strict=True):
-            axes.loglog(srams, values, color=COLORS[color], marker=marker, label=f"spent on {name}")
+            axes.loglog(srams, values, color=COLORS[color], marker=marker, label=tr(f"spent on {name}", f"用在 {name}"))
         promised = np.array(theorem) * next(iter(curves.values()))[middle] / theorem[middle]
-        axes.loglog(srams, promised, linestyle="--", color="black", marker="", linewidth=1.2, label="theorem: 1 / M")
-        axes.set(xlabel="fast memory M (elements)", title=title)
+        law = tr("theorem: 1 / M", "定理：1 / M")
+        axes.loglog(srams, promised, linestyle="--", color="black", marker="", linewidth=1.2, label=law)
+        axes.set(xlabel=tr("fast memory M (elements)", "快速記憶體 M（元素）"), title=title)
         name_sizes(axes, srams, 1024, "K")
         axes.legend()
-    both[0].set(ylabel="elements moved, forward")
+    both[0].set(ylabel=tr("elements moved, forward", "前向搬移的元素"))
     return figure
 
 
@@ -215,8 +226,8 @@ def block_sweep(sweep: Mapping[int, Mapping[str, float]], naive_traffic: int, na
     figure, (moved, held, time) = subplots(1, 3, figsize=(12, 3.8))
     blocks = list(sweep)
     for axes, key, naive, label, color, marker in (
-        (moved, "traffic", naive_traffic, "elements moved, forward", "blue", "o"),
-        (held, "temporary", naive_temporary, "largest temporary (elements)", "orange", "s"),
+        (moved, "traffic", naive_traffic, tr("elements moved, forward", "前向搬移的元素"), "blue", "o"),
+        (held, "temporary", naive_temporary, tr("largest temporary (elements)", "最大暫存張量（元素）"), "orange", "s"),
     ):
         axes.loglog(blocks, [entry[key] for entry in sweep.values()], color=COLORS[color], marker=marker)
         axes.axhline(naive, color="black", linestyle="--", marker="", linewidth=1.2)
@@ -224,29 +235,25 @@ def block_sweep(sweep: Mapping[int, Mapping[str, float]], naive_traffic: int, na
         axes.set(ylabel=label)
     milliseconds, spread = ([entry[key] for entry in sweep.values()] for key in ("ms", "spread"))
     time.errorbar(blocks, milliseconds, spread, color=COLORS["green"], marker="^")
-    time.set(ylabel="time (ms), Python loop", ylim=(0, None))
+    time.set(ylabel=tr("time (ms), Python loop", "時間（ms），Python 迴圈"), ylim=(0, None))
     time.set_xscale("log")
     for axes in (moved, held, time):
-        axes.set(xlabel="block size")
+        axes.set(xlabel=tr("block size", "區塊大小"))
         name_sizes(axes, blocks)
     return figure
 
 
-def roofline(
-    peak: float, bandwidth: float, points: Mapping[str, tuple[float, float]], fused: float
-) -> Figure:
+def roofline(peak: float, bandwidth: float, points: Mapping[str, tuple[float, float]], fused: float) -> Figure:
     """Measured roof, and per implementation its (operations per byte, operations per second); `fused` is a speed alone."""
     figure, axes = subplots()
     grid = np.logspace(-1.5, 3, 100)
-    axes.loglog(grid, np.minimum(peak, grid * bandwidth) / 1e9, color="black", marker="", label="roof (measured)")
+    roof = tr("roof (measured)", "上限（量測值）")
+    axes.loglog(grid, np.minimum(peak, grid * bandwidth) / 1e9, color="black", marker="", label=roof)
     for (name, (intensity, speed)), color, marker in zip(points.items(), ("blue", "orange"), ("o", "s"), strict=True):
-        axes.loglog(
-            intensity, speed / 1e9, color=COLORS[color], marker=marker, markersize=10, linestyle="", label=name
-        )
-    axes.axhline(
-        fused / 1e9, color=COLORS["green"], linestyle="--", marker="", linewidth=1.5, label="SDPA (useful operations only)"
-    )
-    axes.set(xlabel="arithmetic intensity (operations per byte)", ylabel="GFLOP/s")
+        axes.loglog(intensity, speed / 1e9, color=COLORS[color], marker=marker, markersize=10, linestyle="", label=name)
+    useful = tr("SDPA (useful operations only)", "SDPA（只計有用的運算）")
+    axes.axhline(fused / 1e9, color=COLORS["green"], linestyle="--", marker="", linewidth=1.5, label=useful)
+    axes.set(xlabel=tr("arithmetic intensity (operations per byte)", "運算強度（每位元組的運算次數）"), ylabel="GFLOP/s")
     axes.yaxis.set_major_formatter("{x:g}")
     axes.minorticks_off()
     axes.legend(loc="lower right")

@@ -1,16 +1,20 @@
 """One legible, colour-blind-safe style for every figure of the course, and the figures that labs share.
 
-`training_curves`, `comparison_bars` and `ablation_lines` return a figure, which `lab.figure` shows and saves. Labels are English.
-Nothing here needs torch: pages of the site draw with it too.
+`training_curves`, `comparison_bars` and `ablation_lines` return a figure, which `lab.figure` shows and saves. Labels are in the reader's
+language (`tr`); `fonts/` has what zh-TW is written in. Nothing here needs torch: pages of the site draw with it too.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import matplotlib
 from cycler import cycler
+
+from onepiece.course.text import current_language, tr
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,6 +34,9 @@ COLORS = {
 }
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
+LABEL_FONT = Path(__file__).resolve().parent / "fonts" / "NotoSansTC-labels.otf"
+"""Chinese signs of labels, made by docs/label_font.py; its licence stands beside it."""
+
 _STYLE: dict[str, Any] = {
     # Marker and colour change together, so that a figure survives a black-and-white printer.
     "axes.prop_cycle": cycler(color=list(COLORS.values())) + cycler(marker=list(MARKERS)),
@@ -37,7 +44,6 @@ _STYLE: dict[str, Any] = {
     "axes.spines.right": False,
     "axes.spines.top": False,
     "axes.titlelocation": "left",
-    "axes.titleweight": "bold",
     "figure.figsize": (7.2, 4.2),
     "figure.constrained_layout.use": True,
     "font.size": 11,
@@ -50,7 +56,18 @@ _STYLE: dict[str, Any] = {
 
 def use_style() -> None:
     """Make the course's style the default of this process; called when a notebook imports this module's `subplots`."""
-    matplotlib.rcParams.update(_STYLE)
+    # The label font has one weight: bold Latin beside it would look like a mistake.
+    weight = "normal" if current_language() == "zh-TW" else "bold"
+    matplotlib.rcParams.update(_STYLE | {"axes.titleweight": weight, "font.family": ["DejaVu Sans", _label_family()]})
+
+
+@functools.cache
+def _label_family() -> str:
+    """The name under which matplotlib knows the label font from now on: signs that its own font lacks are taken from there."""
+    from matplotlib import font_manager
+
+    font_manager.fontManager.addfont(LABEL_FONT)
+    return font_manager.FontProperties(fname=LABEL_FONT).get_name()
 
 
 def subplots(*args: Any, **kwargs: Any) -> Any:
@@ -61,14 +78,13 @@ def subplots(*args: Any, **kwargs: Any) -> Any:
     return pyplot.subplots(*args, **kwargs)
 
 
-def training_curves(
-    histories: Mapping[str, History | Sequence[float]], *, window: int = 1, ylabel: str = "loss (nats per token)", title: str = ""
-) -> Figure:
+def training_curves(histories: Mapping[str, History | Sequence[float]], *, window: int = 1, ylabel: str = "", title: str = "") -> Figure:
     """Losses over steps, one line per run.
 
     Args:
         histories: label -> history, or its losses.
         window: each point is the mean of the last so many steps; the first points of fewer. 1 shows every step as it was.
+        ylabel: what the losses are; if nothing is said, nats per token.
 
     Raises:
         ValueError: there is no run, or one without a step.
@@ -81,7 +97,7 @@ def training_curves(
         means = [sum(losses[max(0, end - window) : end]) / min(end, window) for end in range(1, len(losses) + 1)]
         # Lines of hundreds of steps: a marker on each would hide them.
         axes.plot(range(1, len(means) + 1), means, label=label, markevery=max(1, len(means) // 8))
-    axes.set(xlabel="step", ylabel=ylabel, title=title)
+    axes.set(xlabel=tr("step", "步"), ylabel=ylabel or tr("loss (nats per token)", "損失（nats／token）"), title=title)
     axes.legend()
     return figure
 

@@ -164,7 +164,8 @@ def artifact(name: str) -> Path:
 def figure(name: str, fig: Figure, caption: Text) -> None:
     """Show `fig` here, save it as PNG in the run, and put it in the report with `caption`.
 
-    Plot labels are English (no CJK font needed); the caption, which is also the alternative text, is in both languages.
+    Plot labels are in the language of this run, by `tr` (`onepiece.figures` brings the font); the caption, which is also the alternative
+    text, is in both.
     """
     from IPython.display import display
     from matplotlib import pyplot

@@ -1,8 +1,11 @@
-"""The figures that labs share: what is drawn is what was measured."""
+"""The figures that labs share: what is drawn is what was measured, and labels can be read in both languages."""
 
 from __future__ import annotations
 
+import importlib.util
+import warnings
 from collections.abc import Iterator
+from types import ModuleType
 
 import matplotlib
 import numpy
@@ -11,16 +14,28 @@ import pytest
 matplotlib.use("Agg")
 
 from matplotlib import pyplot
+from matplotlib.ft2font import FT2Font
 
+from onepiece.course.places import ROOT
 from onepiece.evaluation import Interval
-from onepiece.figures import ablation_lines, comparison_bars, training_curves
+from onepiece.figures import LABEL_FONT, ablation_lines, comparison_bars, training_curves
 from onepiece.training import History
 
 
 @pytest.fixture(autouse=True)
-def _close_figures() -> Iterator[None]:
+def _english_and_no_open_figures(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("ONEPIECE_LANG", "en")
     yield
     pyplot.close("all")
+
+
+def label_font() -> ModuleType:
+    """docs/label_font.py, which is a program and in no package."""
+    specification = importlib.util.spec_from_file_location("label_font", ROOT / "docs" / "label_font.py")
+    assert specification is not None and specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
 
 
 def test_training_curves() -> None:
@@ -65,3 +80,27 @@ def test_nothing_to_plot() -> None:
             draw()
     with pytest.raises(ValueError, match="LoRA has 1 values for 2 settings"):
         ablation_lines([1, 2], {"LoRA": [0.5]}, xlabel="x", ylabel="y")
+
+
+def test_labels_are_in_the_readers_language_and_every_sign_has_a_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONEPIECE_LANG", "zh-TW")
+    figure = training_curves({"LoRA": [2.0, 1.0]}, title="用 LoRA 學 relabel")
+    axes = figure.axes[0]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("步", "損失（nats／token）")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)  # matplotlib only warns of a sign that it cannot draw
+        figure.canvas.draw()
+        axes.set_title("\u9f98")  # dragons in flight, which no label needs: the test can fail
+        with pytest.raises(UserWarning, match="missing from font"):
+            figure.canvas.draw()
+
+
+def test_the_label_font_has_every_sign_of_a_label() -> None:
+    program = label_font()
+    assert LABEL_FONT == program.TARGET
+    there, wanted = FT2Font(str(LABEL_FONT)).get_charmap(), program.label_signs()
+    missing = {sign: path.name for sign, path in wanted.items() if ord(sign) not in there}
+    assert len(wanted) > 100
+    assert not missing, f"{missing}: make the font again with {program.COMMAND}"
+    assert LABEL_FONT.stat().st_size < 300_000
+    assert "SIL OPEN FONT LICENSE Version 1.1" in LABEL_FONT.with_name("OFL.txt").read_text(encoding="utf-8")

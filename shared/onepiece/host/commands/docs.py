@@ -26,6 +26,8 @@ def command(console: Console, arguments: list[str]) -> int:
     environment = environments.ensure("docs", session="docs", fresh=options.fresh, note=console.print)
     if options.translated:
         return _docs(environment, "translated.py", *map(str, options.translated))
+    if options.label_font:
+        return _docs(environment, "label_font.py", str(options.label_font))
     built = _docs(environment, "build.py", *(["--strict"] if options.strict else []), *(["--clean"] if options.clean else []))
     shows = options.serve or options.open
     if built != 0 and not (shows and (SITE / "index.html").exists()):
@@ -56,6 +58,12 @@ def parser() -> Parser:
         type=Path,
         metavar="PAGE",
         help=tr("say that these zh-TW pages are up to date with their English source", "宣告這些 zh-TW 頁面已跟上英文原文"),
+    )
+    made.add_argument(
+        "--label-font",
+        type=Path,
+        metavar="FONT",
+        help=tr("cut the font of zh-TW figure labels out of NotoSansCJK-Regular.ttc", "從 NotoSansCJK-Regular.ttc 取出圖表中文標籤的字型"),
     )
     add_language(made)
     return made
