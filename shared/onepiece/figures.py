@@ -44,8 +44,10 @@ _STYLE: dict[str, Any] = {
     "axes.spines.right": False,
     "axes.spines.top": False,
     "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
     "figure.figsize": (7.2, 4.2),
     "figure.constrained_layout.use": True,
+    "font.family": ["DejaVu Sans"],
     "font.size": 11,
     "grid.alpha": 0.25,
     "legend.frameon": False,
@@ -56,9 +58,9 @@ _STYLE: dict[str, Any] = {
 
 def use_style() -> None:
     """Make the course's style the default of this process; called when a notebook imports this module's `subplots`."""
-    # The label font has one weight: bold Latin beside it would look like a mistake.
-    weight = "normal" if current_language() == "zh-TW" else "bold"
-    matplotlib.rcParams.update(_STYLE | {"axes.titleweight": weight, "font.family": ["DejaVu Sans", _label_family()]})
+    matplotlib.rcParams.update(_STYLE)
+    if current_language() == "zh-TW":  # the label font has one weight: matplotlib complains of bold, and bold Latin beside it looks wrong
+        matplotlib.rcParams.update({"axes.titleweight": "normal", "font.family": ["DejaVu Sans", _label_family()]})
 
 
 @functools.cache
