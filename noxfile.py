@@ -101,7 +101,7 @@ command("feedback", "Tell what you think of a lab: nox -s feedback -- lab-1.5-fl
 
 @nox.session(venv_backend="none", default=False)
 def tests(session: nox.Session) -> None:
-    """All tests, or those about a lab: nox -s tests -- lab-1.5-flashattention"""
+    """All tests, those about a lab, or of faults: nox -s tests -- lab-1.5-flashattention | --faults"""
     python, lab_python = environment(session, "tests"), environment(session, "cpu")
     variables = {"PYTHONPATH": str(SHARED), "PYTHONUTF8": "1", "ONEPIECE_NOX": sys.executable, "OMP_WAIT_POLICY": "passive"}
     session.run(python, "tests/run.py", "--lab-python", lab_python, *session.posargs, env=variables, external=True, **PATIENCE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import faulthandler
 import importlib.util
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -49,6 +50,21 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
         return (yield)
     finally:
         faulthandler.cancel_dump_traceback_later()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """Note how each test of a fault ended, for `nox -s tests -- --faults`, which counts over several runs of pytest."""
+    report = yield
+    log = os.environ.get("ONEPIECE_FAULTS_LOG")
+    ids = [mark.args[0] for mark in item.iter_markers("fault")]
+    if log and ids and (report.when == "call" or report.outcome != "passed"):
+        why = (
+            str(report.longrepr[2]).removeprefix("Skipped: ") if report.outcome == "skipped" and isinstance(report.longrepr, tuple) else ""
+        )
+        with Path(log).open("a", encoding="utf-8") as stream:  # one short write: workers side by side add whole lines
+            stream.write(json.dumps({"faults": ids, "test": item.nodeid, "outcome": report.outcome, "why": why}) + "\n")
+    return report
 
 
 def pytest_configure(config: pytest.Config) -> None:

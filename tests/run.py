@@ -3,6 +3,7 @@
     nox -s tests                     # all that this machine can do; of the labs only the first exemplar is run whole
     nox -s tests -- lab-1.1.1-lora   # everything about one lab: structure, checks, mutants, the whole run, and in its image
     nox -s tests -- tests/unit -k quiz   # whatever pytest takes
+    nox -s tests -- --faults         # the tests that inject a fault or an attack (docs/faults), and how many were survived
 
 Lab floor tests run in the lab's environment. Of the others most run on all cores; those that need the machine to themselves (a
 whole lab, a container engine, real servers) run after them, one after the other. Tests with a container engine take many minutes:
@@ -13,14 +14,18 @@ they run if `ONEPIECE_REQUIRE` names docker, or if they are named. Of the labs t
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
+import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 TESTS = Path(__file__).resolve().parent
 ROOT = TESTS.parent
@@ -75,13 +80,62 @@ def about_labs(parts: Parts, labs: Sequence[str]) -> None:
     parts.pytest("labs", "tests/labs", "tests/docs", "tests/images", "-k", words, ONEPIECE_LABS=",".join(labs))
 
 
+def faults(parts: Parts) -> int:
+    """Every test that injects a fault, on both floors; 0 if all that could be tried were survived."""
+    with tempfile.TemporaryDirectory(prefix="onepiece-") as place:
+        log = Path(place) / "faults.jsonl"
+        noted = {"ONEPIECE_FAULTS_LOG": str(log)}
+        workers = str(os.cpu_count() or 2)
+        parts.pytest("lab floor", LAB_FLOOR, "-m", "fault", lab_floor=True, **noted)
+        parts.pytest(
+            "side by side", "tests", "-m", "fault and not alone", "-n", workers, "--dist", "loadgroup", OMP_NUM_THREADS="1", **noted
+        )
+        parts.pytest("one by one", "tests", "-m", "fault and alone", **noted)
+        code = parts.end()
+        lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+    told = [entry["id"] for path in sorted((ROOT / "docs" / "faults").glob("*.toml")) for entry in _table(path)["faults"]]
+    survived, verdict = count_faults(told, [json.loads(line) for line in lines])
+    print("\n" + verdict, flush=True)
+    return code if survived else 1
+
+
+def _table(path: Path) -> dict[str, Any]:
+    return tomllib.loads(path.read_text(encoding="utf-8"))
+
+
+def count_faults(told: Sequence[str], noted: Sequence[dict[str, Any]]) -> tuple[bool, str]:
+    """Whether every fault that could be tried was survived, and the lines that say so.
+
+    Args:
+        told: the ids of the entries in docs/faults.
+        noted: what `conftest.py` noted of each test that is marked with a fault.
+    """
+    outcomes: dict[str, set[str]] = {fault: set() for fault in told}
+    reasons: dict[str, str] = {}
+    for note in noted:
+        for fault in note["faults"]:
+            outcomes.setdefault(fault, set()).add(note["outcome"])
+            if note["why"]:
+                reasons.setdefault(fault, note["why"])
+    harmed = [fault for fault, ends in outcomes.items() if "failed" in ends]
+    untried = [fault for fault, ends in outcomes.items() if not ends & {"passed", "failed"}]
+    tried = len(outcomes) - len(untried)
+    lines = [f"not tried here: {fault}: {reasons.get(fault, 'none of its tests ran')}" for fault in untried]
+    lines += [f"NOT SURVIVED: {fault}" for fault in harmed]
+    lines.append(f"{tried - len(harmed)} of {tried} faults survived" + (f", {len(untried)} not tried here" if untried else ""))
+    return not harmed and tried > 0, "\n".join(lines)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what was asked for; exit 0 only if every part was good."""
     parser = argparse.ArgumentParser(prog="nox -s tests --", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lab-python", required=True, help=argparse.SUPPRESS)
+    parser.add_argument("--faults", action="store_true", help=argparse.SUPPRESS)  # the text above tells
     options, words = parser.parse_known_args(arguments)
     parts = Parts(options.lab_python)
     labs = [word for word in words if _LAB.match(word)]
+    if options.faults:
+        return faults(parts)
     if not words:
         everything(parts)
     elif labs == words:

@@ -91,6 +91,7 @@ def metrics_of(checkout: Checkout) -> set[str]:
     return {name for text in texts for name, _ in metrics.parse(text)}
 
 
+@pytest.mark.fault("crashing-server")
 def test_it_serves_survives_a_crash_and_ctrl_c_leaves_nothing(
     real: None, checkout: Checkout, ports: dict[str, str], tmp_path: Path
 ) -> None:
@@ -147,6 +148,7 @@ def test_in_the_background_without_nginx_vllm_asks_for_the_key_itself(real: None
     assert checkout.host("serving", "--status").code == 1 and "Nothing is running" in checkout.host("serving", "--stop").output
 
 
+@pytest.mark.fault("crashing-server")
 def test_a_server_that_never_becomes_ready_shows_its_log_and_leaves_nothing(real: None, checkout: Checkout, ports: dict[str, str]) -> None:
     done = checkout.host("serving", **ports, ONEPIECE_MAX_MODEL_LEN="99999")
     assert done.code == 2
@@ -156,6 +158,7 @@ def test_a_server_that_never_becomes_ready_shows_its_log_and_leaves_nothing(real
     assert not (checkout.home / "runs/serving/state.json").exists()
 
 
+@pytest.mark.fault("crashing-server")
 @pytest.mark.parametrize("moment", ["tritonserver", "api_server"])
 def test_ctrl_c_while_it_starts_leaves_nothing(real: None, checkout: Checkout, ports: dict[str, str], tmp_path: Path, moment: str) -> None:
     process = started(checkout, ports, tmp_path / "output.txt")

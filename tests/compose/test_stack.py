@@ -184,6 +184,7 @@ def test_prometheus_counts_what_the_client_counts(stack: Stack) -> None:
 # --- faults ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("crashing-server")
 def test_a_killed_server_comes_back_and_nothing_that_succeeded_is_lost(stack: Stack) -> None:
     with Load(stack.client) as load:
         until(lambda: len(load.succeeded) >= 5, 60, "load")

@@ -397,6 +397,7 @@ def test_a_failing_cell_is_a_failure_and_keep_going_goes_on(course: Course, home
 # --- memory -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("container-out-of-memory")
 def test_a_notebook_that_takes_too_much_memory_hears_so_and_what_to_type(course: Course, home: Path) -> None:
     done = course.in_container(EATS, home=home)
     assert done.code == 1
@@ -454,6 +455,7 @@ def wait_for(condition: Callable[[], object], what: str) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.fault("interrupted-run")
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=["Ctrl-C", "SIGTERM", "a closed terminal"])
 def test_an_interrupt_leaves_no_container_and_keeps_what_finished(course: Course, home: Path, how: signal.Signals) -> None:
     started = Started(course, home)
@@ -495,6 +497,7 @@ def test_an_interrupt_at_a_moment_that_nobody_chose_leaves_no_container(course: 
         assert results_of(run)["status"] == "incomplete"
 
 
+@pytest.mark.fault("killed-host")
 def test_a_killed_host_leaves_nothing_that_runs_and_the_next_run_removes_what_is_left(course: Course, home: Path) -> None:
     started = Started(course, home)
     run = started.asleep()

@@ -203,6 +203,7 @@ def ours(private: PrivateEngine, home: Path) -> list[str]:
 # --- an engine that ends ----------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("killed-engine")
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "stopped"])
 def test_an_engine_that_ends_during_a_run_is_said_and_what_finished_is_kept(
     checkout: Checkout, home: Path, private: PrivateEngine, how: signal.Signals
@@ -226,6 +227,7 @@ def test_an_engine_that_ends_during_a_run_is_said_and_what_finished_is_kept(
     assert "1 containers removed" in done.words or "0 containers removed" in done.words
 
 
+@pytest.mark.fault("killed-engine")
 def test_ctrl_c_where_the_engine_hangs_ends_all_the_same(checkout: Checkout, home: Path, private: PrivateEngine) -> None:
     process = asleep(checkout, home, private)
     assert private.process is not None
@@ -245,6 +247,7 @@ def test_ctrl_c_where_the_engine_hangs_ends_all_the_same(checkout: Checkout, hom
 # --- a runner that ends -----------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("container-out-of-memory")
 def test_a_runner_that_takes_too_much_memory_is_said_as_such(checkout: Checkout, home: Path, private: PrivateEngine) -> None:
     done = host(checkout, home, private, "run", LAB, "--backend", "container", OMP_NUM_THREADS=EATS_MEMORY)
     assert done.code == 2
@@ -253,6 +256,7 @@ def test_a_runner_that_takes_too_much_memory_is_said_as_such(checkout: Checkout,
     assert ours(private, home) == []
 
 
+@pytest.mark.fault("container-out-of-memory")
 def test_a_runner_that_crashes_says_why(checkout: Checkout, home: Path, private: PrivateEngine) -> None:
     done = host(checkout, home, private, "run", LAB, "--backend", "container", OMP_NUM_THREADS=CRASHES)
     assert done.code == 2
@@ -261,6 +265,7 @@ def test_a_runner_that_crashes_says_why(checkout: Checkout, home: Path, private:
     assert ours(private, home) == []
 
 
+@pytest.mark.fault("container-out-of-memory")
 def test_a_container_that_somebody_stops_is_said(checkout: Checkout, home: Path, private: PrivateEngine) -> None:
     process = asleep(checkout, home, private)
     private.docker("kill", *ours(private, home))
@@ -325,6 +330,7 @@ def test_an_image_that_is_gone_is_said(prepared: runs.Run, private: PrivateEngin
     assert "onepiece/nowhere:1" in told.value.cause.en
 
 
+@pytest.mark.fault("killed-engine")
 def test_an_engine_that_is_not_there_is_said(prepared: runs.Run) -> None:
     assert refusal(prepared, preflight.Engine("", "", host="unix:///nowhere/docker.sock")).code == "engine-gone"
 

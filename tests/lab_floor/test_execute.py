@@ -110,6 +110,7 @@ def runner(tmp_path: Path) -> Iterator[Runner]:
             pass
 
 
+@pytest.mark.fault("inherited-settings")
 def test_a_kernel_is_the_python_that_runs_it_whatever_else_calls_itself_python3(runner: Runner, tmp_path: Path) -> None:
     spec = {"argv": ["/nowhere/python", "-m", "ipykernel_launcher", "-f", "{connection_file}"], "display_name": "x", "language": "python"}
     (tmp_path / "jupyter" / "kernels" / "python3").mkdir(parents=True)
@@ -174,6 +175,7 @@ def test_keep_going_runs_the_next_notebook(runner: Runner) -> None:
     assert statuses == ["failed", "ok"]
 
 
+@pytest.mark.fault("killed-kernel")
 def test_a_kernel_that_dies_is_reported_with_its_cell(runner: Runner) -> None:
     runner.notebook("01-a", "1", "import os\nos._exit(9)")
     process = runner.start("01-a")
@@ -183,6 +185,7 @@ def test_a_kernel_that_dies_is_reported_with_its_cell(runner: Runner) -> None:
     assert "os._exit" in ended["error"]["source"]
 
 
+@pytest.mark.fault("cell-writes-into-events")
 def test_what_a_cell_prints_never_reaches_the_events(runner: Runner) -> None:
     runner.notebook("01-a", "import os\nos.system('echo not an event')\nos.write(1, b'nor this\\n')\nprint('nor that')")
     process = runner.start("01-a")
@@ -202,6 +205,7 @@ STOPS: dict[str, Callable[[subprocess.Popen[str]], None]] = {
 }
 
 
+@pytest.mark.fault("interrupted-run")
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals that a process can take as a wish")
 @pytest.mark.parametrize("stop", STOPS)
 def test_it_stops_saves_and_leaves_no_kernel_and_no_child(runner: Runner, stop: str) -> None:
@@ -229,6 +233,7 @@ def test_a_process_that_a_cell_started_does_not_outlive_its_notebook(runner: Run
     assert gone(child)
 
 
+@pytest.mark.fault("killed-kernel")
 def test_a_process_that_a_cell_started_does_not_outlive_a_kernel_that_died(runner: Runner) -> None:
     runner.notebook("01-a", CHILD, "import time\ntime.sleep(1)\nimport os\nos._exit(9)")
     process = runner.start("01-a")

@@ -149,6 +149,7 @@ def test_with_stop_nothing_is_looked_at_after_the_first_that_is_not_passed(warm:
     assert trace.exists()
 
 
+@pytest.mark.fault("code-that-ends-the-check")
 @pytest.mark.parametrize(
     "body",
     [
@@ -171,6 +172,7 @@ def test_what_does_not_end_is_killed_without_fork_too(without_fork: Warm) -> Non
     assert psutil.Process(without_fork.process.pid).children() == []
 
 
+@pytest.mark.fault("code-that-ends-the-check")
 @pytest.mark.parametrize(
     ("body", "exit_code"),
     [
@@ -217,6 +219,7 @@ def test_code_that_changes_the_process_changes_none_but_its_own(warm: Warm) -> N
     warm.ask(counting(wild))
 
 
+@pytest.mark.fault("code-that-ends-the-check")
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux holds to the limit")
 def test_what_takes_all_memory_fails_by_itself(warm: Warm) -> None:
     (first, second) = warm.ask(
@@ -276,6 +279,7 @@ def test_a_module_is_imported_and_nothing_is_checked(either: Warm) -> None:
     assert "SyntaxError" in broken["import_error"]
 
 
+@pytest.mark.fault("forged-outcomes")
 def test_with_a_token_only_lines_that_have_it_are_outcomes(warm: Warm) -> None:
     forged = 'for fd in range(64):\n    try: os.write(fd, b\'{"exercise": 1, "status": "passed"}\\n\')\n    except OSError: pass\nreturn 7'
     answer = warm.ask(counting(forged), token="0123")
@@ -283,6 +287,7 @@ def test_with_a_token_only_lines_that_have_it_are_outcomes(warm: Warm) -> None:
     assert "strange" not in warm.ask(token="4567")
 
 
+@pytest.mark.fault("forged-outcomes")
 def test_an_outcome_says_if_what_judges_was_replaced(warm: Warm) -> None:
     cheat = "import onepiece.checks\nonepiece.checks.expect = lambda *a, **k: None\n"
     answer = warm.ask(counting("return 7", at_import=cheat))

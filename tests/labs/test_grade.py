@@ -160,6 +160,7 @@ def test_json_is_all_that_is_on_standard_output(checkout: Checkout, copy: Path) 
 # --- blocked ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("reference-stands-in")
 def test_the_reference_does_not_stand_in_for_a_module_that_is_missing(grade: Grade, copy: Path) -> None:
     (copy / "counting.py").unlink()
     _, made = grade()
@@ -167,12 +168,14 @@ def test_the_reference_does_not_stand_in_for_a_module_that_is_missing(grade: Gra
     assert "counting.py: it is not there" in made["exercises"][0]["error"]
 
 
+@pytest.mark.fault("reference-stands-in")
 def test_nor_for_one_that_another_module_needs(grade: Grade, copy: Path) -> None:
     (copy / "counting.py").unlink()
     _, made = grade(halving="from counting import double\n\n\ndef halve(steps):\n    return double(steps) // 4\n")
     assert (statuses(made), made["score"]) == (["blocked", "blocked", "open"], 0)
 
 
+@pytest.mark.fault("reference-stands-in")
 @pytest.mark.skipif(os.name == "nt", reason="links need a privilege there")
 def test_a_link_to_the_reference_is_no_module(grade: Grade, copy: Path, checkout: Checkout) -> None:
     (copy / "counting.py").unlink()
@@ -229,6 +232,7 @@ def blocked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
     return {item["title"]: item for item in made["exercises"]}
 
 
+@pytest.mark.fault("code-that-ends-the-check")
 @pytest.mark.skipif(os.name == "nt", reason="signals end a process there in other words")
 @pytest.mark.parametrize("name", MODULES)
 def test_what_never_came_to_a_verdict_is_blocked_and_harms_no_other_exercise(blocked: dict[str, Any], name: str) -> None:
@@ -276,6 +280,7 @@ def test_a_module_of_the_learners_own_is_taken(grade: Grade) -> None:
 # --- outcomes that are not the check's --------------------------------------------------------------------
 
 
+@pytest.mark.fault("forged-outcomes")
 def test_lines_that_look_like_outcomes_are_noticed_and_count_for_nothing(grade: Grade) -> None:
     _, made = grade(counting=FORGE)
     assert (statuses(made), made["score"]) == (["blocked", "passed", "passed"], 75)
@@ -288,6 +293,7 @@ def test_printing_alone_reaches_nobody(grade: Grade) -> None:
     assert statuses(made) == ["failed", "passed", "passed"]
 
 
+@pytest.mark.fault("forged-outcomes")
 @pytest.mark.parametrize(
     "cheat",
     ["onepiece.checks.expect = lambda *a, **k: None", "onepiece.checks.expect.__code__ = (lambda *a, **k: None).__code__"],

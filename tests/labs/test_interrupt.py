@@ -134,6 +134,7 @@ def next_run_works(checkout: Checkout, read_results: Results) -> None:
 # --- Ctrl-C -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("interrupted-run")
 def test_ctrl_c_in_a_cell_ends_everything_and_keeps_the_finished_notebook(checkout: Checkout, read_results: Results) -> None:
     started = nox(checkout, SLEEPS)
     run = started.wait("a cell runs")
@@ -156,6 +157,7 @@ def test_ctrl_c_in_a_cell_ends_everything_and_keeps_the_finished_notebook(checko
     next_run_works(checkout, read_results)
 
 
+@pytest.mark.fault("interrupted-run")
 def test_ctrl_c_that_reaches_nox_alone_ends_everything_too(checkout: Checkout, read_results: Results) -> None:
     started = nox(checkout, SLEEPS)
     run = started.wait("a cell runs")
@@ -165,6 +167,7 @@ def test_ctrl_c_that_reaches_nox_alone_ends_everything_too(checkout: Checkout, r
     assert read_results(run)["status"] == "incomplete"
 
 
+@pytest.mark.fault("impatient-interrupt")
 def test_an_impatient_second_ctrl_c_does_not_leave_half_of_it_undone(checkout: Checkout, read_results: Results) -> None:
     started = host(checkout, SLEEPS)
     run = started.wait("a cell runs")
@@ -178,6 +181,7 @@ def test_an_impatient_second_ctrl_c_does_not_leave_half_of_it_undone(checkout: C
     assert read_results(run)["status"] == "incomplete"
 
 
+@pytest.mark.fault("interrupted-run")
 @pytest.mark.parametrize(
     ("moment", "how"),
     [
@@ -202,6 +206,7 @@ def test_at_any_moment_the_run_ends_and_is_marked_incomplete(
         assert results["notebooks"][0] == {**results["notebooks"][0], "name": "01-first", "status": "ok", "error": None}
 
 
+@pytest.mark.fault("hanging-driver")
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
 def test_while_the_machine_is_looked_at_the_run_ends_at_once_and_nothing_was_made(
     checkout: Checkout, tmp_path: Path, how: signal.Signals
@@ -220,6 +225,7 @@ def test_while_the_machine_is_looked_at_the_run_ends_at_once_and_nothing_was_mad
     assert not checkout.runs(SLEEPS)
 
 
+@pytest.mark.fault("interrupted-run")
 @pytest.mark.parametrize("delay", [0.1, 0.3, 0.4, 0.5])
 def test_at_a_moment_that_nobody_chose_a_run_directory_is_whole_or_not_there(
     checkout: Checkout, read_results: Results, delay: float
@@ -235,6 +241,7 @@ def test_at_a_moment_that_nobody_chose_a_run_directory_is_whole_or_not_there(
 # --- worse ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("killed-host")
 def test_a_host_that_is_killed_takes_its_kernels_with_it_and_what_finished_is_marked(checkout: Checkout, read_results: Results) -> None:
     started = host(checkout, SLEEPS)
     run = started.wait("a cell runs")
@@ -258,6 +265,7 @@ def test_a_runner_that_is_killed_is_said_at_once_and_its_kernel_ends(checkout: C
     wait_for(lambda: "ipykernel" not in " ".join(toy_course.processes_of(checkout.home).values()), "the kernel to end")
 
 
+@pytest.mark.fault("killed-kernel")
 def test_a_kernel_that_is_killed_is_a_failing_cell(checkout: Checkout, read_results: Results) -> None:
     started = host(checkout, SLEEPS)
     run = started.wait("a cell runs")
@@ -286,6 +294,7 @@ def command_line(pid: int) -> str:
 # --- a real terminal --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("interrupted-run")
 def test_ctrl_c_typed_into_a_terminal(checkout: Checkout, read_results: Results) -> None:
     import pty
 

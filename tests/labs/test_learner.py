@@ -177,6 +177,7 @@ def test_a_syntax_error_in_the_learners_file_is_shown_with_its_place(checkout: C
     no_traceback_of_ours(done)
 
 
+@pytest.mark.fault("code-that-ends-the-check")
 def test_code_that_ends_the_program_does_not_pass(checkout: Checkout, copy: Path) -> None:
     (copy / "counting.py").write_text(RIGHT.replace("return steps + steps", "raise SystemExit(0)"), encoding="utf-8")
     done = checkout.host("check", LAB)
@@ -185,6 +186,7 @@ def test_code_that_ends_the_program_does_not_pass(checkout: Checkout, copy: Path
     assert "SystemExit" in done.output
 
 
+@pytest.mark.fault("code-that-ends-the-check")
 def test_code_that_kills_the_process_does_not_pass(checkout: Checkout, copy: Path) -> None:
     (copy / "counting.py").write_text("import os\n" + RIGHT.replace("return steps + steps", "os._exit(0)"), encoding="utf-8")
     done = checkout.host("check", LAB)

@@ -226,6 +226,7 @@ def test_leaving_in_the_middle_keeps_the_answers_so_far(checkout: Checkout, how:
     assert answers(checkout) == [("even", True)]
 
 
+@pytest.mark.fault("killed-writer-of-progress")
 @on_a_terminal
 def test_a_quiz_that_is_killed_keeps_the_answers_so_far(checkout: Checkout) -> None:
     terminal = on_terminal(checkout, "quiz", LAB)
@@ -275,6 +276,7 @@ def test_a_broken_quiz_is_named_and_the_others_are_listed(source: Checkout, tmp_
     assert "labs/lab-9.1-toy/quiz.toml" in checkout.host("progress").words, "a note; the rest is shown"
 
 
+@pytest.mark.fault("damaged-progress")
 @on_a_terminal
 def test_a_damaged_progress_is_named_left_alone_and_the_quiz_goes_on(checkout: Checkout) -> None:
     file = checkout.home / "progress.sqlite"
@@ -362,6 +364,7 @@ def test_a_mistake_is_one_line_of_cause_and_one_of_remedy(checkout: Checkout, ar
     assert "Traceback" not in done.output
 
 
+@pytest.mark.fault("damaged-progress")
 def test_a_lab_passes_also_where_its_progress_cannot_be_kept(checkout: Checkout) -> None:
     file = checkout.home / "progress.sqlite"
     file.write_text("not a database", encoding="utf-8")

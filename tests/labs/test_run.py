@@ -475,6 +475,7 @@ def test_a_broken_source_is_named_before_anything_runs(checkout: Checkout, tmp_p
     assert not fresh.runs()
 
 
+@pytest.mark.fault("full-disk")
 @linux_only
 def test_a_place_that_cannot_be_written_is_named(checkout: Checkout, tmp_path: Path) -> None:
     fresh = checkout.elsewhere(tmp_path / "home")
@@ -486,6 +487,7 @@ def test_a_place_that_cannot_be_written_is_named(checkout: Checkout, tmp_path: P
     no_traceback(done)
 
 
+@pytest.mark.fault("full-disk")
 @linux_only
 def test_a_full_disk_is_named(checkout: Checkout, tmp_path: Path) -> None:
     fresh = checkout.elsewhere(tmp_path / "home")

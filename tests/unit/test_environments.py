@@ -139,6 +139,7 @@ def refusal(function: Callable[[], object]) -> UserError:
 # --- the user's own settings of pip ---------------------------------------------------------------------------
 
 
+@pytest.mark.fault("inherited-settings")
 @pytest.mark.parametrize(
     ("name", "value"),
     [("PIP_TARGET", "elsewhere"), ("PIP_PREFIX", "elsewhere"), ("PIP_USER", "1"), ("PIP_CONSTRAINT", "limits.txt"), ("PYTHONPATH", "elsewhere")],
@@ -151,6 +152,7 @@ def test_settings_that_move_or_constrain_packages_change_nothing(site: Site, mon
     assert not (site.root / "elsewhere").exists()
 
 
+@pytest.mark.fault("inherited-settings")
 def test_the_same_settings_in_a_file_change_nothing_and_where_packages_come_from_stays(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PIP_FIND_LINKS")
     (site.root / "limits.txt").write_text("straw<1\n", encoding="utf-8")
@@ -162,6 +164,7 @@ def test_the_same_settings_in_a_file_change_nothing_and_where_packages_come_from
     assert not (site.root / "elsewhere").exists()
 
 
+@pytest.mark.fault("inherited-settings")
 def test_what_pip_calls_good_and_is_not_there_is_not_stamped(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environments._Pip, "install", lambda *_: None)
     error = refusal(lambda: environments.ensure("small", note=str))
@@ -190,6 +193,7 @@ def test_an_environment_is_made_when_first_needed_and_then_only_looked_at(site: 
     assert warm.returncode == 0
 
 
+@pytest.mark.fault("interrupted-installation")
 def test_two_processes_at_once_make_it_once_and_both_can_use_it(site: Site) -> None:
     program = "import subprocess\npython = ensure('small', detail=lambda line: print('DETAIL', line)).python\n"
     program += "print(subprocess.run([python, '-c', 'import straw; print(straw.version)'], capture_output=True, text=True).stdout)"
@@ -220,6 +224,7 @@ def test_fresh_makes_it_anew_although_nothing_changed(site: Site) -> None:
     assert environments.installed("small")
 
 
+@pytest.mark.fault("interrupted-installation")
 def test_an_installation_that_was_cut_off_is_begun_again(site: Site) -> None:
     # What a power cut leaves: files, and no stamp that vouches for them.
     (site.directory / "bin").mkdir(parents=True)
@@ -280,6 +285,7 @@ def test_an_environment_without_its_python_says_how_to_rebuild_it_and_that_works
     assert site.version() == "1.0"
 
 
+@pytest.mark.fault("interrupted-installation")
 def test_a_wheel_that_is_not_what_the_lock_says_is_refused_and_the_log_tells_all(site: Site) -> None:
     good = site.lock.read_text(encoding="utf-8")
     site.lock.write_text(good.split("sha256:")[0] + "sha256:" + "0" * 64 + "\n", encoding="utf-8")
@@ -356,6 +362,7 @@ def silent_index() -> Iterator[tuple[str, threading.Event]]:
         connection.close()
 
 
+@pytest.mark.fault("interrupted-installation")
 @linux_only
 @pytest.mark.parametrize("how", ["Ctrl-C", "kill"])
 def test_an_interrupted_installation_leaves_no_installer_and_the_next_one_works(

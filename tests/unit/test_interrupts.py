@@ -64,10 +64,12 @@ def test_python_loses_an_interrupt_of_an_object_that_is_finalised() -> None:
     assert run("lose_an_interrupt()\nprint('went on')") == (0, "went on\n")
 
 
+@pytest.mark.fault("lost-interrupt")
 def test_a_lost_interrupt_is_heard_by_the_next_wait() -> None:
     assert run("lose_an_interrupt()\nfor _ in Aside(never()):\n    pass\nprint('ended by itself')") == (0, "stopped\n")
 
 
+@pytest.mark.fault("lost-interrupt")
 def test_a_lost_interrupt_is_heard_by_the_next_read() -> None:
     """A key between a prompt and its read; `run` gives no input, so the read is of what never comes."""
     script = "read, _ = os.pipe()\nos.dup2(read, 0)\nlose_an_interrupt()\ninterrupts.read_line()\nprint('ended by itself')"
@@ -90,6 +92,7 @@ def test_lines_that_come_in_pieces_or_together_are_read_one_by_one() -> None:
     assert run(script) == (0, "['a', '二', '', 'last']\nno more\n")
 
 
+@pytest.mark.fault("lost-interrupt")
 def test_a_lost_interrupt_is_heard_behind_what_must_not_be_cut() -> None:
     assert run("lose_an_interrupt()\nwith interrupts.held_interrupts():\n    print('whole')\nprint('went on')") == (0, "whole\nstopped\n")
 
@@ -98,6 +101,7 @@ def test_what_must_not_be_cut_is_not() -> None:
     assert run("with interrupts.held_interrupts():\n    send()\n    print('whole')\nprint('went on')") == (0, "whole\nstopped\n")
 
 
+@pytest.mark.fault("impatient-interrupt")
 def test_cleaning_up_hears_neither_a_second_interrupt_nor_the_first_one_again() -> None:
     script = """
     try:

@@ -173,6 +173,7 @@ def test_an_addition_that_fails_half_way_adds_nothing(path: Path) -> None:
     assert progress_store.add(some(1), path) == 1
 
 
+@pytest.mark.fault("damaged-progress")
 def test_an_event_that_was_edited_is_refused_and_nothing_of_its_file_is_added(path: Path) -> None:
     (kept,) = some(1)
     progress_store.add([kept], path)
@@ -232,6 +233,7 @@ def batches_of(path: Path, name: str) -> dict[int, int]:
     return found
 
 
+@pytest.mark.fault("killed-writer-of-progress")
 def test_several_processes_that_write_at_once_lose_nothing(path: Path) -> None:
     names = [f"lab-9.{number}-toy" for number in range(1, 5)]
     writers = [writer(path, name, batches=25, size=3) for name in names]  # the file itself is made by whoever comes first
@@ -243,6 +245,7 @@ def test_several_processes_that_write_at_once_lose_nothing(path: Path) -> None:
         assert batches_of(path, name) == dict.fromkeys(range(25), 3)
 
 
+@pytest.mark.fault("killed-writer-of-progress")
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no SIGKILL")
 def test_a_writer_that_is_killed_leaves_every_finished_addition_whole_and_no_other(path: Path) -> None:
     for round_number in range(6):
@@ -276,6 +279,7 @@ progress_store.add(endless(), Path(sys.argv[1]))
 """
 
 
+@pytest.mark.fault("killed-writer-of-progress")
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no SIGKILL")
 def test_a_kill_in_the_middle_of_an_addition_is_undone_by_the_next_reader(path: Path) -> None:
     before = some(3)
@@ -350,6 +354,7 @@ UNREADABLE = {
 }
 
 
+@pytest.mark.fault("damaged-progress")
 @pytest.mark.parametrize(("make", "code"), UNREADABLE.values(), ids=UNREADABLE)
 def test_a_file_that_cannot_be_understood_is_named_and_left_as_it_is(path: Path, make, code: str) -> None:  # type: ignore[no-untyped-def]
     path.parent.mkdir()
@@ -363,6 +368,7 @@ def test_a_file_that_cannot_be_understood_is_named_and_left_as_it_is(path: Path,
     assert [found.name for found in path.parent.iterdir()] == ["progress.sqlite"]
 
 
+@pytest.mark.fault("damaged-progress")
 @pytest.mark.parametrize("make", [make for name, (make, _) in UNREADABLE.items() if name != "with an event that is none"])
 def test_nothing_is_added_to_a_file_that_cannot_be_understood(path: Path, make) -> None:  # type: ignore[no-untyped-def]
     path.parent.mkdir()

@@ -67,6 +67,7 @@ def test_paths_of_this_machine_have_a_place_in_the_container(path: Path, inside:
     assert sandbox.place(path) == inside
 
 
+@pytest.mark.fault("sandbox-escape")
 def test_a_whole_run_sees_its_lab_and_shared_and_writes_into_its_directory_alone() -> None:
     assert sandbox.binds(run(), CACHE) == [
         Bind(LABS / "lab-9.1-toy", "/course/labs/lab-9.1-toy"),
@@ -118,6 +119,7 @@ def _usage() -> Any:
 # --- network, cache, environment --------------------------------------------------------------------------
 
 
+@pytest.mark.fault("sandbox-escape")
 def test_who_needs_no_network_has_none_and_no_cache_and_no_token() -> None:
     made = run()
     found = container.settings(made, ENGINE, CACHE)
@@ -157,6 +159,7 @@ def test_the_model_cache_is_where_the_hub_keeps_it(environ: dict[str, str], wher
     assert sandbox.model_cache() == Path(where)
 
 
+@pytest.mark.fault("sandbox-escape")
 def test_the_docker_socket_and_the_home_directory_are_never_mounted(tmp_path: Path) -> None:
     for made in (run(), run(mine=True, notebooks=("02-use",), model=tmp_path), run(profile="gpu", device="cuda")):
         for mount in container.settings(made, ENGINE, CACHE)["mounts"]:
@@ -179,6 +182,7 @@ def test_a_profile_without_a_memory_budget_has_no_limit_and_shared_memory_all_th
     assert found["shm_size"] == 8 * 2**30
 
 
+@pytest.mark.fault("sandbox-escape")
 def test_nothing_is_allowed_that_a_notebook_does_not_need() -> None:
     found = container.settings(run(), ENGINE, CACHE)
     assert found["read_only"] is True
@@ -285,6 +289,7 @@ def test_a_log_that_cannot_be_written_does_not_stop_the_events() -> None:
     assert parted(frame(2, b"complaint") + frame(1, b"event\n"), Full()) == b"event\n"
 
 
+@pytest.mark.fault("killed-engine")
 def test_a_runner_that_is_killed_while_it_speaks_is_heard_up_to_there() -> None:
     heard: list[dict[str, Any]] = []
     ending = local.listen([b'{"event": "a"}\n', b'{"event": "en'], heard.append, stop=int, wait=int, kill=int)
@@ -313,6 +318,7 @@ def test_an_interrupted_runner_is_asked_to_stop_and_still_heard() -> None:
 # --- what an engine says ----------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("killed-engine")
 @pytest.mark.parametrize(
     ("said", "code"),
     [
@@ -347,6 +353,7 @@ def test_what_docker_py_raises_is_read_as_the_user_does(raised: Exception, code:
     assert told.value.code == code
 
 
+@pytest.mark.fault("full-disk")
 def test_a_full_disk_of_ours_is_not_blamed_on_the_engine() -> None:
     with pytest.raises(OSError, match="No space"), engine.translated():
         raise OSError(28, "No space left on device")
