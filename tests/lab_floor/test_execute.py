@@ -206,6 +206,7 @@ STOPS: dict[str, Callable[[subprocess.Popen[str]], None]] = {
 
 
 @pytest.mark.fault("interrupted-run")
+@pytest.mark.fault("own-stop")
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals that a process can take as a wish")
 @pytest.mark.parametrize("stop", STOPS)
 def test_it_stops_saves_and_leaves_no_kernel_and_no_child(runner: Runner, stop: str) -> None:
@@ -219,7 +220,7 @@ def test_it_stops_saves_and_leaves_no_kernel_and_no_child(runner: Runner, stop: 
     events = runner.end()
     assert process.returncode == 130
     (ended,) = [event for event in events if event["event"] == "notebook_end"]
-    assert ended["status"] == "interrupted"
+    assert (ended["status"], ended["error"]) == ("interrupted", None)
     assert "before" in runner.saved("01-a")
     assert all(gone(pid) for pid in [*kernels, child])
 

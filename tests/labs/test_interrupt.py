@@ -135,6 +135,7 @@ def next_run_works(checkout: Checkout, read_results: Results) -> None:
 
 
 @pytest.mark.fault("interrupted-run")
+@pytest.mark.fault("own-stop")
 def test_ctrl_c_in_a_cell_ends_everything_and_keeps_the_finished_notebook(checkout: Checkout, read_results: Results) -> None:
     started = nox(checkout, SLEEPS)
     run = started.wait("a cell runs")
@@ -150,6 +151,8 @@ def test_ctrl_c_in_a_cell_ends_everything_and_keeps_the_finished_notebook(checko
         ("01-first", "ok"),
         ("02-second", "interrupted"),
     ]
+    assert results["notebooks"][1]["error"] is None, "our own stop is nobody's death"
+    assert "died" not in output and "Interrupted" in output
     assert all((gate["passed"], gate["reason"]) == (None, "not run") for gate in results["gates"])
     assert "before the long wait" in (run / "notebooks" / "02-second.ipynb").read_text(encoding="utf-8")
     assert (run / "artifacts" / "made.txt").read_text() == "kept"

@@ -84,6 +84,7 @@ class NotebookRun:
         self.path = run / "notebooks" / f"{name}.ipynb"
         self.notebook = nbformat.read(self.path, as_version=4)
         self.error: dict[str, Any] | None = None
+        self._stopping = False
         self.kernel_pid: int | None = None
         self.peak_bytes = 0
         self._cell, self._source = 0, ""
@@ -102,6 +103,7 @@ class NotebookRun:
 
     def stop(self) -> None:
         """Cancel the execution and give the kernel a moment to end."""
+        self._stopping = True
         if self._task is not None:
             self._loop.call_soon_threadsafe(self._task.cancel)
         self._thread.join(_STOP_SECONDS)
@@ -198,6 +200,8 @@ class NotebookRun:
             shutil.rmtree(sockets, ignore_errors=True)
 
     def _fail(self, name: str, message: str, traceback: str) -> None:
+        if self._stopping:  # nbclient takes our own cancelling for the death of the kernel
+            return
         self.error = {"cell": self._cell, "source": self._source, "name": name, "message": message, "traceback": traceback}
 
 
