@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -17,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent / "shared"))
 
 from onepiece.course import catalog
 from onepiece.course.errors import UserError
+from onepiece.course.owner import OWNER
 from onepiece.course.places import IMAGES, SHARED
 from onepiece.host.road import environments
 
@@ -30,13 +32,16 @@ logging.getLogger("nox").addFilter(lambda record: "uv binary" not in str(record.
 # After Ctrl-C the host stops its kernels and keeps what finished; nox's own default is half a second.
 PATIENCE = {"interrupt_timeout": 3.0, "terminate_timeout": 12.0}
 
+# What ends nox at once reaches nobody below it: they look whether it is still there.
+OWNED = {OWNER: str(os.getpid())}
+
 COURSE = catalog.load()
 
 
 def host(session: nox.Session, *arguments: str) -> None:
     """Run a command of the host floor, in its environment."""
     python = environment(session, "host")
-    variables = {"PYTHONPATH": str(SHARED), "PYTHONUTF8": "1", "PYTHONDONTWRITEBYTECODE": None}  # packages come without bytecode
+    variables = OWNED | {"PYTHONPATH": str(SHARED), "PYTHONUTF8": "1", "PYTHONDONTWRITEBYTECODE": None}  # packages come without bytecode
     session.run(python, "-m", "onepiece.host", *arguments, env=variables, external=True, log=False, **PATIENCE)
 
 
@@ -112,8 +117,9 @@ def lab_floor_command(name: str, module: str, doc: str) -> None:
 
     @nox.session(name=name, venv_backend="none", default=False)
     def run_module(session: nox.Session) -> None:
-        variables = {"PYTHONPATH": str(SHARED), "PYTHONUTF8": "1", "OMP_WAIT_POLICY": "passive"}
-        session.run(environment(session, "cpu"), "-m", f"onepiece.{module}", *session.posargs, env=variables, external=True, **PATIENCE)
+        variables = OWNED | {"PYTHONPATH": str(SHARED), "PYTHONUTF8": "1", "OMP_WAIT_POLICY": "passive"}
+        command = ("-m", "onepiece.kernel.tethered", f"onepiece.{module}", *session.posargs)
+        session.run(environment(session, "cpu"), *command, env=variables, external=True, **PATIENCE)
 
     run_module.__doc__ = doc
 

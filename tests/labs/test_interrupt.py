@@ -268,6 +268,33 @@ def test_a_runner_that_is_killed_is_said_at_once_and_its_kernel_ends(checkout: C
     wait_for(lambda: "ipykernel" not in " ".join(toy_course.processes_of(checkout.home).values()), "the kernel to end")
 
 
+@pytest.mark.fault("killed-owner")
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP], ids=lambda how: how.name)
+def test_a_nox_that_is_gone_takes_the_lab_with_it_whatever_ended_it(checkout: Checkout, read_results: Results, how: signal.Signals) -> None:
+    started = nox(checkout, SLEEPS)
+    run = started.wait("a cell runs")
+    os.kill(started.process.pid, how)
+    output, _ = started.process.communicate(timeout=PATIENCE)  # the host has the other end of the pipe, until it ends
+    assert started.process.returncode == -how
+    assert "INCOMPLETE" in output and "Traceback" not in output
+    assert not (left := toy_course.left_of(checkout.home)), left
+    assert read_results(run)["status"] == "incomplete"
+    assert (run / "report.html").exists()
+
+
+@pytest.mark.fault("killed-owner")
+def test_a_check_without_end_ends_with_a_host_that_is_killed(checkout: Checkout) -> None:
+    copy = checkout.home / "workspace" / toy_course.LAB
+    assert checkout.host("start", toy_course.LAB).code == 0
+    endless = "def count(steps):\n    open(__file__ + '.runs', 'w')\n    while True: pass\n\n\ndef double(steps): ...\n"
+    (copy / "counting.py").write_text(endless, encoding="utf-8")
+    started = Started(checkout, checkout.host_command("check", toy_course.LAB), checkout.host_environ)
+    wait_for((copy / "counting.py.runs").exists, "the check to run")
+    started.process.kill()
+    started.process.communicate(timeout=PATIENCE)
+    assert not (left := toy_course.left_of(checkout.home)), left
+
+
 @pytest.mark.fault("killed-kernel")
 def test_a_kernel_that_is_killed_is_a_failing_cell(checkout: Checkout, read_results: Results) -> None:
     started = host(checkout, SLEEPS)

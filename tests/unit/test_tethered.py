@@ -25,3 +25,16 @@ def test_a_tethered_module_runs_with_its_arguments_and_ends_when_standard_input_
     process.stdin.close()
     assert process.wait(timeout=20) != 0
     process.stdout.close()
+
+
+def test_what_is_tethered_reads_nothing_of_its_tether() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "onepiece.kernel.tethered", "code", "-q"],  # a console, which ends at the end of its input
+        env=os.environ | {"PYTHONPATH": str(toy_course.ROOT / "shared")},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.wait(timeout=20) == 0
+    process.communicate()

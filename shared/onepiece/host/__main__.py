@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from onepiece.course.errors import WRITE_ERRORS, UserError, write_error
+from onepiece.course.owner import end_with_owner
 from onepiece.course.text import tr
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ def main(arguments: Sequence[str]) -> int:
     name, *rest = arguments
     try:
         with interruptible():
+            end_with_owner()
             return _command(name)(console, take_language(rest))
     except OSError as error:
         if error.errno not in WRITE_ERRORS:

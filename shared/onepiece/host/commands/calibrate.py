@@ -25,7 +25,7 @@ from onepiece.course.text import current_language, tr
 from onepiece.host.command_line import Parser, add_language, one_lab
 from onepiece.host.road import runs, sources
 from onepiece.host.road.environments import Environment
-from onepiece.host.road.local import kept_file, run_python
+from onepiece.host.road.local import kept_file, run_module
 from onepiece.host.road.plan import Plan, Request
 from onepiece.host.road.prepare import plan_for, prepare_environment
 
@@ -64,10 +64,10 @@ def _search(console: Console, lab: Lab, plan: Plan, environment: Environment, op
     runs.write_json(directory / "context.json", context)
     variables = runs.kernel_environment(directory, [lab.directory], current_language(), offline=True)
     variables |= {"PYTHONDONTWRITEBYTECODE": "1", "CUDA_VISIBLE_DEVICES": ""}
-    program = ["-m", "onepiece.kernel.tethered", "onepiece.adaptation.calibrate", str(lab.directory), str(trials), *_passed_on(options)]
+    program = ["onepiece.adaptation.calibrate", str(lab.directory), str(trials), *_passed_on(options)]
     with View(console) as view:
         try:
-            exit_code = run_python(environment, program, variables, lambda line: view.hear(json.loads(line)), tethered=True)
+            exit_code = run_module(environment, program, variables, lambda line: view.hear(json.loads(line)))
         except KeyboardInterrupt:
             view.close()
             en = f"{view.done} finished trials are kept; the same command goes on from there."

@@ -18,7 +18,7 @@ from onepiece.course.text import tr
 from onepiece.host.command_line import Parser, add_language, one_lab
 from onepiece.host.progress.record import record_checks
 from onepiece.host.road import checks, sources
-from onepiece.host.road.local import run_python
+from onepiece.host.road.local import run_module
 from onepiece.host.road.view import damaged_environment
 
 
@@ -75,9 +75,9 @@ def check(console: Console, lab: Lab, *, reference: bool, fresh: bool = False) -
             waiting.append(number)
         said[number] = outcome
 
-    arguments = ["-m", "onepiece.checks", str(lab.directory), *map(str, code)]
+    program = ["onepiece.checks", str(lab.directory), *map(str, code)]
     try:
-        exit_code = run_python(environment, arguments, checks.variables(lab.directory), hear)
+        exit_code = run_module(environment, program, checks.variables(lab.directory), hear)
     except KeyboardInterrupt:
         if waiting:
             console.print(tr(f"Stopped while exercise {waiting[0]} was being checked.", f"在檢查練習 {waiting[0]} 時中斷。"))

@@ -10,6 +10,7 @@ from rich.console import Console
 from onepiece.course.places import WORKSPACE
 from onepiece.course.text import current_language, tr
 from onepiece.host.command_line import Parser, add_language, one_lab
+from onepiece.host.interrupts import ignore_interrupts
 from onepiece.host.road import preflight, runs
 from onepiece.host.road.local import kept_file
 from onepiece.host.road.plan import Request
@@ -53,6 +54,7 @@ def command(console: Console, arguments: list[str]) -> int:
     command_line = [
         str(environment.python),
         "-m",
+        "onepiece.kernel.tethered",  # it ends with us, even if we are killed
         "jupyterlab",
         f"--ServerApp.root_dir={target}",
         "--ServerApp.ip=127.0.0.1",
@@ -66,12 +68,13 @@ def command(console: Console, arguments: list[str]) -> int:
         command_line.append("--no-browser")
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         command_line.append("--allow-root")
-    process = subprocess.Popen(command_line, env=variables, cwd=target)
+    process = subprocess.Popen(command_line, env=variables, cwd=target, stdin=subprocess.PIPE, start_new_session=True)
     try:
         return process.wait()
     except KeyboardInterrupt:
-        process.terminate()
-        process.wait()
+        with ignore_interrupts():
+            process.terminate()
+            process.wait()
         return 130
 
 

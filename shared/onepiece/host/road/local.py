@@ -148,27 +148,21 @@ def _relay(lines: Iterable[bytes], hear: Callable[[dict[str, Any]], None]) -> bo
     return ended
 
 
-def run_python(
-    environment: Environment, arguments: list[str], variables: dict[str, str], hear: Callable[[str], None], *, tethered: bool = False
-) -> int:
+def run_module(environment: Environment, command: list[str], variables: dict[str, str], hear: Callable[[str], None]) -> int:
     """Run a program of the lab floor; `hear` gets every line it writes. Its log goes to our standard error.
+
+    It ends with us, even if we are killed, and Ctrl-C reaches us alone.
 
     Args:
         environment: whose Python.
-        arguments: of Python.
+        command: a module and its arguments.
         variables: its environment variables, all of them.
         hear: called with each line of its standard output.
-        tethered: it is one that takes minutes, `-m onepiece.kernel.tethered ...`: it ends with us, even if we are killed, and Ctrl-C
-            reaches us alone.
 
     Returns:
         Its exit code. However this function ends, the program has ended too.
     """
-    command = [str(environment.python), *arguments]
-    if tethered:
-        process = spawn(command, variables, None)
-    else:
-        process = subprocess.Popen(command, env=variables, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    process = spawn([str(environment.python), "-m", "onepiece.kernel.tethered", *command], variables, None)
     try:
         for line in Aside(process.stdout or ()):
             if line.endswith(b"\n"):  # or it was killed while it spoke
