@@ -171,6 +171,17 @@ def test_ctrl_c_while_it_starts_leaves_nothing(real: None, checkout: Checkout, p
     assert "Traceback" not in (tmp_path / "output.txt").read_text(encoding="utf-8")
 
 
+@pytest.mark.fault("killed-owner")
+def test_a_nox_that_is_killed_takes_the_stack_with_it(real: None, checkout: Checkout, ports: dict[str, str], tmp_path: Path) -> None:
+    process = started(checkout, ports, tmp_path / "output.txt")
+    until(lambda: "tritonserver" in " ".join(toy_course.processes_of(checkout.home).values()), READY, "tritonserver is started")
+    process.kill()
+    process.wait(timeout=10)
+    left = toy_course.left_of(checkout.home, 40)
+    assert not left, left
+    assert not (checkout.home / "runs/serving/state.json").exists()
+
+
 @pytest.mark.parametrize("name", ["ONEPIECE_HTTP_PORT", "ONEPIECE_GRPC_PORT"])
 def test_a_port_that_is_taken_is_said_before_anything_starts(checkout: Checkout, ports: dict[str, str], name: str) -> None:
     with socket.socket() as other:

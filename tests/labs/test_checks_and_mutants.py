@@ -27,7 +27,7 @@ def warm() -> Iterator[WarmChecks]:
     """One process for all of them, with what any of them needs."""
     extras = {extra: None for lab in WITH_EXERCISES for extra in lab.extras if environments.extra_available(extra)}
     environment = environments.ensure("cpu", tuple(extras), session="tests")
-    with WarmChecks(WarmHere(environment, "tests")) as started:
+    with WarmChecks(WarmHere(environment, WITH_EXERCISES[0])) as started:
         yield started
 
 

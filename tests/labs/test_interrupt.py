@@ -257,14 +257,16 @@ def test_a_host_that_is_killed_takes_its_kernels_with_it_and_what_finished_is_ma
     next_run_works(checkout, read_results)
 
 
+@pytest.mark.fault("wrong-diagnosis")
 def test_a_runner_that_is_killed_is_said_at_once_and_its_kernel_ends(checkout: Checkout) -> None:
     started = host(checkout, SLEEPS)
     started.wait("a cell runs")
     (runner,) = [pid for pid in children(started.process.pid) if "onepiece.kernel.execute" in command_line(pid)]
     os.kill(runner, signal.SIGKILL)
     output, _ = started.process.communicate(timeout=PATIENCE)
-    assert started.process.returncode not in (0, 130)
+    assert started.process.returncode == 2
     assert "Traceback" not in output
+    assert "SIGKILL" in output and "damaged" not in output and "--fresh" not in output
     wait_for(lambda: "ipykernel" not in " ".join(toy_course.processes_of(checkout.home).values()), "the kernel to end")
 
 

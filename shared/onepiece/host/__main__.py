@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from onepiece.course.errors import WRITE_ERRORS, UserError, write_error
 from onepiece.course.owner import end_with_owner
 from onepiece.course.text import tr
+from onepiece.host.road import damage
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -56,14 +57,13 @@ def _command(name: str) -> Command:
 
 
 def run() -> int:
-    """Dispatch; an environment that lost a package says how to get it back."""
+    """Dispatch; what nobody expected may come of an environment that lost something, and then says how to get it back."""
     try:
         return main(sys.argv[1:])
-    except ImportError as error:
-        if (error.name or "").split(".")[0] == "onepiece":
+    except Exception:
+        damaged = damage.broken(damage.this("host"), "catalog")
+        if damaged is None:
             raise
-        session = next((argument for argument in sys.argv[2:] if argument.startswith("lab-")), sys.argv[1])
-        damaged = UserError("broken-environment", name="host", reason=error, session=session)
         print(f"{damaged.cause}\n{damaged.remedy}", file=sys.stderr)
         return 2
 

@@ -38,11 +38,18 @@ from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 
+from onepiece.course.json_numbers import decode_number
 from onepiece.kernel.machine import hardware, versions
 
 _MAX_SOCKET_PATH = 80  # a Unix socket's path has about a hundred bytes, its own name included
 _POLL_SECONDS = 0.1
 _STOP_SECONDS = 3.0  # a kernel that has not ended by then is killed
+_KEYS = {
+    "record": {"event", "metric", "value", "seed", "variant"},
+    "progress": {"event", "done", "total", "metrics"},
+    "figure": {"event", "name", "file", "caption"},
+}
+"""What `onepiece.lab` writes into a notebook's file of events."""
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 _events: TextIO = sys.stdout
@@ -138,7 +145,7 @@ class NotebookRun:
                     if not line.endswith(b"\n"):
                         break
                     self._events_read += len(line)
-                    emit({**json.loads(line), "notebook": self.name})
+                    self._relay(line)
         resident = 0
         processes = self._processes()
         self._seen = (self._seen | set(processes)) - _servers(processes)  # also one that looked like its parent when it was new
@@ -148,6 +155,19 @@ class NotebookRun:
             except psutil.Error:
                 continue
         self.peak_bytes = max(self.peak_bytes, resident)
+
+    def _relay(self, line: bytes) -> None:
+        """Pass on what `onepiece.lab` said; a line that it cannot have written fails the notebook, for one of its may be lost in it."""
+        try:
+            event = json.loads(line)
+            whole = event.keys() == _KEYS[event["event"]] and isinstance(event.get("metric", event.get("name", "")), str)
+            decode_number(event.get("value"))
+        except (ValueError, TypeError, KeyError, AttributeError):
+            whole = False
+        if whole:
+            emit({**event, "notebook": self.name})
+        elif self.error is None:
+            self._fail("BadEvent", f"something else than onepiece.lab wrote into events/{self.name}.jsonl: {line[:80]!r}", "")
 
     def _processes(self) -> list[psutil.Process]:
         """The kernel and everything it started."""

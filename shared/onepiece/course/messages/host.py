@@ -128,7 +128,14 @@ MESSAGES: dict[str, tuple[Text, Text]] = {
     ),
     "broken-environment": (
         Text("The environment {name} is damaged: {reason}", "環境 {name} 已損壞：{reason}"),
-        Text("Rebuild it with: nox -s {session} -- --fresh", "請重建：nox -s {session} -- --fresh"),
+        Text("Rebuild it with: {rebuild}", "請重建：{rebuild}"),
+    ),
+    "runner-ended": (
+        Text(
+            "What ran the code of {lab} ended by itself: {reason}. The environment {name} is whole.",
+            "執行 {lab} 程式碼的行程自行結束了：{reason}。環境 {name} 是完好的。",
+        ),
+        Text("Nothing has to be rebuilt: run the same command again.", "不需要重建任何東西：請再執行一次同樣的指令。"),
     ),
     "disk-small": (
         Text(

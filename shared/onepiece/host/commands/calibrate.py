@@ -44,7 +44,7 @@ def command(console: Console, arguments: list[str]) -> int:
         )
         raise UserError("usage", what=what, session="calibrate")
     plan: Plan = plan_for(dataclasses.replace(lab, server=None), Request("cpu", "cpu", "local"))
-    environment = prepare_environment(console, plan, options.fresh, "calibrate")
+    environment = prepare_environment(console, plan, options.fresh, f"calibrate -- {lab.id}")
     result = _search(console, lab, plan, environment, options)
     _show(console, lab, result)
     if options.publish:

@@ -18,8 +18,7 @@ from onepiece.course.text import tr
 from onepiece.host.command_line import Parser, add_language, one_lab
 from onepiece.host.progress.record import record_checks
 from onepiece.host.road import checks, sources
-from onepiece.host.road.local import run_module
-from onepiece.host.road.view import damaged_environment
+from onepiece.host.road.local import MAYBE_DAMAGED, how_it_ended, run_module
 
 
 def command(console: Console, arguments: list[str]) -> int:
@@ -61,13 +60,16 @@ def check(console: Console, lab: Lab, *, reference: bool, fresh: bool = False) -
         mine = WORKSPACE / lab.id
         sources.require_copy(lab, mine)
         code.insert(0, mine)
-    environment = checks.prepare(console, lab, "check", fresh=fresh)
+    environment = checks.prepare(console, lab, fresh=fresh)
     # Every exercise is announced before the first is checked; the last word on each counts.
     said: dict[Any, dict[str, Any]] = {}
     waiting: list[Any] = []
 
     def hear(line: str) -> None:
-        outcome = json.loads(line)
+        try:
+            outcome = json.loads(line)
+        except ValueError:  # code that found where outcomes go: no outcome, and nobody's loss but its own
+            return
         number = outcome.get("exercise")
         if number in said:
             waiting.remove(number)
@@ -83,10 +85,12 @@ def check(console: Console, lab: Lab, *, reference: bool, fresh: bool = False) -
             console.print(tr(f"Stopped while exercise {waiting[0]} was being checked.", f"在檢查練習 {waiting[0]} 時中斷。"))
         raise
     outcomes = list(said.values())
-    if not outcomes:
-        raise UserError(
-            "broken-environment", name=environment.name, reason=f"the checks ended with {exit_code} and said nothing", session="check"
-        )
+    if not outcomes:  # a module ended the process while it was imported
+        reason = tr(f"your modules ended Python: {how_it_ended(exit_code)}", f"你的模組讓 Python 結束了：{how_it_ended(exit_code)}")
+        outcomes = [{"import_error": reason, "traceback": ""}]
+    errors = " ".join(str(outcome.get("import_error") or outcome.get("error")) for outcome in outcomes)
+    if ("import_error" in outcomes[0] or any(name in errors for name in MAYBE_DAMAGED)) and (wrong := checks.broken(environment, lab)):
+        raise wrong
     if "import_error" in outcomes[0]:
         return [_import_failure(outcomes[0])]
     return outcomes
@@ -149,9 +153,7 @@ def _show(console: Console, lab: Lab, outcomes: list[dict[str, Any]], hint: bool
     else:
         console.print(tr(f"{passed} of {len(outcomes)} exercises passed.", f"{len(outcomes)} 題中通過 {passed} 題。"))
     still_open = [outcome for outcome in outcomes if outcome["status"] != "passed"]
-    if any("ModuleNotFoundError" in (outcome["error"] or "") for outcome in outcomes):
-        console.print(damaged_environment("check"))
-    elif still_open and not hint and still_open[0]["exercise"]:
+    if still_open and not hint and still_open[0]["exercise"]:
         number = still_open[0]["exercise"]
         base = f"nox -s check -- {lab.id}"
         console.print(f"[dim]{base} --exercise {number} --hint      {base} --solution {number}[/]", soft_wrap=True)

@@ -33,7 +33,7 @@ def command(console: Console, arguments: list[str]) -> int:
     if plan.backend == "container" and facts.engine is not None:
         container_backend(console, lab, plan, facts.engine, options.fresh)
     else:
-        prepare_environment(console, plan, options.fresh, "fetch", extras=("jupyter",))
+        prepare_environment(console, plan, options.fresh, f"fetch -- {lab.id}", extras=("jupyter",))
     if plan.profile == "gpu":
         console.print(
             tr(

@@ -129,8 +129,8 @@ def _where(notes: Console, lab: Lab, staged: Path, options: argparse.Namespace) 
                 raise
             reason = str(error.cause)
         notes.print(f"[yellow]{tr('no container', '不用容器')}[/]: {escape(reason)}", soft_wrap=True)
-    environment = checks.prepare(notes, lab, "grade", fresh=options.fresh)
-    return Where("local", lambda: checks.WarmChecks(checks.WarmHere(environment, "grade")), reason=reason)
+    environment = checks.prepare(notes, lab, fresh=options.fresh)
+    return Where("local", lambda: checks.WarmChecks(checks.WarmHere(environment, lab)), reason=reason)
 
 
 def _in_container(notes: Console, lab: Lab, staged: Path, fresh: bool) -> Where:

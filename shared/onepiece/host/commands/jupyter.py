@@ -45,7 +45,7 @@ def command(console: Console, arguments: list[str]) -> int:
         return notebook_server.serve(
             lab, plan, facts.engine, image, target, options.port, not options.no_browser, lambda address: _say(console, address)
         )
-    environment = prepare_environment(console, plan, options.fresh, "jupyter", extras=("jupyter",))
+    environment = prepare_environment(console, plan, options.fresh, f"jupyter -- {lab.id}", extras=("jupyter",))
     variables = runs.kernel_environment(
         target / ".run", [target, lab.directory], current_language(), offline=not lab.network and plan.profile == "cpu"
     )

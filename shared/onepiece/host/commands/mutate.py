@@ -41,8 +41,8 @@ def command(console: Console, arguments: list[str]) -> int:
     if options.gates and not lines:
         what = tr(f"{lab.id}/{declared.FILE} names no core line of these", f"{lab.id}/{declared.FILE} 沒有指定其中任何核心行")
         raise UserError("usage", what=what, session="mutate")
-    environment = checks.prepare(console, lab, "mutate", fresh=options.fresh)
-    with checks.WarmChecks(checks.WarmHere(environment, "mutate")) as warm:
+    environment = checks.prepare(console, lab, fresh=options.fresh)
+    with checks.WarmChecks(checks.WarmHere(environment, lab)) as warm:
         seconds = score.patience(lab, warm)
         judged = _judge(console, lab, warm, mutants, said, seconds)
     _show(console, lab, judged)

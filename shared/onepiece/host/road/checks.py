@@ -20,9 +20,9 @@ from onepiece.course.catalog import Lab
 from onepiece.course.errors import UserError
 from onepiece.course.text import current_language
 from onepiece.host.interrupts import Aside, ignore_interrupts
-from onepiece.host.road import runs
+from onepiece.host.road import damage, runs
 from onepiece.host.road.environments import Environment
-from onepiece.host.road.local import last_words, spawn
+from onepiece.host.road.local import ended, how_it_ended, last_words, spawn
 from onepiece.host.road.plan import Request
 from onepiece.host.road.prepare import plan_for, prepare_environment
 
@@ -30,10 +30,20 @@ _END_SECONDS = 5.0  # for the warm process to end what it is at
 _MARGIN_SECONDS = 15.0  # for the warm process to keep to a limit itself; code that stops it must not stop us
 
 
-def prepare(console: Console, lab: Lab, session: str, *, fresh: bool = False) -> Environment:
+def broken(environment: Environment, lab: Lab) -> UserError | None:
+    """The error that the environment of checks is damaged, where it is."""
+    return damage.broken(environment, _session(lab))
+
+
+def _session(lab: Lab) -> str:
+    """What needs no more than an environment for checks, whoever asks, so that `--fresh` behind it rebuilds that one."""
+    return f"check -- {lab.id} --reference"
+
+
+def prepare(console: Console, lab: Lab, *, fresh: bool = False) -> Environment:
     """The environment that the checks of a lab run in: they are small, and need neither a GPU nor a server, whatever this machine has."""
     plan = plan_for(dataclasses.replace(lab, server=None), Request("cpu", "cpu", "local"))
-    return prepare_environment(console, plan, fresh, session)
+    return prepare_environment(console, plan, fresh, _session(lab))
 
 
 def variables(directory: Path) -> dict[str, str]:
@@ -85,14 +95,14 @@ class Warm(Protocol):
 class WarmHere:
     """The warm process, in an environment of this machine."""
 
-    def __init__(self, environment: Environment, session: str) -> None:
+    def __init__(self, environment: Environment, lab: Lab) -> None:
         """Start it.
 
         Args:
             environment: has what the labs need that will be asked for.
-            session: what the user typed, for error messages.
+            lab: the one whose name error messages give.
         """
-        self._environment, self._session = environment, session
+        self._environment, self._lab = environment, lab
         self._place = tempfile.TemporaryDirectory(prefix="onepiece-")
         self._log = Path(self._place.name) / "warm_checks.log"
         with self._log.open("wb") as log:
@@ -131,8 +141,8 @@ class WarmHere:
 
     def ended(self) -> UserError:
         """Why it ended."""
-        reason = last_words(self._log, f"the checks ended with {self._process.wait()} and said nothing")
-        return UserError("broken-environment", name=self._environment.name, reason=reason, session=self._session)
+        reason = last_words(self._log, how_it_ended(self._process.wait()))
+        return ended(self._lab.id, self._environment, _session(self._lab), reason)
 
 
 class WarmChecks:

@@ -13,7 +13,6 @@ import hashlib
 import json
 import os
 import platform
-import re
 import shutil
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from onepiece.course import intact
 from onepiece.course.errors import UserError, write_error
 from onepiece.course.places import ENVIRONMENTS, IMAGES
 from onepiece.course.text import tr
@@ -75,13 +75,13 @@ def ensure(
     check_python(session)
     directory = ENVIRONMENTS / f"{name}-py{sys.version_info.major}.{sys.version_info.minor}"
     wanted = _wanted(name, extras)
-    if not fresh and _covers(_stamp(directory), wanted):
-        if not _python(directory).exists():
-            raise UserError("broken-environment", name=name, reason=f"{_python(directory)} is gone", session=session)
+    if not fresh and _usable(directory, wanted):
         return Environment(name, directory, wanted["lock.txt"])
     with _writable(directory.parent), _alone(directory, note):
-        if fresh or not _covers(_stamp(directory), wanted):
-            _install(name, directory, wanted, fresh, note, detail)
+        if fresh or not _usable(directory, wanted):
+            # Without its Python nothing of it can be used: an update of the system took that away.
+            gone = directory.exists() and not _python(directory).exists()
+            _install(name, directory, wanted, fresh or gone, note, detail)
     return Environment(name, directory, wanted["lock.txt"])
 
 
@@ -101,7 +101,7 @@ def given(directory: Path, session: str) -> Environment:
 def installed(name: str) -> bool:
     """Is there an environment of this name, made from the present lock?"""
     directory = ENVIRONMENTS / f"{name}-py{sys.version_info.major}.{sys.version_info.minor}"
-    return _covers(_stamp(directory), _wanted(name, ()))
+    return _covers(stamp_of(directory), _wanted(name, ()))
 
 
 def check_python(session: str) -> None:
@@ -145,12 +145,17 @@ def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _stamp(directory: Path) -> dict[str, str]:
+def stamp_of(directory: Path) -> dict[str, str]:
+    """What an environment says is in it: file of `images/<name>/` -> hash; empty if its installation did not come to an end."""
     try:
         stamp = json.loads((directory / "onepiece.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return stamp if isinstance(stamp, dict) else {}
+
+
+def _usable(directory: Path, wanted: dict[str, str]) -> bool:
+    return _covers(stamp_of(directory), wanted) and _python(directory).exists()
 
 
 def _covers(stamp: dict[str, str], wanted: dict[str, str]) -> bool:
@@ -167,7 +172,7 @@ def _python(directory: Path) -> Path:
 def _install(
     name: str, directory: Path, wanted: dict[str, str], fresh: bool, note: Callable[[str], None], detail: Callable[[str], None]
 ) -> None:
-    stamp = {} if fresh else _stamp(directory)
+    stamp = {} if fresh else stamp_of(directory)
     settings = versions()["environments"].get(name, {})
     needed_gb = settings.get("disk_gb", 0.5)
     free_gb = shutil.disk_usage(directory.parent).free / 2**30
@@ -239,10 +244,8 @@ class _Pip:
         Raises:
             UserError: "install-failed".
         """
-        text = lock.read_text(encoding="utf-8")
-        pinned = re.findall(r"^([A-Za-z0-9][\w.-]*)==[^\s;]+ (?:\\|--hash)", text, re.MULTILINE)  # those without a marker
-        program = "import sys\nfrom importlib.metadata import version\nfor name in sys.argv[1:]: version(name)"
-        self.run([str(_python(self.directory)), "-c", program + ("\nimport torch" if torch else ""), *pinned], "the first import")
+        program = "import sys\nfrom importlib.metadata import version\nfor name in sys.argv[1:]: version(name)" + "\nimport torch" * torch
+        self.run([str(_python(self.directory)), "-c", program, *intact.pinned(lock)], "the first import")
 
 
 # What of pip's settings says where packages come from and how they are reached. The others may move or constrain what the lock names.

@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import shutil
+import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -15,10 +16,14 @@ from pathlib import Path
 from typing import IO, Any
 
 from onepiece.course.errors import UserError
+from onepiece.course.text import tr
 from onepiece.host.interrupts import Aside, ignore_interrupts
+from onepiece.host.road.damage import broken
 from onepiece.host.road.environments import Environment
 from onepiece.host.road.runs import Run, kernel_environment
 
+MAYBE_DAMAGED = frozenset({"ImportError", "ModuleNotFoundError", "OSError"})
+"""Errors that a damaged environment may be the cause of; the last one is the loader's, of a library that was cut."""
 GRACE_SECONDS = 8.0  # for the runner to stop its kernel and save what it has; then it is killed
 
 
@@ -31,7 +36,7 @@ def execute(
         False if it was interrupted (Ctrl-C, SIGTERM, a closed terminal), or not done after `seconds`; nothing is left running then.
 
     Raises:
-        UserError: "broken-environment", if the runner itself could not work.
+        UserError: "runner-ended", if the runner itself came to no end; "broken-environment", if its environment is why.
     """
     context = json.loads((run.directory / "context.json").read_text(encoding="utf-8"))
     command = [str(environment.python), "-m", "onepiece.kernel.execute", str(run.directory), *run.options.notebooks]
@@ -46,7 +51,7 @@ def execute(
         try:
             process = spawn(command, variables, stream)
         except OSError as error:
-            raise UserError("broken-environment", name=environment.name, reason=error.strerror or error, session=session) from None
+            raise ended(run.lab.id, environment, session, error.strerror or str(error)) from None
         assert process.stdin is not None and process.stdout is not None
         try:
             # A closed standard input is what the runner takes as: stop, save, end. If it is killed, its kernels end by themselves.
@@ -58,8 +63,7 @@ def execute(
                 process.wait()
     late = process.stdin.closed and not ending.whole
     if ending.finished and not ending.whole and not late:
-        reason = last_words(log, f"the runner ended with {process.returncode}")
-        raise UserError("broken-environment", name=environment.name, reason=reason, session=session)
+        raise ended(run.lab.id, environment, session, last_words(log, how_it_ended(process.returncode)))
     return ending.finished and not late
 
 
@@ -75,6 +79,30 @@ def _called_after(seconds: float | None, call: Callable[[], object]) -> Iterator
         yield
     finally:
         timer.cancel()
+
+
+def ended(lab_id: str, environment: Environment, session: str, reason: str) -> UserError:
+    """The error that a program of the lab floor came to no end of its own: whether its environment is why is found by looking."""
+    return broken(environment, session) or UserError("runner-ended", lab=lab_id, name=environment.name, reason=reason)
+
+
+def how_it_ended(code: int | None) -> str:
+    """An exit code as words: below 0 it is the signal that ended the program."""
+    if code is None or code >= 0:
+        return tr(f"it ended with {code}", f"結束代碼為 {code}")
+    name = signal.Signals(-code).name if -code in set(signal.Signals) else str(-code)
+    if name == "SIGKILL":
+        return tr(f"it was killed ({name}), as the system does when memory runs out", f"它被強制終止（{name}），系統在記憶體不足時會這麼做")
+    return tr(f"it was ended by {name}", f"它被 {name} 結束")
+
+
+def next_steps(run: Run, environment: Environment, session: str) -> list[str]:
+    """What to type after a notebook that failed because its environment is damaged, which is said only after a look at it."""
+    errors = [notebook["error"] for notebook in run.notebooks.values() if notebook["error"]]
+    if not any(error["name"] in MAYBE_DAMAGED or error["cell"] == 0 for error in errors):
+        return []
+    found = broken(environment, session)
+    return [] if found is None else [str(found.cause), str(found.remedy)]
 
 
 def last_words(log: Path, otherwise: str) -> str:

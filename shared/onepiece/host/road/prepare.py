@@ -96,7 +96,7 @@ def make_ready(console: Console, lab: catalog.Lab, request: Request, *, fresh: b
     if given:
         plan = plan_for(lab, locally, facts)
         console.print(preflight_line(plan), soft_wrap=True)
-        return Backend(plan, None, lambda made, hear: local.execute(made, given, lab.id, hear))
+        return Backend(plan, None, lambda made, hear: local.execute(made, given, lab.id, hear), next_steps=_next_steps(given, lab))
     plan = plan_for(lab, request, facts)
     console.print(preflight_line(plan), soft_wrap=True)
     if plan.backend == "container" and facts.engine is not None:
@@ -109,7 +109,16 @@ def make_ready(console: Console, lab: catalog.Lab, request: Request, *, fresh: b
         plan = plan_for(lab, locally, facts)
         console.print(preflight_line(plan), soft_wrap=True)
     installed = prepare_environment(console, plan, fresh, lab.id)
-    return Backend(plan, installed.lock_sha256, lambda made, hear: local.execute(made, installed, lab.id, hear))
+    return Backend(
+        plan,
+        installed.lock_sha256,
+        lambda made, hear: local.execute(made, installed, lab.id, hear),
+        next_steps=_next_steps(installed, lab),
+    )
+
+
+def _next_steps(environment: environments.Environment, lab: catalog.Lab) -> Callable[[runs.Run], list[str]]:
+    return lambda made: local.next_steps(made, environment, lab.id)
 
 
 def container_backend(console: Console, lab: catalog.Lab, plan: Plan, engine: preflight.Engine, fresh: bool) -> Backend:

@@ -175,17 +175,7 @@ def next_steps(run: Run) -> list[str]:
     if run.options.mine and any(error["name"] == "NotImplementedError" for error in errors):
         command = f"nox -s check -- {run.lab.id}"
         steps.append(tr(f"An exercise is still open. Which one: {command}", f"還有練習尚未作答。看看是哪些：{command}"))
-    if any(error["name"] == "ModuleNotFoundError" for error in errors):
-        steps.append(damaged_environment(run.lab.id))
     return steps
-
-
-def damaged_environment(session: str) -> str:
-    """What to type when a package that the lock has cannot be imported."""
-    return tr(
-        f"If that package belongs to the course, the environment is damaged. Rebuild it: nox -s {session} -- --fresh",
-        f"如果那是課程的套件，代表環境已損壞。重建：nox -s {session} -- --fresh",
-    )
 
 
 def verdict(console: Console, run: Run, judged: Sequence[Judged], results: dict[str, Any]) -> None:
