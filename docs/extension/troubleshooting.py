@@ -11,8 +11,8 @@ from .punctuation import colon
 NEXT = {"en": "next", "zh-TW": "下一步"}
 _PLACEHOLDER = re.compile(r"\{(\w+)(?::[^}]*)?\}")
 # A command inside a sentence: it ends before words that are none of its arguments.
-_ARGUMENT = r"(?:-\S*|\{\w+\}\S*|lab-\S*|[A-Z]+\b|\d+\b)"
-_COMMAND = re.compile(rf"(?:uvx --python [\d.]+ )?nox -s (?:[a-z][\w.-]*|\{{\w+\}})(?: --(?: {_ARGUMENT})+)?|git checkout -- \S+")
+_ARGUMENT = r"(?:-\S*|\{\w+\}\S*|lab-\S*|[A-Z]+\b|\d+\b|(?:cpu|cuda|gpu|local|container|json|engineer)\b)"
+COMMAND = re.compile(rf"(?:uvx --python [\d.]+ )?nox -s (?:[a-z][\w.-]*|\{{\w+\}})(?: --(?: {_ARGUMENT})+)?|git checkout -- \S+")
 _mentioned: dict[str, set[str]] = {"en": set(), "zh-TW": set()}
 
 
@@ -40,7 +40,7 @@ def readable(sentence: str) -> str:
         return "`" + _PLACEHOLDER.sub(r"<\1>", sentence) + "`"
     parts = []
     end = 0
-    for command in _COMMAND.finditer(sentence):
+    for command in COMMAND.finditer(sentence):
         parts += [_prose(sentence[end : command.start()]), "`" + _PLACEHOLDER.sub(r"<\1>", command[0]).rstrip(".") + "`"]
         end = command.end() - command[0].endswith(".")
     return "".join([*parts, _prose(sentence[end:])])

@@ -140,10 +140,11 @@ def artifact(name: str) -> Path:
     from this run or from an earlier one.
 
     Raises:
+        ValueError: the name leads out of the run.
         UserError: "missing-artifact", which says which notebook makes it.
     """
     run = _current()
-    path = run.directory / "artifacts" / name
+    path = _inside(run.directory / "artifacts", name)
     path.parent.mkdir(parents=True, exist_ok=True)
     maker = run.context["artifact_makers"].get(name)
     if path.exists() or run.notebook in (maker, None):
@@ -161,6 +162,15 @@ def artifact(name: str) -> Path:
     )
 
 
+def _inside(room: Path, name: str) -> Path:
+    """The file of that name in a directory of the run, and nowhere else."""
+    path = room / name
+    if room not in Path(os.path.normpath(path)).parents:
+        msg = f"{name!r} is no name for a file inside {room.name}/ of this run"
+        raise ValueError(msg)
+    return path
+
+
 def figure(name: str, fig: Figure, caption: Text) -> None:
     """Show `fig` here, save it as PNG in the run, and put it in the report with `caption`.
 
@@ -171,7 +181,7 @@ def figure(name: str, fig: Figure, caption: Text) -> None:
     from matplotlib import pyplot
 
     run = _current()
-    path = run.directory / "figures" / f"{name}.png"
+    path = _inside(run.directory / "figures", f"{name}.png")
     path.parent.mkdir(parents=True, exist_ok=True)
     fig.savefig(path, dpi=110, bbox_inches="tight")
     display(fig)

@@ -204,6 +204,24 @@ def test_a_missing_artifact_says_which_notebook_makes_it_and_what_to_type(enter:
     assert "nox -s lab-9.1-toy -- --notebook 01" in refusal.value.remedy.en
 
 
+@pytest.mark.fault("escaping-artifact")
+@pytest.mark.parametrize("name", ["../../x", "/etc/passwd", "a/../../x", "", "."])
+def test_an_artifact_stays_inside_its_run(enter: Enter, name: str) -> None:
+    run = enter(None, strict=False)
+    with pytest.raises(ValueError, match="inside artifacts/ of this run"):
+        lab.artifact(name)
+    assert not (run.parent / "x").exists()
+
+
+@pytest.mark.fault("escaping-artifact")
+def test_so_does_a_figure(enter: Enter) -> None:
+    from matplotlib import pyplot
+
+    enter()
+    with pytest.raises(ValueError, match="inside figures/"):
+        lab.figure("../../x", pyplot.figure(), Text("a", "b"))
+
+
 def test_a_notebook_opened_by_hand_may_write_any_artifact(enter: Enter) -> None:
     run = enter(None, strict=False)
     lab.artifact("made.txt").write_text("by hand")

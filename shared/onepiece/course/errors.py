@@ -7,9 +7,11 @@ page is made from them. Errors that only an author of a lab meets carry their de
 from __future__ import annotations
 
 import errno
+import os
+from pathlib import Path
 
 from onepiece.course.messages import course, host, lab
-from onepiece.course.places import HOME
+from onepiece.course.places import ENVIRONMENTS, HOME, RUNS, WORKSPACE
 from onepiece.course.text import Text
 
 _ERRORS: dict[str, tuple[Text, Text]] = {**course.MESSAGES, **lab.MESSAGES, **host.MESSAGES}
@@ -27,6 +29,18 @@ class UserError(Exception):
 
 
 WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+_OUT_OF_PLACE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ELOOP)
+
+
+def system_error(error: OSError) -> UserError | None:
+    """What the operating system refused as the user reads it, if it is theirs to mend: a failed write, or something in the way of what we
+    keep (a file where a directory must be; one that was removed while it was in use). None for everything else."""
+    if error.errno in WRITE_ERRORS:
+        return write_error(error)
+    path = Path(os.fsdecode(error.filename)) if isinstance(error.filename, (str, bytes)) else None
+    if error.errno not in _OUT_OF_PLACE or path is None or not any(path.is_relative_to(kept) for kept in (RUNS, WORKSPACE, ENVIRONMENTS)):
+        return None
+    return UserError("out-of-place", path=path, reason=error.strerror or error)
 
 
 def write_error(error: OSError) -> UserError:

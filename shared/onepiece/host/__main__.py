@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from onepiece.course.errors import WRITE_ERRORS, UserError, write_error
+from onepiece.course.errors import UserError, system_error
 from onepiece.course.owner import end_with_owner
 from onepiece.course.text import tr
 from onepiece.host.road import damage
@@ -33,9 +33,10 @@ def main(arguments: Sequence[str]) -> int:
             end_with_owner()
             return _command(name)(console, take_language(rest))
     except OSError as error:
-        if error.errno not in WRITE_ERRORS:
+        told = system_error(error)
+        if told is None:
             raise
-        mistake = write_error(error)
+        mistake = told
     except UserError as error:
         mistake = error
     except KeyboardInterrupt:

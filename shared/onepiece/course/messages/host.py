@@ -147,6 +147,16 @@ MESSAGES: dict[str, tuple[Text, Text]] = {
             "請清出空間（舊的執行結果在 runs/），或把產生的檔案放到別處：ONEPIECE_HOME=目錄 nox -s ...",
         ),
     ),
+    "out-of-place": (
+        Text(
+            "Something removed or replaced what the course keeps here: {path} ({reason}).",
+            "課程存放在這裡的東西被移除或換掉了：{path}（{reason}）。",
+        ),
+        Text(
+            "Move away what is in its place, if anything is, then run the same command again.",
+            "若那個位置有別的東西，請先移開，再執行一次同樣的指令。",
+        ),
+    ),
     "no-workspace": (
         Text("There is no copy of {lab} of your own yet.", "你還沒有 {lab} 的個人副本。"),
         Text("Make one with: nox -s start -- {lab}", "請先建立：nox -s start -- {lab}"),

@@ -13,8 +13,9 @@ from rich.table import Table
 
 from onepiece.course.catalog import Lab
 from onepiece.course.errors import UserError
+from onepiece.course.json_objects import read_object
 from onepiece.course.places import WORKSPACE
-from onepiece.course.text import tr
+from onepiece.course.text import LANGUAGES, tr
 from onepiece.host.command_line import Parser, add_language, one_lab
 from onepiece.host.progress.record import record_checks
 from onepiece.host.road import checks, sources
@@ -99,8 +100,8 @@ def check(console: Console, lab: Lab, *, reference: bool, fresh: bool = False) -
 def _speak_as_the_copy(given: list[str], language: str | None) -> None:
     """Without --lang, the language that the learner's copy was made in."""
     context = WORKSPACE / (given[0] if given else "") / ".run" / "context.json"
-    if language is None and context.is_file():
-        os.environ["ONEPIECE_LANG"] = json.loads(context.read_text(encoding="utf-8"))["language"]
+    if language is None and read_object(context).get("language") in LANGUAGES:
+        os.environ["ONEPIECE_LANG"] = read_object(context)["language"]
 
 
 def _nothing_imported(outcomes: list[dict[str, Any]]) -> bool:

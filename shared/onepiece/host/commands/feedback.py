@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 import platform
 import sys
 import tomllib
@@ -16,6 +15,7 @@ from rich.markup import escape
 
 from onepiece.course.catalog import Lab
 from onepiece.course.errors import UserError
+from onepiece.course.json_objects import read_object
 from onepiece.course.places import HOME, ROOT, RUNS
 from onepiece.course.text import Text, tr
 from onepiece.host.command_line import Parser, add_language, one_lab
@@ -124,10 +124,10 @@ def about(lab: Lab) -> dict[str, str]:
 
 def _last_run(lab: Lab) -> str:
     for path in sorted((RUNS / lab.id).glob("*/results.json"), key=lambda found: found.stat().st_mtime, reverse=True):
+        results = read_object(path)
         try:
-            results = json.loads(path.read_text(encoding="utf-8"))
             return f"{results['status']}, {results['profile']} on {results['device']}, {results['seconds'] / 60:.1f} min"
-        except (OSError, ValueError, KeyError):
+        except (KeyError, TypeError):
             continue
     return "none"
 

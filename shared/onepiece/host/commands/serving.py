@@ -22,6 +22,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from onepiece.course.errors import UserError
+from onepiece.course.json_objects import read_object
 from onepiece.course.text import tr
 from onepiece.host.command_line import Parser, add_language
 from onepiece.host.interrupts import ignore_interrupts
@@ -181,12 +182,13 @@ def _write_state(settings: Settings, *, ready: bool) -> None:
 
 def _state() -> dict[str, object]:
     """What a stack that runs wrote down; empty if none runs."""
+    state = read_object(_STATE)
     try:
-        state = dict(json.loads(_STATE.read_text(encoding="utf-8")))
         line = Path(f"/proc/{state['owner']}/cmdline").read_bytes().split(b"\0")
     except (OSError, ValueError, KeyError):
         return {}
-    return state if b"onepiece.host" in line and b"serving" in line else {}
+    whole = isinstance(state["owner"], int) and isinstance(state.get("url"), str) and isinstance(state.get("ready"), bool)
+    return state if whole and b"onepiece.host" in line and b"serving" in line else {}
 
 
 def _detach(console: Console) -> int:

@@ -19,6 +19,7 @@ from rich.console import Console
 
 from onepiece.course.catalog import Lab
 from onepiece.course.errors import UserError
+from onepiece.course.json_objects import read_object
 from onepiece.course.places import RUNS
 from onepiece.course.text import current_language
 from onepiece.host.mutation.mutants import Mutant
@@ -69,7 +70,7 @@ def _passed_runs(lab: Lab) -> list[Path]:
     }  # fmt: skip
     found = []
     for path in sorted((RUNS / lab.id).glob("*/results.json"), key=lambda path: path.stat().st_mtime, reverse=True):
-        results = json.loads(path.read_text(encoding="utf-8"))
+        results = read_object(path)
         if all(results.get(key) == value for key, value in wanted.items()):
             found.append(path.parent)
     return found

@@ -26,6 +26,7 @@ from typing import Any
 
 from onepiece.course import intact
 from onepiece.course.errors import UserError, write_error
+from onepiece.course.json_objects import read_object
 from onepiece.course.places import ENVIRONMENTS, IMAGES
 from onepiece.course.text import tr
 
@@ -147,11 +148,7 @@ def _sha256(path: Path) -> str:
 
 def stamp_of(directory: Path) -> dict[str, str]:
     """What an environment says is in it: file of `images/<name>/` -> hash; empty if its installation did not come to an end."""
-    try:
-        stamp = json.loads((directory / "onepiece.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return stamp if isinstance(stamp, dict) else {}
+    return read_object(directory / "onepiece.json")
 
 
 def _usable(directory: Path, wanted: dict[str, str]) -> bool:

@@ -14,6 +14,7 @@ from onepiece.course import catalog
 from onepiece.course.errors import UserError
 from onepiece.course.places import WORKSPACE
 from onepiece.course.text import current_language, tr
+from onepiece.host.interrupts import ignore_interrupts
 from onepiece.host.progress.record import record_run
 from onepiece.host.road import local, report, runs, sources, view
 from onepiece.host.road.plan import Request
@@ -58,15 +59,15 @@ def run(console: Console, lab: catalog.Lab, options: RunOptions) -> Outcome:
     made = runs.prepare(lab, backend.plan, run_options, backend.place)
     made.image = backend.image
     finished = True
-    _save(made, backend)
+    _save_so_far(made, backend)
     try:
         with view.RunView(console, made) as progress:
 
             def hear(event: dict[str, Any]) -> None:
                 made.hear(event)
                 progress.hear(event)
-                if event["event"] == "notebook_end":  # so that even a power cut leaves what finished, marked incomplete
-                    _save(made, backend)
+                if event["event"] == "notebook_end":
+                    _save_so_far(made, backend)
 
             finished = backend.execute(made, hear)
     except KeyboardInterrupt:  # before or after the runner was listened to
@@ -75,9 +76,12 @@ def run(console: Console, lab: catalog.Lab, options: RunOptions) -> Outcome:
         if not made.notebooks:
             shutil.rmtree(made.directory, ignore_errors=True)
         raise
-    judged, results = _save(made, backend)
-    (made.directory / "report.html").write_text(report.render(lab, results, made.directory), encoding="utf-8")
-    view.verdict(console, made, judged, results)
+    with ignore_interrupts():  # it takes a moment, and results that say "passed" are never without their report
+        judged = made.judge()
+        results = runs.results_json(made, judged, backend.lock_sha256)
+        (made.directory / "report.html").write_text(report.render(lab, results, made.directory), encoding="utf-8")
+        runs.write_json(made.directory / "results.json", results)
+        view.verdict(console, made, judged, results)
     record_run(console, results)
     for step in backend.next_steps(made):
         console.print(escape(step), soft_wrap=True)
@@ -95,11 +99,10 @@ def run(console: Console, lab: catalog.Lab, options: RunOptions) -> Outcome:
     return Outcome(1 if results["status"] == "failed" else 0, results)
 
 
-def _save(made: runs.Run, backend: Backend) -> tuple[list[Any], dict[str, Any]]:
-    judged = made.judge()
-    results = runs.results_json(made, judged, backend.lock_sha256)
+def _save_so_far(made: runs.Run, backend: Backend) -> None:
+    """Keep what finished, marked incomplete: a power cut, or a kill, may be next."""
+    results = runs.results_json(made, made.judge(), backend.lock_sha256) | {"status": "incomplete", "complete": False}
     runs.write_json(made.directory / "results.json", results)
-    return judged, results
 
 
 def _publish(console: Console, lab: catalog.Lab, results: dict[str, Any]) -> None:

@@ -22,6 +22,7 @@ from typing import Any
 from onepiece.course.catalog import Lab
 from onepiece.course.errors import UserError
 from onepiece.course.json_numbers import decode_number, encode_number
+from onepiece.course.json_objects import read_object
 from onepiece.course.model_files import verify_directory
 from onepiece.course.places import HOME, ROOT, RUNS, SHARED, WORKSPACE
 from onepiece.host.road import gates, shared_modules, sources
@@ -177,11 +178,8 @@ def earlier_runs(lab: Lab, plan: Plan, options: Options, directory: Path) -> lis
         return [options.artifacts_of]
     found = []
     for candidate in sorted(directory.parent.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True):
-        try:
-            earlier = json.loads((candidate / "results.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        if (earlier["profile"], earlier["device"], earlier["mine"]) == (plan.profile, plan.device, options.mine):
+        earlier = read_object(candidate / "results.json")
+        if (earlier.get("profile"), earlier.get("device"), earlier.get("mine")) == (plan.profile, plan.device, options.mine):
             found.append(candidate)
     return found
 

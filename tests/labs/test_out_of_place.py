@@ -1,0 +1,83 @@
+"""Something in the way of what the course keeps, or taken away under it: two lines, and no traceback."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import toy_course
+from parts import linux_only
+from toy_course import GOOD, LAB, Checkout, Done
+
+QUICK = "lab-9.2-quick"
+REMOVES = "lab-9.3-removes"
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    made = Checkout.make(tmp_path_factory.mktemp("course"))
+    toy_course.write_quick_lab(made.root, QUICK, first=GOOD)
+    toy_course.write_quick_lab(made.root, REMOVES, first=f'{GOOD}\nimport os\nimport shutil\nshutil.rmtree(os.environ["ONEPIECE_RUN"])')
+    return made
+
+
+@pytest.fixture
+def checkout(source: Checkout, tmp_path: Path) -> Checkout:
+    return source.elsewhere(tmp_path / "home")
+
+
+def is_two_lines(done: Done, says: str) -> None:
+    assert done.code == 2, done.output
+    assert says in done.words
+    assert "Traceback" not in done.output
+    assert len([line for line in done.output.splitlines() if line.startswith(("error", "next"))]) == 2
+
+
+@pytest.mark.fault("out-of-place")
+def test_a_notebook_that_removes_its_run_directory(checkout: Checkout) -> None:
+    is_two_lines(checkout.host("run", REMOVES), "Something removed or replaced what the course keeps here")
+
+
+@pytest.mark.fault("out-of-place")
+@pytest.mark.parametrize(("name", "command"), [("workspace", "start"), ("runs", "run"), ("runs/" + LAB, "run")])
+def test_a_file_where_a_directory_must_be(checkout: Checkout, name: str, command: str) -> None:
+    place = checkout.home / name
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_text("mine", encoding="utf-8")
+    is_two_lines(checkout.host(command, LAB), "Something removed or replaced what the course keeps here")
+    assert place.read_text(encoding="utf-8") == "mine"
+
+
+@pytest.mark.fault("file-of-another-shape")
+def test_a_copy_whose_context_was_edited_is_checked_all_the_same(checkout: Checkout) -> None:
+    assert checkout.host("start", LAB).code == 0
+    (checkout.home / "workspace" / LAB / ".run" / "context.json").write_text("[1]", encoding="utf-8")
+    done = checkout.host("check", LAB)
+    assert done.code == 1 and "0 of 2 exercises passed" in done.words, done.output
+
+
+@pytest.mark.fault("passed-without-report")
+@linux_only
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=lambda how: how.name)
+def test_results_that_say_passed_have_their_report_whenever_the_end_came(
+    checkout: Checkout, how: signal.Signals, read_results: Any
+) -> None:
+    process = subprocess.Popen(
+        checkout.host_command("run", QUICK), cwd=checkout.root, env=checkout.host_environ, stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while not any('"status": "ok"' in path.read_text(encoding="utf-8") for path in checkout.home.glob(f"runs/{QUICK}/*/results.json")):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.001)
+    os.kill(process.pid, how)  # the last notebook has ended: results are being made
+    process.wait(timeout=60)
+    (run,) = checkout.runs(QUICK)
+    status = read_results(run)["status"]
+    assert status == "incomplete" or (status == "passed" and (run / "report.html").exists())
