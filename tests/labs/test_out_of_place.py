@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 import toy_course
-from parts import linux_only
+from parts import linux_only, missing
 from toy_course import GOOD, LAB, Checkout, Done
 
 QUICK = "lab-9.2-quick"
@@ -51,6 +52,23 @@ def test_a_file_where_a_directory_must_be(checkout: Checkout, name: str, command
     place.write_text("mine", encoding="utf-8")
     is_two_lines(checkout.host(command, LAB), "Something removed or replaced what the course keeps here")
     assert place.read_text(encoding="utf-8") == "mine"
+
+
+@pytest.mark.fault("another-user")
+@linux_only
+@pytest.mark.parametrize("command", [("run", QUICK), ("check", LAB, "--reference"), ("start", LAB), ("progress",), ("serving", "--status")])
+def test_somebody_else_without_a_name_or_a_home_finds_everything_or_two_lines(checkout: Checkout, command: tuple[str, ...]) -> None:
+    if os.getuid() != 0 or shutil.which("setpriv") is None:
+        missing("users", "only root, with setpriv, can become another user")
+    for place in ("runs", "workspace"):
+        (checkout.home / place).mkdir()
+    reads = ["--inh-caps", "+dac_read_search", "--ambient-caps", "+dac_read_search"]  # Python may be root's own
+    become = ["setpriv", "--reuid", "54321", "--regid", "54321", "--clear-groups", *reads]
+    environ = {name: value for name, value in checkout.host_environ.items() if name not in ("HOME", "USER", "LOGNAME")}
+    done = checkout._run([*become, *checkout.host_command(*command)], environ)
+    assert "Traceback" not in done.output, done.output
+    if command[0] in ("run", "start"):
+        is_two_lines(done, "Cannot write to")
 
 
 @pytest.mark.fault("file-of-another-shape")

@@ -357,3 +357,12 @@ def test_what_docker_py_raises_is_read_as_the_user_does(raised: Exception, code:
 def test_a_full_disk_of_ours_is_not_blamed_on_the_engine() -> None:
     with pytest.raises(OSError, match="No space"), engine.translated():
         raise OSError(28, "No space left on device")
+
+
+@pytest.mark.fault("another-user")
+def test_somebody_without_a_home_and_a_name_has_a_cache_and_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HOME", "USERPROFILE", "HF_HOME", "HF_HUB_CACHE", "XDG_CACHE_HOME", "LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # what it does for a user id without a line in passwd
+    assert sandbox.model_cache() == HOME / ".cache" / "huggingface" / "hub"
+    assert runs.kernel_environment(Path("/run"), [], "en", offline=True)["USER"] == "learner"

@@ -77,4 +77,4 @@ def one_lab(given: Sequence[str], command: str) -> catalog.Lab:
 
 def directory_argument(text: str) -> Path:
     """`--model PATH`, `--environment DIR`, as typed, with `~` expanded."""
-    return Path(text).expanduser()
+    return Path(os.path.expanduser(text))  # noqa: PTH111 -- Path's own raises for a user that does not exist

@@ -132,8 +132,8 @@ MESSAGES: dict[str, tuple[Text, Text]] = {
     ),
     "runner-ended": (
         Text(
-            "What ran the code of {lab} ended by itself: {reason}. The environment {name} is whole.",
-            "執行 {lab} 程式碼的行程自行結束了：{reason}。環境 {name} 是完好的。",
+            "What ran the code of {lab} ended: {reason}. The environment {name} is not why.",
+            "執行 {lab} 程式碼的行程結束了：{reason}。問題不在環境 {name}。",
         ),
         Text("Nothing has to be rebuilt: run the same command again.", "不需要重建任何東西：請再執行一次同樣的指令。"),
     ),

@@ -208,5 +208,7 @@ def labels(lab: Lab, directory: Path) -> dict[str, str]:
 
 def model_cache() -> Path:
     """Where this machine keeps the hub's models."""
-    home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "huggingface")
+    user = Path(os.path.expanduser("~"))  # noqa: PTH111 -- Path's own raises for somebody without a home
+    cache = os.environ.get("XDG_CACHE_HOME") or (user if user.is_absolute() else HOME) / ".cache"
+    home = os.environ.get("HF_HOME") or Path(cache, "huggingface")
     return Path(os.environ.get("HF_HUB_CACHE") or Path(home, "hub")).expanduser()

@@ -141,8 +141,8 @@ class WarmHere:
 
     def ended(self) -> UserError:
         """Why it ended."""
-        reason = last_words(self._log, how_it_ended(self._process.wait()))
-        return ended(self._lab.id, self._environment, _session(self._lab), reason)
+        code = self._process.wait()
+        return ended(self._lab.id, self._environment, _session(self._lab), last_words(self._log, how_it_ended(code)), code)
 
 
 class WarmChecks:

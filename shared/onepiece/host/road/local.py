@@ -24,6 +24,7 @@ from onepiece.host.road.runs import Run, kernel_environment
 
 MAYBE_DAMAGED = frozenset({"ImportError", "ModuleNotFoundError", "OSError"})
 """Errors that a damaged environment may be the cause of; the last one is the loader's, of a library that was cut."""
+_CRASHES = frozenset({"SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSEGV"})  # what a program does to itself
 GRACE_SECONDS = 8.0  # for the runner to stop its kernel and save what it has; then it is killed
 
 
@@ -63,7 +64,7 @@ def execute(
                 process.wait()
     late = process.stdin.closed and not ending.whole
     if ending.finished and not ending.whole and not late:
-        raise ended(run.lab.id, environment, session, last_words(log, how_it_ended(process.returncode)))
+        raise ended(run.lab.id, environment, session, last_words(log, how_it_ended(process.returncode)), process.returncode)
     return ending.finished and not late
 
 
@@ -81,9 +82,19 @@ def _called_after(seconds: float | None, call: Callable[[], object]) -> Iterator
         timer.cancel()
 
 
-def ended(lab_id: str, environment: Environment, session: str, reason: str) -> UserError:
-    """The error that a program of the lab floor came to no end of its own: whether its environment is why is found by looking."""
-    return broken(environment, session) or UserError("runner-ended", lab=lab_id, name=environment.name, reason=reason)
+def ended(lab_id: str, environment: Environment, session: str, reason: str, code: int | None = None) -> UserError:
+    """The error that a program of the lab floor came to no end of its own: whether its environment is why is found by looking.
+
+    Args:
+        lab_id: whose code it ran.
+        environment: where.
+        session: what the user typed after `nox -s`.
+        reason: its last words, or how it ended.
+        code: its exit code; a signal from outside says that its environment is not why.
+    """
+    from_outside = code is not None and code < 0 and signal.Signals(-code).name not in _CRASHES
+    found = None if from_outside else broken(environment, session)
+    return found or UserError("runner-ended", lab=lab_id, name=environment.name, reason=reason)
 
 
 def how_it_ended(code: int | None) -> str:

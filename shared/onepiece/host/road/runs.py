@@ -313,6 +313,8 @@ def kernel_environment(run_directory: Path, code: Sequence[Path | str], language
         "ONEPIECE_HOME": str(HOME),
         "ONEPIECE_RUN": str(run_directory),
     }
+    if not {"LOGNAME", "USER", "LNAME", "USERNAME"} & environment.keys():
+        environment["USER"] = "learner"  # who has no line in passwd has no name, and torch.compile asks for one
     return environment | lesson_variables(language, offline=offline)
 
 
