@@ -3,7 +3,7 @@
     nox -s tests                     # all that this machine can do; of the labs only the first exemplar is run whole
     nox -s tests -- lab-1.1.1-lora   # everything about one lab: structure, checks, mutants, the whole run, and in its image
     nox -s tests -- tests/unit -k quiz   # whatever pytest takes
-    nox -s tests -- --faults         # the tests that inject a fault or an attack (docs/faults), and how many were survived
+    nox -s tests -- --faults             # the tests that inject a fault or an attack (docs/faults), and how many were survived
 
 Lab floor tests run in the lab's environment. Of the others most run on all cores; those that need the machine to themselves (a
 whole lab, a container engine, real servers) run after them, one after the other. Tests with a container engine take many minutes:
@@ -80,17 +80,17 @@ def about_labs(parts: Parts, labs: Sequence[str]) -> None:
     parts.pytest("labs", "tests/labs", "tests/docs", "tests/images", "-k", words, ONEPIECE_LABS=",".join(labs))
 
 
-def faults(parts: Parts) -> int:
-    """Every test that injects a fault, on both floors; 0 if all that could be tried were survived."""
+def faults(parts: Parts, more: Sequence[str]) -> int:
+    """Every test that injects a fault, on both floors; 0 if all that could be tried were survived. `more` goes to pytest, such as `-k`."""
     with tempfile.TemporaryDirectory(prefix="onepiece-") as place:
         log = Path(place) / "faults.jsonl"
         noted = {"ONEPIECE_FAULTS_LOG": str(log)}
         workers = str(os.cpu_count() or 2)
-        parts.pytest("lab floor", LAB_FLOOR, "-m", "fault", lab_floor=True, **noted)
+        parts.pytest("lab floor", LAB_FLOOR, "-m", "fault", *more, lab_floor=True, **noted)
         parts.pytest(
-            "side by side", "tests", "-m", "fault and not alone", "-n", workers, "--dist", "loadgroup", OMP_NUM_THREADS="1", **noted
+            "side by side", "tests", *more, "-m", "fault and not alone", "-n", workers, "--dist", "loadgroup", OMP_NUM_THREADS="1", **noted
         )
-        parts.pytest("one by one", "tests", "-m", "fault and alone", **noted)
+        parts.pytest("one by one", "tests", "-m", "fault and alone", *more, **noted)
         code = parts.end()
         lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
     told = [entry["id"] for path in sorted((ROOT / "docs" / "faults").glob("*.toml")) for entry in _table(path)["faults"]]
@@ -135,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parts = Parts(options.lab_python)
     labs = [word for word in words if _LAB.match(word)]
     if options.faults:
-        return faults(parts)
+        return faults(parts, words)
     if not words:
         everything(parts)
     elif labs == words:
