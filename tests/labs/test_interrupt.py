@@ -285,6 +285,16 @@ def test_a_nox_that_is_gone_takes_the_lab_with_it_whatever_ended_it(checkout: Ch
 
 
 @pytest.mark.fault("killed-owner")
+def test_jupyterlab_ends_with_a_host_that_is_killed(checkout: Checkout) -> None:
+    command = checkout.host_command("jupyter", toy_course.LAB, "--no-browser", "--port", "0")
+    started = Started(checkout, command, checkout.host_environ)
+    wait_for(lambda: "jupyterlab" in " ".join(toy_course.processes_of(checkout.home).values()), "JupyterLab to be started")
+    started.process.kill()
+    started.process.communicate(timeout=PATIENCE)
+    assert not (left := toy_course.left_of(checkout.home, PATIENCE)), left
+
+
+@pytest.mark.fault("killed-owner")
 def test_a_check_without_end_ends_with_a_host_that_is_killed(checkout: Checkout) -> None:
     copy = checkout.home / "workspace" / toy_course.LAB
     assert checkout.host("start", toy_course.LAB).code == 0
