@@ -71,6 +71,26 @@ def test_somebody_else_without_a_name_or_a_home_finds_everything_or_two_lines(ch
         is_two_lines(done, "Cannot write to")
 
 
+@pytest.mark.fault("reader-is-gone")
+@linux_only
+def test_whoever_reads_may_go_away(checkout: Checkout) -> None:
+    import pty
+
+    pairs = {"a pipe that is closed": (os.pipe(), 1), "a terminal that is gone": (pty.openpty(), 129)}
+    for what, ((reads, writes), code) in pairs.items():
+        os.close(reads)
+        command = checkout.host_command("catalog")
+        done = subprocess.run(command, env=checkout.host_environ, cwd=checkout.root, stdout=writes, stderr=subprocess.PIPE, text=True)
+        os.close(writes)
+        assert (done.returncode, done.stderr) == (code, ""), what
+
+
+@pytest.mark.fault("out-of-place")
+def test_a_home_of_nobody_is_a_name_like_others(checkout: Checkout) -> None:
+    done = checkout.host("progress", "--import", "~nobody-at-all/progress.json")
+    assert done.code == 2 and "cannot be imported" in done.words and "Traceback" not in done.output
+
+
 @pytest.mark.fault("file-of-another-shape")
 def test_a_copy_whose_context_was_edited_is_checked_all_the_same(checkout: Checkout) -> None:
     assert checkout.host("start", LAB).code == 0

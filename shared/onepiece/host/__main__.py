@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -15,6 +17,8 @@ from onepiece.host.road import damage
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+_NOBODY_READS = 129  # what a shell says of a program that a closed terminal ended
 
 Command = Callable[["Console", list[str]], int]
 
@@ -33,6 +37,9 @@ def main(arguments: Sequence[str]) -> int:
             end_with_owner()
             return _command(name)(console, take_language(rest))
     except OSError as error:
+        if error.errno == errno.EIO and error.filename is None:  # the terminal is gone; of a pipe that is closed rich takes care
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more, at its end
+            return _NOBODY_READS
         told = system_error(error)
         if told is None:
             raise

@@ -11,7 +11,7 @@ from rich.markup import escape
 from onepiece.course import catalog
 from onepiece.course.errors import UserError
 from onepiece.course.text import tr
-from onepiece.host.command_line import Parser, add_language
+from onepiece.host.command_line import Parser, add_language, directory_argument
 from onepiece.host.progress import files, scores, store, view
 from onepiece.host.progress.achievements import achievements
 from onepiece.host.progress.events import Event
@@ -23,7 +23,7 @@ def command(console: Console, arguments: list[str]) -> int:
     """Show progress, or move it between machines; nothing but an import ever changes it."""
     options = _parser().parse_args(arguments)
     if options.import_from is not None:
-        return _import(console, Path(options.import_from).expanduser())
+        return _import(console, directory_argument(options.import_from))
     events = store.read()
     if options.export is not None:
         return _export(console, events, *options.export)
@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
 def _export(console: Console, events: tuple[Event, ...], kind: str, name: str) -> int:
     if kind not in files.FORMATS:
         raise UserError("usage", what=f"--export {kind}: {' | '.join(files.FORMATS)}", session="progress")
-    target = Path(name).expanduser()
+    target = directory_argument(name)
     if kind == "html":
         files.export(target, lambda: _html(events))
     else:
