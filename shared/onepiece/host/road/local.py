@@ -201,7 +201,8 @@ def run_module(environment: Environment, command: list[str], variables: dict[str
     Returns:
         Its exit code. However this function ends, the program has ended too.
     """
-    process = spawn([str(environment.python), "-m", "onepiece.kernel.tethered", *command], variables, None)
+    # -P: what stands where the user happens to be must hide no module.
+    process = spawn([str(environment.python), "-P", "-m", "onepiece.kernel.tethered", *command], variables, None)
     try:
         for line in Aside(process.stdout or ()):
             if line.endswith(b"\n"):  # or it was killed while it spoke
