@@ -74,7 +74,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "alone: needs the machine to itself (given to tests by what they use, see below)")
 
 
-SECONDS, SECONDS_ALONE = 180, 1200  # of one test with its fixtures: a net below the tests' own limits, so that none waits for ever
+SECONDS, SECONDS_ALONE = 300, 1200  # of one test with its fixtures: a net below the tests' own limits, so that none waits for ever
 _STDERR = pytest.StashKey[int]()
 ALONE = {"engine", "private", "run_small", "real"}  # fixtures: a container engine, a whole lab, real servers
 
