@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from rich.console import Console
 
 from onepiece.course import catalog
 from onepiece.course.errors import UserError
+from onepiece.course.places import WORKSPACE
 from onepiece.course.text import LANGUAGES, tr
 
 _PLAIN_WIDTH = 120  # of logs, where no terminal says how wide it is
@@ -48,6 +50,13 @@ def take_language(arguments: list[str]) -> list[str]:
         if argument.partition("=")[0] == "--lang" and canonical_language(value) in LANGUAGES:
             os.environ["ONEPIECE_LANG"] = canonical_language(value)
     return arguments
+
+
+def speak_as_the_copy(lab_id: str, language: str | None) -> None:
+    """Without --lang, speak the language that the learner's copy was made in."""
+    context = WORKSPACE / lab_id / ".run" / "context.json"
+    if language is None and context.is_file():
+        os.environ["ONEPIECE_LANG"] = json.loads(context.read_text(encoding="utf-8"))["language"]
 
 
 def add_language(parser: argparse.ArgumentParser) -> None:
