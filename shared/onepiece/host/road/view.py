@@ -220,7 +220,7 @@ def verdict(console: Console, run: Run, judged: Sequence[Judged], results: dict[
     }
     color, word = words[results["status"]]
     counted = f"{len(reached)} 道關卡全數通過" if held == len(reached) else f"{len(reached)} 道關卡中有 {held} 道通過"
-    console.print(f"[bold {color}]{word}[/]  {run.lab.id}  {tr(f'{held} of {len(reached)} gates held', counted)}")
+    console.print(f"[bold {color}]{word}[/]  {run.lab.id}  {tr(f'{held} of {len(reached)} gates held', counted) * bool(reached)}")
     if run.standing is not None:
         console.print(f"{tr('exercises', '練習')}  {run.standing.said}")
     for step in next_steps(run):
