@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from pathlib import Path
 
@@ -18,22 +17,14 @@ sys.path.insert(0, str(Path(__file__).parent / "shared"))
 from onepiece.course import catalog
 from onepiece.course.errors import UserError
 from onepiece.course.places import IMAGES, SHARED
+from onepiece.host import nox_log
 from onepiece.host.road import environments
 
 nox.needs_version = ">=2026.10.20"
 nox.options.sessions = ["catalog"]  # a bare `nox` shows the course
 nox.options.error_on_external_run = False
 
-ANSWERED: set[str] = set()  # sessions that ended with an answer of "not yet": no failure of the tool, although scripts get its exit code
-
-
-def worth_saying(record: logging.LogRecord) -> bool:
-    """Drop what nox adds in red to what was said already, and that it found no uv, which nothing here needs."""
-    text = str(record.msg)
-    return not ("uv binary" in text or (text.startswith("Command ") and " -m onepiece.host " in text) or text in ANSWERED)
-
-
-logging.getLogger("nox").addFilter(worth_saying)
+nox_log.hush()
 
 # After Ctrl-C the host stops its kernels and keeps what finished; nox's own default is half a second.
 PATIENCE = {"interrupt_timeout": 3.0, "terminate_timeout": 12.0}
@@ -48,8 +39,7 @@ def host(session: nox.Session, *arguments: str) -> None:
     try:
         session.run(python, "-P", "-m", "onepiece.host", *arguments, env=variables, external=True, log=False, **PATIENCE)
     except nox.command.CommandFailed as failed:
-        if arguments[0] == "check" and failed.return_code == 1:  # an exercise is open, or not right yet
-            ANSWERED.add("Session check failed.")
+        nox_log.answered(arguments[0], failed.return_code)
         raise
 
 
