@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import toy_course
 from toy_course import LAB, Checkout, Done
 
 RIGHT = """
@@ -310,6 +311,13 @@ def test_a_file_where_the_user_stands_hides_nothing(checkout: Checkout, copy: Pa
     finally:
         for name in ("random", "json", "rich", "torch"):
             (checkout.root / f"{name}.py").unlink()
+
+
+@pytest.mark.fault("help-that-installs")
+def test_the_help_of_the_tests_installs_nothing(tmp_path: Path) -> None:
+    done = Checkout(toy_course.ROOT, tmp_path).nox("-s", "tests", "--", "--help")
+    assert done.code == 0 and "nox -s tests" in done.output
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.fault("predictions-without-their-question")

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from rich.console import Console
 
-from onepiece.course import catalog
+from onepiece.course import catalog, learning_paths
 from onepiece.course.errors import UserError
 from onepiece.course.places import WORKSPACE
 from onepiece.course.text import LANGUAGES, tr
@@ -79,7 +79,9 @@ def one_lab(given: Sequence[str], command: str) -> catalog.Lab:
     """The one lab that a command was given."""
     course = catalog.load()
     if len(given) != 1:
-        example = course.labs[0].id if course.labs else "lab-1.5-flashattention"
+        there = [lab.id for lab in course.labs]
+        start = learning_paths.load(labs=course.labs).start
+        example = start if start in there or not there else there[0]
         raise UserError("which-lab", given=" ".join(given) or tr("none", "無"), command=command, example=example)
     return course.lab(given[0])
 
