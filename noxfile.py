@@ -119,7 +119,8 @@ def lab_floor_command(name: str, module: str, doc: str) -> None:
     @nox.session(name=name, venv_backend="none", default=False)
     def run_module(session: nox.Session) -> None:
         variables = {"PYTHONPATH": str(SHARED), "PYTHONUTF8": "1", "OMP_WAIT_POLICY": "passive"}
-        session.run(environment(session, "cpu"), "-m", f"onepiece.{module}", *session.posargs, env=variables, external=True, **PATIENCE)
+        python = environment(session, "cpu")
+        session.run(python, "-P", "-m", f"onepiece.{module}", *session.posargs, env=variables, external=True, **PATIENCE)
 
     run_module.__doc__ = doc
 

@@ -181,7 +181,8 @@ def _show(console: Console, lab: Lab, outcomes: list[dict[str, Any]], hint: bool
     if any("ModuleNotFoundError" in (outcome["error"] or "") for outcome in outcomes):
         console.print(damaged_environment("check"))
     elif still_open and not hint and still_open[0]["exercise"]:
-        number = still_open[0]["exercise"]
+        # What was tried comes before what was not.
+        number = min(still_open, key=lambda outcome: (outcome["status"] == "open", outcome["exercise"]))["exercise"]
         base = f"nox -s check -- {lab.id}"
         console.print(f"[dim]{base} --exercise {number} --hint      {base} --solution {number}[/]", soft_wrap=True)
 
