@@ -56,7 +56,7 @@ def command(console: Console, arguments: list[str]) -> int:
             raise UserError("unknown-exercise", lab=lab.id, exercise=options.exercise, choices=choices)
     _show(console, lab, outcomes, options.hint)
     if not options.reference:
-        _light_up(console, lab, {outcome["exercise"] for outcome in outcomes if outcome["status"] == "passed"}, new, len(outcomes))
+        _light_up(console, lab, outcomes, new)
     return 0 if all(outcome["status"] == "passed" for outcome in outcomes) else 1
 
 
@@ -187,12 +187,15 @@ def _show(console: Console, lab: Lab, outcomes: list[dict[str, Any]], hint: bool
         console.print(f"[dim]{base} --exercise {number} --hint      {base} --solution {number}[/]", soft_wrap=True)
 
 
-def _light_up(console: Console, lab: Lab, passed: set[int], new: set[int], of: int) -> None:
-    """The one command that shows a solved exercise in a figure or a gate."""
-    if not passed:
+def _light_up(console: Console, lab: Lab, outcomes: list[dict[str, Any]], new: set[int]) -> None:
+    """The one command that shows a solved exercise in a figure or a gate: one that passed only now, or else the last one."""
+    passed, right = (
+        {outcome["exercise"] for outcome in outcomes if outcome["status"] in kinds} for kinds in (("passed",), ("passed", "needs"))
+    )
+    if not right:
         return
-    run, number = f"nox -s {lab.id} -- --mine", max(new & passed or passed)
-    notebook = None if len(passed) == of > 1 else exercises.first_notebook(lab, number)
+    run, number = f"nox -s {lab.id} -- --mine", max(new & passed or passed or right)
+    notebook = None if len(passed) == len(outcomes) > 1 else exercises.first_notebook(lab, number)
     if notebook is None:
         console.print(tr(f"See your code in the whole lab: [bold]{run}[/]", f"看你的程式碼跑完整個實驗：[bold]{run}[/]"), soft_wrap=True)
         return
