@@ -112,10 +112,10 @@ def parts(lab: Lab) -> list[Part]:
 def _parts_of(path: Path) -> list[Part]:
     regions = sources.regions(path)
     text = path.read_text(encoding="utf-8")
-    lines = text.splitlines()
+    lines, tree = text.splitlines(), ast.parse(text)
     found = []
     for region in regions:
-        name, node = _around(ast.parse(text), region.first - 1)
+        name, node = _around(tree, region.first - 1)
         first = node.lineno if node is not None else region.first
         last = (node.end_lineno or first) if node is not None else region.last
         first = min([first, *(decorator.lineno for decorator in getattr(node, "decorator_list", ()))])
@@ -148,9 +148,6 @@ def _remark(lines: list[str], end: int) -> list[str]:
     while first and lines[first - 1].lstrip().startswith("#"):
         first -= 1
     return lines[first:end]
-
-
-# --- in a copy ------------------------------------------------------------------------------------
 
 
 def standing(lab: Lab, copy: Path, only: int | None = None) -> Standing:
@@ -232,9 +229,11 @@ def first_notebook(lab: Lab, exercise: int) -> str | None:
     """The first notebook that uses what an exercise asks for and needs no file of another one; None if there is none."""
     functions = {(Path(part.file).stem, part.function.split(".")[0]) for part in parts(lab) if part.exercise == exercise}
     modules = {path.stem: _uses(path) for path in sources.modules(lab)}
+    makers = sources.usage(lab).artifact_makers
     for name in lab.notebooks:
         tree = ast.parse((lab.directory / f"{name}.py").read_text(encoding="utf-8"))
-        if _foreign_artifacts(lab, name, tree):
+        strings = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+        if any(artifact in strings and maker != name for artifact, maker in makers.items()):
             continue
         if functions & _reached(_imports(tree, modules), modules):
             return name
@@ -297,9 +296,3 @@ def _reached(begin: set[Definition], modules: Mapping[str, Mapping[str, set[str]
                     found.add(target)
                     waiting.append(target)
     return found
-
-
-def _foreign_artifacts(lab: Lab, notebook: str, tree: ast.AST) -> set[str]:
-    makers = sources.usage(lab).artifact_makers
-    strings = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
-    return {name for name, maker in makers.items() if maker != notebook and name in strings}

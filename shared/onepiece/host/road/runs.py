@@ -102,8 +102,8 @@ def prepare(lab: Lab, plan: Plan, options: Options, place: Callable[[Path], str]
         place: where the notebooks find a path of this machine: the same, or another one in a container.
 
     Raises:
-        UserError: a broken source, no workspace for --mine or one that hides a module, unreadable predictions, a model that is not whole, or
-            no place to write.
+        UserError: a broken source, no workspace for --mine or one that hides a module, unreadable predictions, a model that is not
+            whole, or no place to write.
     """
     usage = sources.usage(lab)
     code, standing = [lab.directory], None
