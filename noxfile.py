@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from pathlib import Path
@@ -20,14 +19,14 @@ from onepiece.course import catalog
 from onepiece.course.errors import UserError
 from onepiece.course.owner import OWNER
 from onepiece.course.places import IMAGES, SHARED
+from onepiece.host import nox_log
 from onepiece.host.road import environments
 
 nox.needs_version = ">=2026.10.20"
 nox.options.sessions = ["catalog"]  # a bare `nox` shows the course
 nox.options.error_on_external_run = False
 
-# nox remarks that it found no uv, although nothing here needs one; a learner reads that as an error.
-logging.getLogger("nox").addFilter(lambda record: "uv binary" not in str(record.msg))
+nox_log.hush()
 
 # After Ctrl-C the host stops its kernels and keeps what finished; nox's own default is half a second.
 PATIENCE = {"interrupt_timeout": 3.0, "terminate_timeout": 12.0}
@@ -42,7 +41,11 @@ def host(session: nox.Session, *arguments: str) -> None:
     """Run a command of the host floor, in its environment."""
     python = environment(session, "host")
     variables = OWNED | {"PYTHONPATH": str(SHARED), "PYTHONUTF8": "1", "PYTHONDONTWRITEBYTECODE": None}  # packages come without bytecode
-    session.run(python, "-m", "onepiece.host", *arguments, env=variables, external=True, log=False, **PATIENCE)
+    try:
+        session.run(python, "-P", "-m", "onepiece.host", *arguments, env=variables, external=True, log=False, **PATIENCE)
+    except nox.command.CommandFailed as failed:
+        nox_log.answered(arguments[0], failed.return_code)
+        raise
 
 
 def environment(session: nox.Session, name: str) -> str:
@@ -107,6 +110,9 @@ command("feedback", "Tell what you think of a lab: nox -s feedback -- lab-1.5-fl
 @nox.session(venv_backend="none", default=False)
 def tests(session: nox.Session) -> None:
     """All tests, those about a lab, or of faults: nox -s tests -- lab-1.5-flashattention | --faults"""
+    if {"-h", "--help"} & set(session.posargs):  # needs nothing installed
+        session.run(sys.executable, "tests/run.py", "--lab-python", "", "--help", external=True, log=False)
+        return
     python, lab_python = environment(session, "tests"), environment(session, "cpu")
     variables = {"PYTHONPATH": str(SHARED), "PYTHONUTF8": "1", "ONEPIECE_NOX": sys.executable, "OMP_WAIT_POLICY": "passive"}
     session.run(python, "tests/run.py", "--lab-python", lab_python, *session.posargs, env=variables, external=True, **PATIENCE)
@@ -118,7 +124,7 @@ def lab_floor_command(name: str, module: str, doc: str) -> None:
     @nox.session(name=name, venv_backend="none", default=False)
     def run_module(session: nox.Session) -> None:
         variables = OWNED | {"PYTHONPATH": str(SHARED), "PYTHONUTF8": "1", "OMP_WAIT_POLICY": "passive"}
-        command = ("-m", "onepiece.kernel.tethered", f"onepiece.{module}", *session.posargs)
+        command = ("-P", "-m", "onepiece.kernel.tethered", f"onepiece.{module}", *session.posargs)
         session.run(environment(session, "cpu"), *command, env=variables, external=True, **PATIENCE)
 
     run_module.__doc__ = doc

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from onepiece.course.text import Text, tr
+from onepiece.kernel.differences import shown
 
 LEVELS = ("core", "stretch")
 
@@ -114,8 +115,9 @@ def expect(got: Any, want: Any, *, atol: float = 0.0, mistakes: Mapping[Text, An
     if isinstance(want, Mapping) and isinstance(got, Mapping) and set(got) == set(want):
         differs = [key for key in want if _difference(got[key], want[key]) > atol]
         got, want = {key: got[key] for key in differs}, {key: want[key] for key in differs}
-    where = _worst_place(got, want)
-    raise Missed(what=label, got=_describe(got, where) + detail, want=_describe(want, where), mistake=likely)
+    found, wanted = shown(got, want)
+    head, line, picture = found.partition("\n")
+    raise Missed(what=label, got=head + detail + line + picture, want=wanted, mistake=likely)
 
 
 def _difference(got: Any, want: Any) -> float:
@@ -149,30 +151,6 @@ def _difference(got: Any, want: Any) -> float:
         gap = abs(got - want)
         return math.inf if math.isnan(gap) else gap
     return 0.0 if type(got) is type(want) and got == want else math.inf
-
-
-def _worst_place(got: Any, want: Any) -> tuple[int, ...] | None:
-    """The index of the largest difference between two tensors of one shape."""
-    import torch
-
-    if not isinstance(want, torch.Tensor) or not isinstance(got, torch.Tensor) or got.shape != want.shape or want.dim() == 0:
-        return None
-    gap = torch.nan_to_num((got.detach().double().cpu() - want.detach().double().cpu()).abs(), nan=math.inf)
-    return tuple(int(index) for index in torch.unravel_index(gap.argmax(), gap.shape))
-
-
-def _describe(value: Any, where: tuple[int, ...] | None = None) -> str:
-    """A value short enough for one line of a terminal, with the one at `where`."""
-    import torch
-
-    if not isinstance(value, torch.Tensor):
-        text = repr(value)
-        return text if len(text) <= 120 else text[:117] + "..."
-    flat = value.detach().double().flatten()[:4].tolist()
-    numbers = ", ".join(f"{number:.5g}" for number in flat)
-    more = ", ..." if value.numel() > 4 else ""
-    at = "" if where is None else f", {value[where].item():.5g} at {list(where)}"
-    return f"tensor{tuple(value.shape)} [{numbers}{more}]{at}"
 
 
 def load_exercises(lab_directory: Path) -> list[Exercise]:

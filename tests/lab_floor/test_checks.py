@@ -96,6 +96,47 @@ def test_a_miss_shows_shape_beginning_and_worst_place_of_a_tensor() -> None:
     assert missed.value.want == "tensor(2, 3) [0, 0, 0, 0, ...], 0 at [1, 2]"
 
 
+@pytest.mark.fault("a-mask-as-a-truncated-list")
+def test_a_mask_is_a_small_picture_with_the_wrong_places_marked() -> None:
+    want = torch.ones(3, 5, dtype=torch.bool).tril(1)
+    with pytest.raises(Missed) as missed:
+        expect(want.tril(0), want)
+    assert missed.value.got.splitlines()[1:] == ["      ■×···", "      ■■×··", "      ■■■×·"]
+    assert missed.value.want.splitlines()[1:] == ["      ■■···", "      ■■■··", "      ■■■■·"]
+    assert "× wrong, 3 (largest difference 1)" in missed.value.got
+
+
+@pytest.mark.fault("a-mask-as-a-truncated-list")
+def test_of_a_long_list_of_answers_every_one_is_seen() -> None:
+    want = [True] * 70
+    with pytest.raises(Missed) as missed:
+        expect([*want[:65], False, *want[66:]], want)
+    assert missed.value.got.splitlines()[1:] == [f"      {'■' * 60}", f"      {'■' * 5}×{'■' * 4}"]
+    with pytest.raises(Missed) as missed:
+        expect([[True, False], [True, True]], [[True, False, True]])
+    assert missed.value.got.splitlines()[1:] == ["      ■·", "      ■■"], "of another shape: shown, and nothing marked"
+
+
+@pytest.mark.fault("a-mask-as-a-truncated-list")
+def test_a_batch_of_masks_is_shown_where_it_is_wrong_and_a_large_one_around_that() -> None:
+    want = torch.zeros(2, 100, 200, dtype=torch.bool)
+    got = want.clone()
+    got[1, 90, 150] = True
+    with pytest.raises(Missed) as missed:
+        expect(got, want)
+    lines = missed.value.got.splitlines()
+    assert "tensor(2, 100, 200)" in lines[0] and "from row 78, column 120" in lines[0]
+    assert lines[13].strip() == "·" * 30 + "×" + "·" * 29
+    assert max(map(len, lines[1:])) <= 70 and len(lines) <= 25
+
+
+def test_of_a_long_list_what_is_around_the_first_difference_is_shown() -> None:
+    want = list(range(1000, 1100))
+    with pytest.raises(Missed) as missed:
+        expect([*want[:50], 7, *want[51:]], want)
+    assert missed.value.got.startswith("[..., 1048, 1049, 7, 1051, 1052, 1053, ...] (the first difference: 50 of 100)")
+
+
 def test_a_function_that_returns_nothing_is_told_so() -> None:
     with pytest.raises(Missed) as missed:
         expect(None, torch.ones(2))
@@ -221,7 +262,9 @@ def test_an_exercise_has_one_check_and_a_known_level(registry: dict[int, Exercis
 
 def test_exercises_come_by_number_not_by_place(registry: dict[int, Exercise], tmp_path: Path) -> None:
     decorated = "@exercise({n}, title=Text('t', '題'), minutes=5, level='core', hint=Text('h', '示'))\ndef check_{n}(): pass\n"
-    source = "from onepiece.checks import exercise\nfrom onepiece.course.text import Text\n" + "".join(decorated.format(n=n) for n in (10, 2, 1))
+    source = "from onepiece.checks import exercise\nfrom onepiece.course.text import Text\n" + "".join(
+        decorated.format(n=n) for n in (10, 2, 1)
+    )
     (tmp_path / "checks.py").write_text(source, encoding="utf-8")
     assert [item.number for item in checks.load_exercises(tmp_path)] == [1, 2, 10]
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import toy_course
 from toy_course import LAB, Checkout, Done
 
 RIGHT = """
@@ -27,6 +30,25 @@ def count(steps: int) -> int:
 
 def double(steps: int) -> int:
     return stepz * 2
+"""
+
+
+ONLY_COUNT = """
+def count(steps: int) -> int:
+    return len(range(steps))
+
+
+def double(steps: int) -> int:
+    raise NotImplementedError("Exercise 2")  # replace this line; keep what follows it
+"""
+
+USES_COUNT = """
+def count(steps: int) -> int:
+    raise NotImplementedError("Exercise 1")  # replace this line; keep what follows it
+
+
+def double(steps: int) -> int:
+    return 2 * count(steps)
 """
 
 
@@ -216,6 +238,108 @@ def test_a_solution_that_is_not_there_is_refused_with_those_that_are(checkout: C
     assert "Its exercises: 1, 2" in done.words
 
 
+@pytest.mark.fault("a-solution-without-a-name")
+def test_a_solution_has_its_title_the_names_of_its_functions_and_what_it_is_for(checkout: Checkout) -> None:
+    done = checkout.host("check", LAB, "--solution", "2", "--lang", "zh-TW")
+    assert "2. 加倍" in done.output
+    assert "def double(steps: int) -> int:" in done.output
+    assert "Twice as many." in done.output
+    assert "SOLUTION" not in done.output
+    assert re.search(r"提示\s+用 \*", done.output)
+
+
+@pytest.mark.fault("a-check-called-a-failure")
+def test_nox_does_not_call_open_exercises_a_failure_and_scripts_get_the_exit_code(checkout: Checkout, copy: Path) -> None:
+    done = checkout.nox("-s", "check", "--", LAB)
+    assert done.code == 1
+    assert "0 of 2 exercises passed" in done.output
+    assert "failed" not in done.output and "onepiece.host" not in done.output
+    mistake = checkout.nox("-s", "check", "--", LAB, "--exercise", "9")
+    assert mistake.code != 0 and "Session check failed" in mistake.output
+
+
+@pytest.mark.fault("an-exercise-stopped-by-another")
+def test_an_exercise_that_needs_an_open_one_is_judged_with_the_reference_for_that(checkout: Checkout, copy: Path) -> None:
+    (copy / "counting.py").write_text(USES_COUNT, encoding="utf-8")
+    right = checkout.host("check", LAB, "--exercise", "2")
+    assert right.code == 1, "it is not passed"
+    assert "2 is right so far; it needs 1." in right.words
+    (copy / "counting.py").write_text(USES_COUNT.replace("2 * count", "3 * count"), encoding="utf-8")
+    wrong = checkout.host("check", LAB)
+    assert "right so far" not in wrong.output
+    assert re.search(r"your value\s+12", wrong.output)
+
+
+@pytest.mark.fault("one-solved-exercise-shows-nothing")
+def test_check_ends_with_the_one_command_that_shows_the_solved_exercise(checkout: Checkout, copy: Path) -> None:
+    (copy / "counting.py").write_text(ONLY_COUNT, encoding="utf-8")
+    assert checkout.host("check", LAB).words.endswith(f"See your exercise 1 at work (1 gates): nox -s {LAB} -- --mine --notebook 01")
+    (copy / "counting.py").write_text(RIGHT, encoding="utf-8")
+    assert checkout.host("check", LAB).words.endswith(f"See your code in the whole lab: nox -s {LAB} -- --mine")
+
+
+@pytest.mark.fault("a-copy-hides-a-module")
+@pytest.mark.parametrize("command", [("check", LAB), ("run", LAB, "--mine"), ("jupyter", LAB)], ids=["check", "run", "jupyter"])
+@pytest.mark.parametrize("name", ["random.py", "numpy/__init__.py"])
+def test_a_file_of_the_learner_that_hides_a_module_is_named(checkout: Checkout, copy: Path, command: tuple[str, ...], name: str) -> None:
+    path = copy / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("raise RuntimeError\n", encoding="utf-8")
+    try:
+        done = checkout.host(*command)
+    finally:
+        path.unlink()
+    assert done.code == 2
+    assert f"{path if path.name == name else path.parent} hides the module {name.split('/')[0].removesuffix('.py')}" in done.words
+    assert "Rename the file" in done.words and "Traceback" not in done.output
+
+
+@pytest.mark.fault("a-copy-hides-a-module")
+def test_a_file_where_the_user_stands_hides_nothing(checkout: Checkout, copy: Path) -> None:
+    python, *nox = checkout.nox_command()
+
+    def run(*arguments: str) -> Done:
+        command = [python, "-P", *nox, *arguments]  # as the script `nox`, which does not look where the user stands
+        done = subprocess.run(command, cwd=checkout.root, env=checkout.environ, capture_output=True, text=True, timeout=300)
+        return Done(done.returncode, done.stdout + done.stderr)
+
+    for name in ("random", "json", "rich", "torch"):
+        (checkout.root / f"{name}.py").write_text("raise RuntimeError('the wrong one')\n", encoding="utf-8")
+    try:
+        (copy / "counting.py").write_text(RIGHT, encoding="utf-8")
+        for arguments in (("check", "--", LAB), (LAB, "--", "--mine", "--notebook", "01")):
+            done = run("-s", *arguments)
+            assert done.code == 0, done.output
+    finally:
+        for name in ("random", "json", "rich", "torch"):
+            (checkout.root / f"{name}.py").unlink()
+
+
+@pytest.mark.fault("help-that-installs")
+def test_the_help_of_the_tests_installs_nothing(tmp_path: Path) -> None:
+    done = Checkout(toy_course.ROOT, tmp_path).nox("-s", "tests", "--", "--help")
+    assert done.code == 0 and "nox -s tests" in done.output
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.fault("predictions-without-their-question")
+@pytest.mark.parametrize(("language", "said"), [("en", "How many does it count?"), ("zh-TW", "它會數到多少？")])
+def test_predictions_say_what_each_name_means(checkout: Checkout, tmp_path: Path, language: str, said: str) -> None:
+    count = checkout.root / "labs" / LAB / "01-count.py"
+    source = count.read_text(encoding="utf-8")
+    question = (
+        '\n# %% [markdown] lang="en"\n# ## Predict\n#\n# How many does it count? `error = ...`\n'
+        '\n# %% [markdown] lang="zh-TW"\n# ## 先猜\n#\n# 它會數到多少？`error = ...`\n\n# %%\nlab.predict("error")\n'
+    )
+    count.write_text(source + question, encoding="utf-8")
+    try:
+        assert checkout.elsewhere(tmp_path / "home").host("start", LAB, "--lang", language).code == 0
+    finally:
+        count.write_text(source, encoding="utf-8")
+    lines = (tmp_path / "home" / "workspace" / LAB / "predictions.toml").read_text(encoding="utf-8").splitlines()
+    assert lines[-3:] == ["# 01-count:", f"# {said}{' ' if language == 'en' else ''}`error = ...`", "# error = "]
+
+
 def test_check_leaves_nothing_in_the_checkout(checkout: Checkout, copy: Path) -> None:
     assert not list((checkout.root / "labs").rglob("__pycache__"))
 
@@ -242,6 +366,31 @@ def test_the_whole_lab_runs_on_the_learners_modules_with_their_predictions_besid
     assert "Your predictions" in done.output
     assert "0.25" in done.output
     assert "Your predictions" in (run / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.fault("one-solved-exercise-shows-nothing")
+@pytest.mark.parametrize("language", ["en", "zh-TW"])
+def test_the_reference_stands_for_open_exercises_and_everything_says_so(
+    checkout: Checkout, tmp_path: Path, language: str, read_results: Callable[[Path], dict[str, Any]]
+) -> None:
+    other = checkout.elsewhere(tmp_path / "home")
+    assert other.host("start", LAB, "--lang", language).code == 0
+    mine = other.home / "workspace" / LAB / "counting.py"
+    mine.write_text(USES_COUNT, encoding="utf-8")
+    done = other.host("run", LAB, "--mine", "--backend", "local", ONEPIECE_LANG="")
+    assert done.code == 0, done.output
+    (run,) = other.runs()
+    results = read_results(run)
+    said = {"en": "yours: 2; reference: 1", "zh-TW": "你的：2；參考解：1"}
+    assert results["exercises"] == {"mine": [2], "partly": [], "reference": [1]}
+    assert said[language] in done.output, "the verdict, in the language of the copy"
+    report = (run / "report.html").read_text(encoding="utf-8")
+    assert all(text in report for text in said.values())
+    notebook = json.loads((run / "notebooks" / "01-count.ipynb").read_text(encoding="utf-8"))
+    assert said[language] in "".join(notebook["cells"][0]["source"])
+    assert mine.read_text(encoding="utf-8") == USES_COUNT, "the copy is the learner's"
+    shown = other.host("progress", "--lang", "en").output
+    assert re.search(rf"✓ +{LAB} +passed", shown), shown
 
 
 @pytest.mark.parametrize("content", ["error = ", 'error = "many"', "error = nan", "= 1", "eror = 1"])

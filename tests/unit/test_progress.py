@@ -16,6 +16,7 @@ from onepiece.course import catalog, learning_paths
 from onepiece.course.catalog import Course, Gate, Lab, Profile
 from onepiece.course.errors import UserError
 from onepiece.course.learning_paths import LearningPath, Stage, Syllabus
+from onepiece.course.places import ROOT
 from onepiece.course.text import Text
 from onepiece.host.progress import record, scores, view
 from onepiece.host.progress import store as progress_store
@@ -314,6 +315,16 @@ def test_the_first_lab_comes_first_and_a_lab_waits_for_what_it_needs() -> None:
     assert next_lab(seen(ran(A), ran(B)), (D, C)) == D
 
 
+@pytest.mark.fault("two-answers-where-to-start")
+def test_the_lab_to_start_with_comes_first_as_long_as_nothing_was_begun() -> None:
+    advice = recommend(seen(), ORDER, C)
+    assert advice.lab is not None and advice.lab.id == C
+    advice = recommend(seen(ran(A)), ORDER, C)
+    assert advice.lab is not None and advice.lab.id == B
+    advice = recommend(seen(), (A, B), C)
+    assert advice.lab is not None and advice.lab.id == A, "a path without it has its own beginning"
+
+
 def test_a_lab_that_was_begun_comes_before_others() -> None:
     advice = recommend(seen(ran(C, "failed")), ORDER)
     assert advice.lab is not None and advice.lab.id == C
@@ -443,9 +454,18 @@ def test_it_speaks_chinese_too(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_page_has_both_languages_and_needs_no_network() -> None:
     found = state(MATERIAL, HISTORY)
     page = render(found, achievements(found, HISTORY), recommend(found, ORDER))
-    for words in ("Training", "訓練", "lab-1.1-a", "Every control missed", "對照組全數落空", "nox -s lab-1.2-b", "1/3"):
+    for words in ("Training", "訓練", "lab-1.1-a", "Every control missed", "對照組全都過不了關卡", "nox -s lab-1.2-b", "1/3"):
         assert words in page
     assert not re.search(r"https?://|src=", page)
+
+
+@pytest.mark.fault("a-bar-of-nothing")
+def test_where_there_is_nothing_to_count_there_is_no_bar() -> None:
+    assert view.bar(0, 0) == ""
+    assert [view.bar(done, 20).count("█") for done in (0, 1, 10, 19, 20)] == [0, 1, 5, 9, 10], "full only when all is done"
+    material = Material(Course(()), Syllabus({"0": Text("Basics", "基礎")}), {}, {})
+    found = state(material, [])
+    assert "<progress" not in render(found, achievements(found, []), recommend(found, ()))
 
 
 @pytest.mark.parametrize("events", [[], HISTORY], ids=["nothing", "something"])
@@ -460,6 +480,20 @@ def test_an_empty_course_can_be_shown(monkeypatch: pytest.MonkeyPatch, events: l
 # --- learning paths -----------------------------------------------------------------------------------------
 
 REAL = catalog.load()
+
+
+@pytest.mark.fault("two-answers-where-to-start")
+@pytest.mark.parametrize("page", ["README.md", "README.zh-TW.md", "docs/index.en.md", "docs/index.zh-TW.md", "docs/guides/first-lab.en.md"])
+def test_every_page_begins_with_the_same_lab_and_it_needs_no_other(page: str) -> None:
+    start = learning_paths.load(labs=REAL.labs).start
+    assert not REAL.lab(start).requires
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert re.search(r"nox -s (lab-[\w.-]+)", text)[1] == start  # type: ignore[index]
+    assert {said[1] for said in re.finditer(r"(?:Start with|從) (lab-[\w.-]+)", text)} <= {start}
+    if page.startswith("README"):
+        assert "git clone" in text and "nox -s feedback" in text
+
+
 PATHS = learning_paths.load(labs=REAL.labs)
 
 

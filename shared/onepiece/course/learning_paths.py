@@ -55,6 +55,7 @@ class Syllabus:
     chapters: Mapping[str, Text] = field(default_factory=dict)  # "1.3" -> "Optimisation and alignment"
     planned: tuple[str, ...] = ()  # ids of all labs that the course will have, in course order
     paths: tuple[LearningPath, ...] = ()
+    start: str = ""  # id of the lab to begin with; empty: the first of the course
 
     def path(self, path_id: str) -> LearningPath:
         """The path of that id.
@@ -95,12 +96,15 @@ def load(file: Path = FILE, labs: Sequence[Lab] = ()) -> Syllabus:
     table = toml_table.read(file, lambda where, what: UserError("bad-paths", where=at(place.as_posix(), where), what=what))
     modules, chapters = table.texts("modules"), table.texts("chapters")
     planned = _lab_ids(table, "planned")
+    start = table.string("start", "")
     known = {*planned, *(lab.id for lab in labs)}
+    if start and start not in known:
+        raise table.bad("start", start, "the id of a lab")
     paths = tuple(_with_labs(_path(item, chapters, known), labs) for item in table.tables("paths"))
     if sorted(path.id for path in paths) != sorted(PATHS):
         raise table.bad("paths", ", ".join(path.id for path in paths) or "none", f"one [[paths]] table for each of {', '.join(PATHS)}")
     table.refuse_unknown()
-    return Syllabus(modules, chapters, planned, paths)
+    return Syllabus(modules, chapters, planned, paths, start)
 
 
 def _path(table: Table, chapters: Mapping[str, Text], known: set[str]) -> LearningPath:

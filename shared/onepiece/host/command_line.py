@@ -11,8 +11,10 @@ from typing import NoReturn
 
 from rich.console import Console
 
-from onepiece.course import catalog
+from onepiece.course import catalog, learning_paths
 from onepiece.course.errors import UserError
+from onepiece.course.json_objects import read_object
+from onepiece.course.places import WORKSPACE
 from onepiece.course.text import LANGUAGES, tr
 
 _PLAIN_WIDTH = 120  # of logs, where no terminal says how wide it is
@@ -50,6 +52,13 @@ def take_language(arguments: list[str]) -> list[str]:
     return arguments
 
 
+def speak_as_the_copy(lab_id: str, language: str | None) -> None:
+    """Without --lang, speak the language that the learner's copy was made in."""
+    chosen = read_object(WORKSPACE / lab_id / ".run" / "context.json").get("language")
+    if language is None and chosen in LANGUAGES:
+        os.environ["ONEPIECE_LANG"] = chosen
+
+
 def add_language(parser: argparse.ArgumentParser) -> None:
     """`--lang`, for every command that shows or makes something in one language."""
     parser.add_argument(
@@ -70,7 +79,9 @@ def one_lab(given: Sequence[str], command: str) -> catalog.Lab:
     """The one lab that a command was given."""
     course = catalog.load()
     if len(given) != 1:
-        example = course.labs[0].id if course.labs else "lab-1.5-flashattention"
+        there = [lab.id for lab in course.labs]
+        start = learning_paths.load(labs=course.labs).start
+        example = start if start in there or not there else there[0]
         raise UserError("which-lab", given=" ".join(given) or tr("none", "無"), command=command, example=example)
     return course.lab(given[0])
 

@@ -90,6 +90,8 @@ class NotebookRun:
         self.run, self.name = run, name
         self.path = run / "notebooks" / f"{name}.ipynb"
         self.notebook = nbformat.read(self.path, as_version=4)
+        # The lab's and the learner's modules: on the kernel's path only, so that a file of theirs can hide nothing from us.
+        self.code: list[str] = json.loads((run / "context.json").read_text(encoding="utf-8")).get("code", [])
         self.error: dict[str, Any] | None = None
         self._stopping = False
         self.kernel_pid: int | None = None
@@ -191,6 +193,7 @@ class NotebookRun:
 
     async def _execute(self) -> None:
         environment = {**os.environ, "ONEPIECE_RUN": str(self.run), "ONEPIECE_NOTEBOOK": self.name}
+        environment["PYTHONPATH"] = os.pathsep.join([*self.code, *filter(None, [os.environ.get("PYTHONPATH")])])
         environment["ONEPIECE_RUNNER_PID"] = str(os.getpid())  # servers that notebooks share end with it
         # No start-up files, history or connection files of the user's own Jupyter take part in a run.
         environment |= {"IPYTHONDIR": str(self.run / ".ipython"), "PYTHONNOUSERSITE": "1"}

@@ -224,7 +224,7 @@ def _be_the_child(request: Request, writes: int) -> NoReturn:
 
 def _check_fresh(request: Request) -> Answer:
     """Check a request in a Python of its own, where processes cannot be forked: as right, and as slow as starting it."""
-    command = [sys.executable, "-m", "onepiece.kernel.warm_checks", "--one"]
+    command = [sys.executable, "-P", "-m", "onepiece.kernel.warm_checks", "--one"]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     heard = _Heard(request.get("token", ""))
     try:

@@ -161,6 +161,13 @@ MESSAGES: dict[str, tuple[Text, Text]] = {
         Text("There is no copy of {lab} of your own yet.", "你還沒有 {lab} 的個人副本。"),
         Text("Make one with: nox -s start -- {lab}", "請先建立：nox -s start -- {lab}"),
     ),
+    "hides-a-module": (
+        Text(
+            "{path} hides the module {module}, which Python or the course needs: everything that imports it would get yours.",
+            "{path} 會蓋住 Python 或課程需要的模組 {module}：凡是匯入它的程式，拿到的都會是你的檔案。",
+        ),
+        Text("Rename the file, then run the same command again.", "請替檔案改名，再執行一次同樣的指令。"),
+    ),
     "workspace-incomplete": (
         Text("Your copy of {lab} lacks {files}, and its exercises with it.", "你的 {lab} 副本缺少 {files}，裡面的練習也跟著不見了。"),
         Text(

@@ -12,6 +12,7 @@ from onepiece.course.text import current_language, tr
 from onepiece.host.command_line import Parser, add_language, one_lab
 from onepiece.host.interrupts import ignore_interrupts
 from onepiece.host.road import preflight, runs
+from onepiece.host.road.exercises import refuse_hiding
 from onepiece.host.road.local import kept_file
 from onepiece.host.road.plan import Request
 from onepiece.host.road.prepare import container_backend, plan_for, preflight_line, prepare_environment
@@ -33,6 +34,7 @@ def command(console: Console, arguments: list[str]) -> int:
     if not target.exists():
         make_workspace(lab, target, current_language())
         console.print(tr(f"Made your copy of {lab.id}: {kept_file(target)}", f"已建立你的 {lab.id} 副本：{kept_file(target)}"))
+    refuse_hiding(target)
     facts = preflight.gather()
     plan = plan_for(lab, Request(device=options.device, backend=options.backend), facts)
     write_interactive_context(lab, plan, target, current_language())
@@ -53,6 +55,7 @@ def command(console: Console, arguments: list[str]) -> int:
         variables.pop(name, None)
     command_line = [
         str(environment.python),
+        "-P",
         "-m",
         "onepiece.kernel.tethered",  # it ends with us, even if we are killed
         "jupyterlab",

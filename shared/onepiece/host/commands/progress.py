@@ -37,7 +37,7 @@ def command(console: Console, arguments: list[str]) -> int:
         view.show_modules(console, found)
         view.show_labs(console, found)
         view.show_scores(console, scores.best(events).values())
-    view.show_advice(console, recommend(found, order), found)
+    view.show_advice(console, recommend(found, order, material.syllabus.start), found)
     view.show_achievements(console, achievements(found, events))
     for problem in material.problems:
         console.print(f"[yellow]{tr('note', '提醒')}[/] {escape(str(problem.cause))}", soft_wrap=True)
@@ -86,7 +86,7 @@ def _html(events: tuple[Event, ...]) -> str:
 
     material: Material = gather(catalog.load())
     found: State = state(material, events)
-    return render(found, achievements(found, events), recommend(found, tuple(found.labs)))
+    return render(found, achievements(found, events), recommend(found, tuple(found.labs), material.syllabus.start))
 
 
 def _import(console: Console, source: Path) -> int:

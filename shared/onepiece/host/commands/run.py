@@ -9,7 +9,7 @@ from rich.console import Console
 from onepiece.course import catalog
 from onepiece.course.errors import UserError
 from onepiece.course.text import tr
-from onepiece.host.command_line import Parser, add_language, directory_argument
+from onepiece.host.command_line import Parser, add_language, directory_argument, speak_as_the_copy
 from onepiece.host.road.plan import Request
 from onepiece.host.road.run_lab import RunOptions, run
 
@@ -18,6 +18,8 @@ def command(console: Console, arguments: list[str]) -> int:
     """Run one lab; exit 0 only if every gate held and every control missed."""
     lab_id, *rest = arguments
     options = parser(lab_id).parse_args(rest)
+    if options.mine:
+        speak_as_the_copy(lab_id, options.lang)
     lab = catalog.load().lab(lab_id)
     if lab.id != lab_id:  # minutes of work are not begun on a guess
         raise UserError("unknown-lab", lab=lab_id, nearest=lab.id)

@@ -127,16 +127,17 @@ def merge(*collections: Iterable[Event]) -> tuple[Event, ...]:
 def of_run(results: Mapping[str, Any]) -> list[Event]:
     """The events of one run of a lab, from its `results.json`: the run, each gate that was judged, the time it took."""
     lab_id = results["lab"]
+    helped = any((results.get("exercises") or {}).get(kind) for kind in ("partly", "reference"))  # by the reference, with --mine
     run = event(
         "lab_run",
         lab_id,
         status=results["status"],
         profile=results["profile"],
         device=results["device"],
-        mine=results["mine"],
+        mine=results["mine"] and not helped,
         seconds=results["seconds"],
         predictions=[_prediction(item) for item in results["predictions"]],
-        **_score(results),
+        **({} if helped else _score(results)),  # it would compare with neither one's
     )
     gates = [
         event(

@@ -40,15 +40,18 @@ def _say_score(console: Console, objective: str, one: Scored, before: Scored | N
     console.print(f"{line}  {escape(objective)}  [dim]{escape(where)}[/]", soft_wrap=True)
 
 
-def record_checks(console: Console, lab_id: str, outcomes: Iterable[Mapping[str, Any]], *, own: bool) -> None:
-    """Add the exercises that pass for the first time; those of the reference solution (not `own`) are no progress."""
+def record_checks(console: Console, lab_id: str, outcomes: Iterable[Mapping[str, Any]], *, own: bool) -> set[int]:
+    """Add the exercises that pass for the first time, and return them; those of the reference solution (not `own`) are no progress."""
+    made: list[Event] = []
 
     def new(known: tuple[Event, ...]) -> list[Event]:
         passed = {event.values.get("exercise") for event in known if (event.kind, event.subject) == ("check_passed", lab_id)}
-        return [event for event in of_checks(lab_id, outcomes) if event.values["exercise"] not in passed]
+        made.extend(event for event in of_checks(lab_id, outcomes) if event.values["exercise"] not in passed)
+        return made
 
     if own:
         keep(console, new)
+    return {event.values["exercise"] for event in made}
 
 
 def keep(console: Console, make: Callable[[tuple[Event, ...]], list[Event]]) -> bool:

@@ -163,7 +163,7 @@ def _module_of(lab_id: str) -> str:
 # --- what next ----------------------------------------------------------------------------------
 
 
-def recommend(found: State, order: Sequence[str]) -> Advice:
+def recommend(found: State, order: Sequence[str], start: str = "") -> Advice:
     """The lab to do next.
 
     Among the labs that are not passed and whose prerequisites are: first what was begun, then what measures the subject
@@ -173,6 +173,7 @@ def recommend(found: State, order: Sequence[str]) -> Advice:
         found: where the learner stands.
         order: ids of the labs of a path, or of all labs; those that do not exist are left out, and prerequisites that are
             missing in it come before the lab that needs them.
+        start: the lab of `order` with which a learner begins who did nothing yet.
     """
     wanted = _with_prerequisites(found, order)
     if not wanted:
@@ -180,7 +181,12 @@ def recommend(found: State, order: Sequence[str]) -> Advice:
     ready = [lab_id for lab_id in wanted if not found.labs[lab_id].passed and not _open_prerequisites(found, lab_id)]
     if not ready:
         return _nothing_to_run(found, wanted)
-    best = min(ready, key=lambda lab_id: (not found.labs[lab_id].started, -_missed(found, found.labs[lab_id].lab), wanted.index(lab_id)))
+    first = "" if any(state.started for state in found.labs.values()) else start
+
+    def rank(lab_id: str) -> tuple[bool, int, bool, int]:
+        return not found.labs[lab_id].started, -_missed(found, found.labs[lab_id].lab), lab_id != first, wanted.index(lab_id)
+
+    best = min(ready, key=rank)
     return Advice(found.labs[best].lab, _reason(found, found.labs[best]), f"nox -s {best}")
 
 

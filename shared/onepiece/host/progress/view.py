@@ -20,8 +20,9 @@ _BAR = 10  # characters
 
 def bar(done: int, total: int) -> str:
     """A bar as markup; empty if there is nothing to do."""
-    filled = 0 if not total else _BAR * done // total
-    filled = max(filled, 1) if done else filled
+    if not total:
+        return ""
+    filled = max(_BAR * done // total, 1 if done else 0)
     return f"[green]{'█' * filled}[/][dim]{'░' * (_BAR - filled)}[/]"
 
 
@@ -138,7 +139,7 @@ def show_path(console: Console, path: LearningPath, material: Material, found: S
         f"{len(labs)} 個實驗中通過 {passed} 個，另有 {len(path.labs) - len(labs)} 個編寫中",
     )
     console.print(f"[bold]{escape(str(path.title))}[/]  {escape(str(path.summary))}", soft_wrap=False)
-    console.print(f"{bar(passed, len(labs))} {counted}")
+    console.print(f"{bar(passed, len(labs))} {counted}".lstrip())
     table = Table.grid(padding=(0, 1))
     table.add_column(width=3, justify="right")
     table.add_column(no_wrap=True)

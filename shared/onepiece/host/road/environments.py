@@ -189,7 +189,7 @@ def _install(
     with log.open("w", encoding="utf-8") as stream:
         pip.stream = stream
         if not stamp:
-            pip.run([sys.executable, "-m", "virtualenv", "--no-periodic-update", "-q", str(directory)], "virtualenv")
+            pip.run([sys.executable, "-P", "-m", "virtualenv", "--no-periodic-update", "-q", str(directory)], "virtualenv")
             pip.install(["--require-hashes", "--no-deps", "-r", str(IMAGES / name / "lock.txt")])
             if "torch" in wanted:
                 pip.install([f"torch=={wanted['torch']}", *_torch_options(note)])
@@ -215,7 +215,7 @@ class _Pip:
         # Bytecode is compiled by the first import: most of what is installed is never imported by most labs.
         options = ["--no-compile", "--disable-pip-version-check", "--no-input", "--progress-bar", "off"]
         in_place = ["--no-user", "--target=", f"--prefix={self.directory}"]  # whatever a file of settings says
-        self.run([str(_python(self.directory)), "-m", "pip", "install", *options, *in_place, *arguments], "pip")
+        self.run([str(_python(self.directory)), "-P", "-m", "pip", "install", *options, *in_place, *arguments], "pip")
 
     def run(self, command: list[str], what: str) -> None:
         self.stream.write(f"$ {' '.join(command)}\n")
@@ -242,7 +242,7 @@ class _Pip:
             UserError: "install-failed".
         """
         program = "import sys\nfrom importlib.metadata import version\nfor name in sys.argv[1:]: version(name)" + "\nimport torch" * torch
-        self.run([str(_python(self.directory)), "-c", program, *intact.pinned(lock)], "the first import")
+        self.run([str(_python(self.directory)), "-P", "-c", program, *intact.pinned(lock)], "the first import")
 
 
 # What of pip's settings says where packages come from and how they are reached. The others may move or constrain what the lock names.

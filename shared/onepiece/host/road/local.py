@@ -28,9 +28,7 @@ _CRASHES = frozenset({"SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSEGV"})  # wh
 GRACE_SECONDS = 8.0  # for the runner to stop its kernel and save what it has; then it is killed
 
 
-def execute(
-    run: Run, environment: Environment, session: str, hear: Callable[[dict[str, Any]], None], seconds: float | None = None
-) -> bool:
+def execute(run: Run, environment: Environment, session: str, hear: Callable[[dict[str, Any]], None], seconds: float | None = None) -> bool:
     """Run the notebooks of a prepared run; `hear` gets every event.
 
     Returns:
@@ -39,12 +37,12 @@ def execute(
     Raises:
         UserError: "runner-ended", if the runner itself came to no end; "broken-environment", if its environment is why.
     """
-    context = json.loads((run.directory / "context.json").read_text(encoding="utf-8"))
-    command = [str(environment.python), "-m", "onepiece.kernel.execute", str(run.directory), *run.options.notebooks]
+    # Neither where the user stands nor a learner's files are on the runner's path: it gives those to the kernels alone.
+    command = [str(environment.python), "-P", "-m", "onepiece.kernel.execute", str(run.directory), *run.options.notebooks]
     if run.options.keep_going:
         command.append("--keep-going")
     offline = not run.lab.network and run.plan.profile == "cpu"
-    variables = kernel_environment(run.directory, context["code"], run.options.language, offline=offline)
+    variables = kernel_environment(run.directory, [], run.options.language, offline=offline)
     if run.plan.device == "cpu":  # not even Triton, which asks for a GPU by itself, may find one
         variables["CUDA_VISIBLE_DEVICES"] = ""
     log = run.directory / "execute.log"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from onepiece.course.catalog import Lab
 from onepiece.course.errors import UserError
 from onepiece.course.text import Text
-from onepiece.host.road.preflight import Facts, Gpu
+from onepiece.host.road.preflight import Facts, Gpu, is_of_a_tool
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +161,7 @@ def _why_no_container(facts: Facts, image: ImageState) -> Text | None:
 
 
 def _no_container(why_not: Text) -> Text:
+    why_not = _in_short("Docker", why_not)
     return Text(f"no container: {why_not.en}", f"不用容器：{why_not.zh_tw}")
 
 
@@ -260,7 +261,15 @@ def _reason(device: str, gpu: Gpu | None, why_not: Text, request: Request) -> Te
         return Text(f"{gpu.name} found", f"找到 {gpu.name}")
     if request.device == "cpu" or request.profile == "cpu":
         return Text("you asked for it", "依你的指定")
+    why_not = _in_short("nvidia-smi", why_not)
     return Text(f"no usable GPU: {why_not.en}", f"沒有可用的 GPU：{why_not.zh_tw}")
+
+
+def _in_short(tool: str, reason: Text) -> Text:
+    """A reason as one line of a run and its report says it: what a tool said itself, which is long, is for the doctor."""
+    if not is_of_a_tool(reason):
+        return reason
+    return Text(f"{tool} cannot be used here (nox -s doctor says why)", f"這裡無法使用 {tool}（原因見 nox -s doctor）")
 
 
 def _change(lab: Lab, device: str, profile: str, gpu: Gpu | None) -> Text:

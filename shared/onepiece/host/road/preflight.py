@@ -148,9 +148,14 @@ def _answer(name: str, tool: subprocess.Popen[str], deadline: float) -> Answer:
     if tool.returncode != 0:
         lines = (said or out).strip().splitlines()
         if lines:
-            return "", Text(lines[-1], lines[-1])  # the tool's own words
+            return "", Text(lines[-1], lines[-1])
         return "", Text(f"{name} ended with {tool.returncode}", f"{name} 以 {tool.returncode} 結束")
     return out, None
+
+
+def is_of_a_tool(reason: Text) -> bool:
+    """Are these the words of a tool, which speaks one language?"""
+    return bool(reason.en) and reason.en == reason.zh_tw
 
 
 def _gpus(answer: Answer) -> tuple[tuple[Gpu, ...], Text | None]:

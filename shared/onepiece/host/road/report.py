@@ -10,6 +10,7 @@ import jinja2
 
 from onepiece.course.catalog import Lab
 from onepiece.course.text import LANGUAGES
+from onepiece.host.road.exercises import Standing
 
 
 def render(lab: Lab, results: dict[str, Any], run_directory: Path) -> str:
@@ -24,7 +25,10 @@ def render(lab: Lab, results: dict[str, Any], run_directory: Path) -> str:
     environment.filters["number"] = _number
     figures = [figure | {"data": _data_uri(run_directory / figure["file"])} for figure in results["figures"]]
     template = environment.get_template("report.html.j2")
-    return template.render(lab=lab, r=results, figures=figures, languages=LANGUAGES, by_metric=_by_metric(results["records"]))
+    found = results.get("exercises")
+    standing = Standing(**{name: tuple(numbers) for name, numbers in found.items()}) if found else None
+    by_metric = _by_metric(results["records"])
+    return template.render(lab=lab, r=results, figures=figures, languages=LANGUAGES, by_metric=by_metric, standing=standing)
 
 
 def _number(value: object) -> str:

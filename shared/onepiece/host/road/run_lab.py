@@ -16,7 +16,7 @@ from onepiece.course.places import WORKSPACE
 from onepiece.course.text import current_language, tr
 from onepiece.host.interrupts import ignore_interrupts
 from onepiece.host.progress.record import record_run
-from onepiece.host.road import local, report, runs, sources, view
+from onepiece.host.road import exercises, local, report, runs, sources, view
 from onepiece.host.road.plan import Request
 from onepiece.host.road.prepare import Backend, make_ready
 
@@ -53,6 +53,7 @@ def run(console: Console, lab: catalog.Lab, options: RunOptions) -> Outcome:
         raise problem
     if options.mine:  # before anything is installed
         sources.require_copy(lab, WORKSPACE / lab.id)
+        exercises.refuse_hiding(WORKSPACE / lab.id)
     backend = make_ready(console, lab, options.request, fresh=options.fresh, environment=options.environment)
     wanted = (lab.notebook(options.notebook),) if options.notebook else lab.notebooks
     run_options = runs.Options(current_language(), wanted, options.mine, options.keep_going, options.model)

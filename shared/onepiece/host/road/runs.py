@@ -25,7 +25,7 @@ from onepiece.course.json_numbers import decode_number, encode_number
 from onepiece.course.json_objects import read_object
 from onepiece.course.model_files import verify_directory
 from onepiece.course.places import HOME, ROOT, RUNS, SHARED, WORKSPACE
-from onepiece.host.road import gates, shared_modules, sources
+from onepiece.host.road import exercises, gates, shared_modules, sources
 from onepiece.host.road.environments import lock_hash
 from onepiece.host.road.plan import Plan
 
@@ -62,6 +62,7 @@ class Run:
     figures: list[dict[str, Any]] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
     hardware: dict[str, Any] = field(default_factory=dict)
+    standing: exercises.Standing | None = None  # of the learner's copy, if it is that which runs
 
     @property
     def complete(self) -> bool:
@@ -102,32 +103,37 @@ def prepare(lab: Lab, plan: Plan, options: Options, place: Callable[[Path], str]
         place: where the notebooks find a path of this machine: the same, or another one in a container.
 
     Raises:
-        UserError: a broken source, no workspace for --mine, unreadable predictions, a model that is not whole, or no place to write.
+        UserError: a broken source, no workspace for --mine or one that hides a module, unreadable predictions, a model that is not
+            whole, or no place to write.
     """
     usage = sources.usage(lab)
-    code = [lab.directory]
+    code, standing = [lab.directory], None
     if options.mine:
         mine = WORKSPACE / lab.id
         sources.require_copy(lab, mine)
+        exercises.refuse_hiding(mine)
         code.insert(0, mine)
+        standing = exercises.standing(lab, mine)
+    replace = {**options.replace, **(standing.replace if standing else {})}
     predictions = read_predictions(lab)
     if options.model is not None:
         verify_directory(options.model)
     directory = _new_directory(lab)
     try:
-        sources.write_notebooks(lab, directory / "notebooks", options.language, options.notebooks)
+        note = f"> **{standing.said[options.language]}**" if standing and not standing.whole else ""
+        sources.write_notebooks(lab, directory / "notebooks", options.language, options.notebooks, note)
         (directory / "artifacts").mkdir()
-        if options.replace:
+        if replace:
             code.insert(0, directory / "code")
             code[0].mkdir()
-        for name, source in options.replace.items():
+        for name, source in replace.items():
             (code[0] / name).write_text(source, encoding="utf-8", newline="\n")
         context = context_json(lab, plan, options, usage, predictions, earlier_runs(lab, plan, options, directory), place=place)
         write_json(directory / "context.json", context | {"code": [place(path) for path in code]})
     except BaseException:
         shutil.rmtree(directory, ignore_errors=True)
         raise
-    return Run(lab, plan, options, directory, usage, datetime.datetime.now(datetime.UTC), predictions)
+    return Run(lab, plan, options, directory, usage, datetime.datetime.now(datetime.UTC), predictions, standing=standing)
 
 
 def context_json(
@@ -224,6 +230,7 @@ def results_json(run: Run, judged: Iterable[gates.Judged], lock_sha256: str | No
         "reason": {"en": run.plan.reason.en, "zh-TW": run.plan.reason.zh_tw},
         "language": run.options.language,
         "mine": run.options.mine,
+        "exercises": None if run.standing is None else run.standing.as_json(),
         "model": None if run.options.model is None else run.options.model.name,
         "settings": dict(profile.settings),
         "notebooks": [{"name": name, **found} for name, found in run.notebooks.items()],

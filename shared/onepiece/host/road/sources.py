@@ -126,10 +126,10 @@ def _check_twins(path: Path, cells: list[Cell]) -> None:
         raise _bad(path, cells[-1].line, 'the last lang="en" cell has no lang="zh-TW" twin')
 
 
-def notebook_json(path: Path, language: str) -> str:
-    """The `.ipynb` text of a notebook source in one language; the same bytes for the same source."""
+def notebook_json(path: Path, language: str, note: str = "") -> str:
+    """The `.ipynb` text of a notebook source in one language, below a `note` if there is one; the same bytes for the same source."""
     cells = []
-    for cell in read_cells(path):
+    for cell in ([Cell(0, "markdown", None, (), note)] if note else []) + read_cells(path):
         if cell.language not in (None, language):
             continue
         digest = hashlib.sha256(cell.text.encode()).hexdigest()[:8]
@@ -154,11 +154,12 @@ def notebook_json(path: Path, language: str) -> str:
     return json.dumps(notebook, ensure_ascii=False, indent=1, sort_keys=True) + "\n"
 
 
-def write_notebooks(lab: Lab, directory: Path, language: str, names: Iterable[str] | None = None) -> None:
-    """Generate notebooks of `lab` into `directory`."""
+def write_notebooks(lab: Lab, directory: Path, language: str, names: Iterable[str] | None = None, note: str = "") -> None:
+    """Generate notebooks of `lab` into `directory`, each below a `note` if there is one."""
     directory.mkdir(parents=True, exist_ok=True)
     for name in names or lab.notebooks:
-        (directory / f"{name}.ipynb").write_text(notebook_json(lab.directory / f"{name}.py", language), encoding="utf-8", newline="\n")
+        text = notebook_json(lab.directory / f"{name}.py", language, note)
+        (directory / f"{name}.ipynb").write_text(text, encoding="utf-8", newline="\n")
 
 
 # --- modules ------------------------------------------------------------------------------------
@@ -238,6 +239,11 @@ def solutions(path: Path) -> dict[int, str]:
     for region in regions(path):
         found.setdefault(region.exercise, []).extend(lines[region.first - 1 : region.last])
     return {number: "\n".join(parts) for number, parts in found.items()}
+
+
+def without_marks(source: str) -> str:
+    """Code of the reference without the marks of its exercises."""
+    return "\n".join(line for line in source.splitlines() if not _SOLUTION.match(line) and not _END_SOLUTION.match(line))
 
 
 def _solution_lines(path: Path, source: str) -> Iterable[tuple[str, str, int, str]]:

@@ -209,7 +209,9 @@ def verdict(console: Console, run: Run, judged: Sequence[Judged], results: dict[
         "incomplete": ("yellow", tr("INCOMPLETE", "未完成")),
     }
     color, word = words[results["status"]]
-    counted = f"{len(judged)} 道關卡全數通過" if held == len(judged) else f"{len(judged)} 道關卡中有 {held} 道通過"
-    console.print(f"[bold {color}]{word}[/]  {run.lab.id}  {tr(f'{held} of {len(judged)} gates held', counted)}")
+    counted = f"{len(reached)} 道關卡全數通過" if held == len(reached) else f"{len(reached)} 道關卡中有 {held} 道通過"
+    console.print(f"[bold {color}]{word}[/]  {run.lab.id}  {tr(f'{held} of {len(reached)} gates held', counted) * bool(reached)}")
+    if run.standing is not None:
+        console.print(f"{tr('exercises', '練習')}  {run.standing.said}")
     for step in next_steps(run):
         console.print(step, soft_wrap=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from pathlib import Path
 
 from onepiece.course.catalog import Lab
@@ -24,7 +25,7 @@ def make_workspace(lab: Lab, target: Path, language: str) -> list[Path]:
     readme = lab.directory / ("README.zh-TW.md" if language == "zh-TW" else "README.md")
     if readme.exists():
         files[target / "README.md"] = readme.read_text(encoding="utf-8")
-    files[target / "predictions.toml"] = _predictions(lab)
+    files[target / "predictions.toml"] = _predictions(lab, language)
     added: list[Path] = []
     try:
         target.mkdir(parents=True, exist_ok=True)
@@ -50,11 +51,36 @@ def write_interactive_context(lab: Lab, plan: Plan, target: Path, language: str)
     runs.write_json(target / ".run" / "context.json", context)
 
 
-def _predictions(lab: Lab) -> str:
+def _predictions(lab: Lab, language: str) -> str:
+    """The metrics that a lab asks a guess for, each below the question as its notebook asks it."""
     lines = [
         "# Guess before you run: metric = number. The run shows your guess beside what it measured.",
         "# 先猜再跑：指標 = 數字。執行後會把你的猜測放在量測值旁邊。",
     ]
+    asked: dict[tuple[str, ...], list[str]] = {}
     for metric in sources.usage(lab).predicted or [gate.metric for gate in lab.gates]:
-        lines.append(f"# {metric} = ")
+        question, remark = _question(lab, metric, language)
+        asked.setdefault(question, []).append(f"# {metric} = {remark and '    ' + remark}")
+    for question, guesses in asked.items():
+        lines += ["", *(f"# {line}" for line in question), *guesses]
     return "\n".join(lines) + "\n"
+
+
+def _question(lab: Lab, metric: str, language: str) -> tuple[tuple[str, ...], str]:
+    """The lines in which a notebook asks for a guess of `metric`, and the remark where it shows how to write that down."""
+    for name in lab.notebooks:
+        for cell in sources.read_cells(lab.directory / f"{name}.py"):
+            if cell.kind == "markdown" and cell.language in (None, language):
+                shown = re.search(rf"^{metric} = [^#\n]*(?P<remark>#.*)?$", cell.text, re.MULTILINE)
+                if shown or f"`{metric} = " in cell.text:
+                    return (f"{name}:", *_prose(cell.text, metric)), (shown and shown["remark"]) or ""
+    objectives = [gate.objective[language] for gate in lab.gates if gate.metric == metric]
+    return tuple(objectives), ""
+
+
+def _prose(markdown: str, metric: str) -> list[str]:
+    """The paragraph that has the metric in it; where it stands in a block of code, all those of the cell before that."""
+    text = re.split(r"^(?:```|<details>)", markdown, maxsplit=1, flags=re.MULTILINE)[0]
+    paragraphs = [paragraph for paragraph in re.split(r"\n\s*\n", text) if paragraph.strip() and not paragraph.startswith("#")]
+    kept = [paragraph for paragraph in paragraphs if f"`{metric} = " in paragraph] or paragraphs
+    return [line for paragraph in kept for line in paragraph.strip().splitlines()]
