@@ -5,13 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from . import course_map, faults, glossary, troubleshooting
+from . import course_map, family, family_plot, faults, glossary, troubleshooting
 
 # Name -> a function of (argument, language) that gives Markdown.
 PARTS: dict[str, Callable[[str, str], str]] = {
     "chapter-map": course_map.chapter_map,
     "course-map": course_map.course_map,
     "error-list": troubleshooting.error_list,
+    "family-figure": family_plot.figure,
+    "family-protocol": family.protocol,
+    "family-table": family.table,
+    "family-tasks": family.tasks,
     "fault-table": faults.fault_table,
     "glossary-terms": glossary.terms,
     "learning-paths": course_map.learning_paths,

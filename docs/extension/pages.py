@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from onepiece.course.errors import UserError
+from onepiece.course.family_rows import NotComparable
 
 from . import course
 from .assets import drawn_figures
@@ -66,3 +67,5 @@ if __name__ == "__main__":
         stage_pages(Path(sys.argv[1]), course.language())
     except UserError as error:  # a lab whose sources are wrong
         sys.exit(f"{error.cause}\n{error.remedy}")
+    except NotComparable as error:
+        sys.exit(f"The PEFT family's table holds only what was measured alike: {error}.\nMeasure it again: nox -s LAB -- --publish")
