@@ -42,7 +42,7 @@ html_copy_source = False
 html_show_sourcelink = False
 html_use_index = False
 html_domain_indices = False
-html_sidebars = {"index": [], "paths": [], "glossary": [], "**": ["sidebar-nav-bs"]}
+html_sidebars = {"index": [], "paths": [], "glossary": [], "peft-family": [], "**": ["sidebar-nav-bs"]}
 html_theme_options = {
     "disable_search": True,  # ours finds words in unspaced Chinese
     "logo": {"text": "LLM One Piece"},

@@ -18,6 +18,8 @@ PAGES = (
     "guides/troubleshooting.html",
     "paths.html",
     "glossary.html",
+    "peft-family.html",
+    "chapters/1.1-parameter-efficient-fine-tuning/index.html",
 )
 
 
