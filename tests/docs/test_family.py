@@ -117,6 +117,15 @@ def test_a_lab_that_published_is_waited_for_no_longer(of_course: Path) -> None:
     assert "{upcoming}`lab-1.1.5-ia3`" in made
 
 
+def test_only_the_run_on_a_cpu_is_drawn(of_course: Path) -> None:
+    published_lab(of_course, "lab-9.1-toy", family_records())
+    results = of_course / "labs" / "lab-9.1-toy" / "results" / "cpu-cpu.json"
+    elsewhere = json.loads(results.read_text(encoding="utf-8")) | {"versions": VERSIONS | {"torch": "2.11.0"}}
+    (results.parent / "cpu-cuda.json").write_text(json.dumps(elsewhere), encoding="utf-8")
+    assert cells(family.table("", "en"), 1)
+    assert not cells(family.table("", "en"), 2)
+
+
 def other_seeds() -> list[dict[str, Any]]:
     made = family_records()
     next(record for record in made if record["metric"] == "family_compose_accuracy")["seed"] = 7
