@@ -8,7 +8,7 @@
 # | You build | an asynchronous client from scratch: events from bytes, time to first token, gaps, percentiles; load in a closed and in an open loop |
 # | You write | exercises 1 (`streaming_client.py`), 3 and 4 (`load.py`) |
 # | You need | half a minute on two CPU cores, 2 GB of memory |
-# | You should see | a first token long before the last one; engine steps shared by all clients; sampling that follows the model's distribution; a stall that one kind of load test hides |
+# | You should see | when the first token comes; how many steps of the engine a token takes, alone and in company; how far sampling is from the model's distribution; a stall that one kind of load test hides |
 
 # %% [markdown] lang="zh-TW"
 # # 2. 同時很多人，一次一個 token
@@ -20,7 +20,7 @@
 # | 你會做出 | 從零寫的非同步用戶端：把位元組變成事件、首個 token 的時間、間隔、百分位數；閉迴路與開迴路的負載 |
 # | 你要寫的 | 練習 1（`streaming_client.py`）、3、4（`load.py`） |
 # | 你需要 | 兩個 CPU 核心跑半分鐘，2 GB 記憶體 |
-# | 你應該看到 | 第一個 token 遠早於最後一個；所有用戶端共用引擎的每一步；取樣符合模型的分布；某一種壓力測試會藏起來的停頓 |
+# | 你應該看到 | 第一個 token 什麼時候到；獨自一人與有人作伴時，每個 token 各要引擎幾步；取樣與模型的分布差多遠；某一種壓力測試會藏起來的停頓 |
 
 # %%
 import asyncio
@@ -37,7 +37,7 @@ from onepiece.course.text import Text, tr
 from onepiece.figures import COLORS, subplots
 from onepiece.measure import Timing
 from onepiece.serving import servers, streaming
-from onepiece.serving.load import closed_loop, mean_at_once, most_at_once, poisson_arrivals, span
+from onepiece.serving.load import Answered, closed_loop, mean_at_once, most_at_once, poisson_arrivals, span
 from onepiece.serving.metrics import changes, total
 from onepiece.serving.signals import frozen
 from onepiece.serving.streaming import send
@@ -62,6 +62,7 @@ def story(number, tokens):
     """A request of exactly so many tokens: the end-of-sequence token does not end it."""
     return greedy | {"prompt": prompts[number % len(prompts)], "max_tokens": tokens, "ignore_eos": True}
 
+
 # %% [markdown] lang="en"
 # ## What a stream is made of
 #
@@ -71,6 +72,7 @@ def story(number, tokens):
 # ## 串流是由什麼組成的
 #
 # 加上 `"stream": true`，回答就以 server-sent events 的形式送來。這是其中一個回答的位元組，照網路切開的樣子：
+
 
 # %%
 async def pieces_of(client):
@@ -101,6 +103,7 @@ lab.source(EventParser.feed)
 #
 # 用碼表只能證明在這台機器上如此。所以我們問伺服器：用戶端拿到第一個事件的那一刻，伺服器做完這個請求了嗎？對照組是把整個內容讀完的用戶端，許多 HTTP 函式庫和某些代理伺服器預設就是這樣。
 
+
 # %%
 def finished(samples):
     return total(samples, "vllm:request_success_total")
@@ -108,7 +111,9 @@ def finished(samples):
 
 async def at_first_event(client):
     before = await read_with(client)
-    async with client.stream("POST", "/v1/completions", json=story(0, settings.stream_tokens) | {"stream": True}) as answer:
+    async with client.stream(
+        "POST", "/v1/completions", json=story(0, settings.stream_tokens) | {"stream": True}
+    ) as answer:
         await anext(answer.aiter_raw())
         return finished(changes(before, await read_with(client)))
 
@@ -140,18 +145,37 @@ lab.say(
 # ## Predict
 #
 # One client at a time, each for the same number of tokens; then all of them together. The server works in *steps*: one pass through the model, which gives each running request one token. How many steps per token does the server need when all clients come together? Write `steps_per_token = ...` into `predictions.toml` (1 means that nothing is shared).
+#
+# And a *serial server*: all clients ask it together, and it answers one after the other (a door in front of the same vLLM lets in one request at a time). Can you tell it from the real one by how many clients are being served at the same moment, as the clients see it?
 
 # %% [markdown] lang="zh-TW"
 # ## 先猜猜看
 #
 # 用戶端一個接一個來，每個要一樣多的 token；然後全部一起來。伺服器以「步」為單位工作：一步就是模型走一遍，讓每個執行中的請求各得到一個 token。全部用戶端一起來時，伺服器平均每個 token 要幾步？把 `steps_per_token = ...` 寫進 `predictions.toml`（1 表示什麼都沒有共用）。
+#
+# 還有一種*序列式的伺服器*：所有用戶端一起問，它一個接一個地回答（在同一個 vLLM 前面放一道門，一次只放一個請求進去）。從用戶端來看，只數「同一時刻有幾個用戶端正在接受服務」，分得出它和真正的伺服器嗎？
+
 
 # %%
-def measured(concurrency, tokens, count):
-    """The replies, and what the server counted meanwhile."""
+def measured(concurrency, tokens, count, *, let_in=None):
+    """The replies, and what the server counted meanwhile; `let_in` is how many requests the door lets in at once, None: all."""
+
+    async def work(client):
+        door = asyncio.Semaphore(let_in or count)
+
+        async def ask(number, when):
+            async with door:
+                return await stream(client, story(number, tokens), intended=when)
+
+        return await closed_loop(ask, count=count, concurrency=concurrency)
+
     before = read_idle(server.url)
-    replies = with_client(lambda client: closed_loop(lambda number, when: stream(client, story(number, tokens), intended=when), count=count, concurrency=concurrency))
-    return replies, changes(before, read_idle(server.url))
+    return with_client(work), changes(before, read_idle(server.url))
+
+
+def clients_at_once(replies):
+    """How many clients had asked and not got all of their answer, at the same moment, at most."""
+    return most_at_once([Answered(reply.intended, reply.ended, reply) for reply in replies])
 
 
 def steps_per_token(grown):
@@ -159,17 +183,32 @@ def steps_per_token(grown):
 
 
 overlap = {}
-for name, concurrency in (("together", settings.clients), ("one_by_one", 1)):
-    tries = [measured(concurrency, settings.stream_tokens // 2, settings.clients) for _ in range(settings.repeats)]
-    replies, grown = min(tries, key=lambda found: steps_per_token(found[1]))  # the best of several, as above
-    overlap[name] = (most_at_once(replies), steps_per_token(grown), total(grown, "vllm:iteration_tokens_total_count"), total(grown, "vllm:generation_tokens_total"))
-lab.record("clients_at_once", overlap["together"][0])
-lab.record("clients_at_once", overlap["one_by_one"][0], variant="one_by_one")
-lab.record("steps_per_token", overlap["together"][1])
-lab.record("steps_per_token", overlap["one_by_one"][1], variant="one_by_one")
+for name, concurrency, let_in, repeats in (
+    ("together", settings.clients, None, settings.repeats),  # the best of several, as above
+    ("one_by_one", 1, None, 1),
+    ("serial_server", settings.clients, 1, 1),
+):
+    tokens = settings.stream_tokens // 4
+    tries = [measured(concurrency, tokens, settings.clients, let_in=let_in) for _ in range(repeats)]
+    replies, grown = min(tries, key=lambda found: steps_per_token(found[1]))
+    steps, made = (
+        total(grown, f"vllm:{counter}") for counter in ("iteration_tokens_total_count", "generation_tokens_total")
+    )
+    overlap[name] = (clients_at_once(replies), steps_per_token(grown), steps, made)
+    lab.record("steps_per_token", overlap[name][1], variant=None if name == "together" else name)
 lab.table(
-    [tr("clients", "用戶端"), tr("most at once", "最多同時"), tr("engine steps", "引擎步數"), tr("tokens", "token 數"), tr("steps per token", "每個 token 的步數")],
-    [(name, most, steps, tokens, ratio) for name, (most, ratio, steps, tokens) in overlap.items()],
+    [
+        tr("clients", "用戶端"),
+        tr("most clients at once, as they see it", "用戶端看到的最多同時"),
+        tr("engine steps", "引擎步數"),
+        tr("tokens", "token 數"),
+        tr("steps per token", "每個 token 的步數"),
+    ],
+    [(name, most, steps, made, ratio) for name, (most, ratio, steps, made) in overlap.items()],
+)
+lab.say(
+    f"The clients of the serial server count {overlap['serial_server'][0]} at once, those of the real one {overlap['together'][0]}. What tells them apart is the engine's own counter: {overlap['serial_server'][1]:.2f} steps per token against {overlap['together'][1]:.2f}.",
+    f"序列式伺服器的用戶端數到同時有 {overlap['serial_server'][0]} 個，真正的伺服器則是 {overlap['together'][0]} 個。分得出兩者的是引擎自己的計數器：每個 token {overlap['serial_server'][1]:.2f} 步，對上 {overlap['together'][1]:.2f} 步。",
 )
 
 # %% [markdown] lang="en"
@@ -177,6 +216,7 @@ lab.table(
 
 # %% [markdown] lang="zh-TW"
 # 這就是**連續批次**（continuous batching）：請求在下一步就加入執行中的批次，做完就離開；沒有人要等批次湊滿或結束。這是看得到的。一個長請求在跑，短請求來來去去；伺服器會說它正在跑幾個：
+
 
 # %%
 async def watch(client):
@@ -192,7 +232,9 @@ async def watch(client):
         return await stream(client, story(number, settings.stream_tokens // 6))
 
     looking = asyncio.create_task(look())
-    long, *short = await asyncio.gather(stream(client, story(0, settings.stream_tokens)), *(later(number) for number in range(1, 6)))
+    long, *short = await asyncio.gather(
+        stream(client, story(0, settings.stream_tokens)), *(later(number) for number in range(1, 6))
+    )
     await asyncio.sleep(0.1)
     looking.cancel()
     return seen, began, long, short
@@ -205,7 +247,11 @@ inside = sum(long.sent < reply.sent and reply.ended < long.ended for reply in sh
 
 figure, (upper, lower) = subplots(2, 1, figsize=(7.2, 4.4), sharex=True)
 for row, reply in enumerate([long, *short]):
-    upper.broken_barh([(reply.sent - began, reply.ended - reply.sent)], (row - 0.35, 0.7), color=COLORS["blue" if row == 0 else "orange"])
+    upper.broken_barh(
+        [(reply.sent - began, reply.ended - reply.sent)],
+        (row - 0.35, 0.7),
+        color=COLORS["blue" if row == 0 else "orange"],
+    )
 upper.set(ylabel="request", yticks=range(len(short) + 1))
 upper.invert_yaxis()
 lower.step(*zip(*seen, strict=True), where="post", color=COLORS["green"], marker="")
@@ -241,7 +287,16 @@ for _ in lab.progress(range(settings.repeats)):
         each = [settings.sweep_tokens / reply.seconds for reply in replies]
         first = [reply.first_token_seconds for reply in replies]
         gaps = [gap for reply in replies for gap in reply.gaps]
-        results.append((concurrency * settings.sweep_tokens / span(replies), percentile(each, 50), percentile(first, 50), percentile(first, 95), percentile(gaps, 99), gaps.count(0.0) / len(gaps)))
+        results.append(
+            (
+                concurrency * settings.sweep_tokens / span(replies),
+                percentile(each, 50),
+                percentile(first, 50),
+                percentile(first, 95),
+                percentile(gaps, 99),
+                gaps.count(0.0) / len(gaps),
+            )
+        )
 
 
 def column(concurrency, index):
@@ -249,8 +304,25 @@ def column(concurrency, index):
 
 
 lab.table(
-    [tr("clients", "用戶端"), tr("tokens/s in all", "合計 token/s"), tr("tokens/s of one client", "單一用戶端 token/s"), tr("first token, p50", "首個 token，p50"), tr("p95", "p95"), tr("gap between tokens, p99", "token 間隔，p99"), tr("came in one piece with the one before", "與前一個同一段到達")],
-    [(n, f"{column(n, 0).median:.0f}", f"{column(n, 1).median:.0f}", *(f"{column(n, index).median * 1e3:.0f} ms" for index in (2, 3, 4)), f"{column(n, 5).median:.0%}") for n in sweep],
+    [
+        tr("clients", "用戶端"),
+        tr("tokens/s in all", "合計 token/s"),
+        tr("tokens/s of one client", "單一用戶端 token/s"),
+        tr("first token, p50", "首個 token，p50"),
+        tr("p95", "p95"),
+        tr("gap between tokens, p99", "token 間隔，p99"),
+        tr("came in one piece with the one before", "與前一個同一段到達"),
+    ],
+    [
+        (
+            n,
+            f"{column(n, 0).median:.0f}",
+            f"{column(n, 1).median:.0f}",
+            *(f"{column(n, index).median * 1e3:.0f} ms" for index in (2, 3, 4)),
+            f"{column(n, 5).median:.0%}",
+        )
+        for n in sweep
+    ],
 )
 together = max(sweep, key=lambda n: column(n, 5).median)
 in_one_piece = column(together, 5).median
@@ -306,9 +378,17 @@ def draw(temperature, *, top_p=1.0, apart=settings.sample_batch):
     """How often each token was drawn; `apart` is the distance between the seeds of two requests."""
 
     async def work(client):
-        body = {"model": NAME, "prompt": wanted["prompt"], "max_tokens": 1, "n": settings.sample_batch, "return_token_ids": True}
+        body = {
+            "model": NAME,
+            "prompt": wanted["prompt"],
+            "max_tokens": 1,
+            "n": settings.sample_batch,
+            "return_token_ids": True,
+        }
         seeds = range(0, apart * settings.samples // settings.sample_batch, apart)
-        answers = await asyncio.gather(*(send(client, body | {"temperature": temperature, "top_p": top_p, "seed": seed}) for seed in seeds))
+        answers = await asyncio.gather(
+            *(send(client, body | {"temperature": temperature, "top_p": top_p, "seed": seed}) for seed in seeds)
+        )
         return Counter(choice["token_ids"][0] for answer in answers for choice in answer["choices"])
 
     return with_client(work)
@@ -320,8 +400,12 @@ other = total_variation(draw(settings.other_temperature), wanted["probabilities"
 overlapping = total_variation(draw(1.0, apart=1), wanted["probabilities"])
 lab.record("sampling_distance", distance)
 lab.record("sampling_distance", other, variant="other_temperature")
+always_the_same = Counter({int(wanted["probabilities"].argmax()): settings.samples})
+lab.record("sampling_distance", total_variation(always_the_same, wanted["probabilities"]), variant="constant")
 
-by_torch = torch.multinomial(wanted["probabilities"], settings.samples, replacement=True, generator=torch.Generator().manual_seed(0))
+by_torch = torch.multinomial(
+    wanted["probabilities"], settings.samples, replacement=True, generator=torch.Generator().manual_seed(0)
+)
 noise = total_variation(Counter(by_torch.tolist()), wanted["probabilities"])  # what so many draws cannot do better
 
 allowed = nucleus(wanted["probabilities"], settings.top_p)
@@ -335,21 +419,35 @@ cut_off, not_cut_off = outside(draw(1.0, top_p=settings.top_p)), outside(drawn)
 lab.record("drawn_outside_top_p", cut_off)
 lab.record("drawn_outside_top_p", not_cut_off, variant="no_top_p")
 lab.table(
-    [tr(f"{settings.samples:,} draws of one token", f"同一個 token 抽 {settings.samples:,} 次"), tr("total variation from the softmax at temperature 1", "與溫度 1 的 softmax 的總變異距離"), tr(f"draws outside the top-p set ({len(allowed)} tokens)", f"抽到 top-p 集合（{len(allowed)} 個 token）以外")],
+    [
+        tr(f"{settings.samples:,} draws of one token", f"同一個 token 抽 {settings.samples:,} 次"),
+        tr("total variation from the softmax at temperature 1", "與溫度 1 的 softmax 的總變異距離"),
+        tr(f"draws outside the top-p set ({len(allowed)} tokens)", f"抽到 top-p 集合（{len(allowed)} 個 token）以外"),
+    ],
     [
         (tr("temperature 1", "溫度 1"), distance, not_cut_off),
-        (tr("drawn by torch from that softmax itself", "由 torch 直接從該 softmax 抽"), noise, outside(Counter(by_torch.tolist()))),
+        (
+            tr("drawn by torch from that softmax itself", "由 torch 直接從該 softmax 抽"),
+            noise,
+            outside(Counter(by_torch.tolist())),
+        ),
         (tr("temperature 1, overlapping seeds", "溫度 1，種子重疊"), overlapping, ""),
         (tr(f"temperature {settings.other_temperature:g}", f"溫度 {settings.other_temperature:g}"), other, ""),
         (f"top_p = {settings.top_p:g}", "", cut_off),
     ],
 )
 
+
 # %%
 def sampled(seed):
     """Answers of several requests that run together, at temperature 1."""
+
     async def work(client):
-        return await closed_loop(lambda number, _: stream(client, story(number, 24) | {"temperature": 1.0, "seed": seed}), count=settings.clients, concurrency=settings.clients)
+        return await closed_loop(
+            lambda number, _: stream(client, story(number, 24) | {"temperature": 1.0, "seed": seed}),
+            count=settings.clients,
+            concurrency=settings.clients,
+        )
 
     return [reply.token_ids for reply in with_client(work)]
 
@@ -384,6 +482,7 @@ lab.say(
 #
 # 兩種方式送出的請求數相同、伺服器相同、停頓也相同。比停頓的一半還慢的請求，占多少比例？
 
+
 # %%
 def with_stall(loop):
     """The beginning and the replies of a load during which the server stands still once."""
@@ -395,7 +494,9 @@ def with_stall(loop):
 
     async def work(client):
         began = time.perf_counter()
-        replies, _ = await asyncio.gather(loop(lambda number, when: stream(client, story(number, 4), intended=when)), stall())
+        replies, _ = await asyncio.gather(
+            loop(lambda number, when: stream(client, story(number, 4), intended=when)), stall()
+        )
         return began, replies
 
     return with_client(work)
@@ -407,18 +508,43 @@ loops = {
     "open": with_stall(lambda ask: open_loop(ask, arrivals)),
 }
 read_idle(server.url)
-slow = {name: sum(reply.seconds > settings.stall_seconds / 2 for reply in replies) / len(replies) for name, (_, replies) in loops.items()}
+slow = {
+    name: sum(reply.seconds > settings.stall_seconds / 2 for reply in replies) / len(replies)
+    for name, (_, replies) in loops.items()
+}
 lab.record("stalled_requests_seen", slow["open"])
 lab.record("stalled_requests_seen", slow["closed"], variant="closed_loop")
 lab.table(
-    [tr("load", "負載"), *(f"p{percent}" for percent in (50, 90, 95, 99)), tr("slower than half the stall", "比停頓的一半還慢")],
-    [(name, *(f"{percentile([reply.seconds for reply in replies], percent) * 1e3:.0f} ms" for percent in (50, 90, 95, 99)), f"{slow[name]:.0%}") for name, (_, replies) in loops.items()],
+    [
+        tr("load", "負載"),
+        *(f"p{percent}" for percent in (50, 90, 95, 99)),
+        tr("slower than half the stall", "比停頓的一半還慢"),
+    ],
+    [
+        (
+            name,
+            *(
+                f"{percentile([reply.seconds for reply in replies], percent) * 1e3:.0f} ms"
+                for percent in (50, 90, 95, 99)
+            ),
+            f"{slow[name]:.0%}",
+        )
+        for name, (_, replies) in loops.items()
+    ],
 )
 
 # %%
 figure, axes = subplots(figsize=(7.2, 3.4))
 for (name, (start, replies)), colour, mark in zip(loops.items(), ("orange", "blue"), ("s", "o"), strict=True):
-    axes.plot([reply.intended - start for reply in replies], [reply.seconds for reply in replies], mark, linestyle="", color=COLORS[colour], label=f"{name} loop", alpha=0.8)
+    axes.plot(
+        [reply.intended - start for reply in replies],
+        [reply.seconds for reply in replies],
+        mark,
+        linestyle="",
+        color=COLORS[colour],
+        label=f"{name} loop",
+        alpha=0.8,
+    )
 axes.axvspan(0.4, 0.4 + settings.stall_seconds, color="black", alpha=0.08, linewidth=0)
 axes.set(xlabel="when the request should have been sent (s)", ylabel="latency (s)")
 axes.legend()

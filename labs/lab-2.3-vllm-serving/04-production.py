@@ -5,10 +5,10 @@
 #
 # | | |
 # |---|---|
-# | You build | a rule for what counts as an answer; retries that do not make it worse; a ledger that survives a killed server; an estimate of capacity from two measurements |
+# | You build | a rule for what counts as an answer; retries for those who were refused; a ledger of a server that is killed; an estimate of capacity from two measurements |
 # | You write | exercises 6 and 7 (`retrying.py`) and 8 (`capacity.py`) |
 # | You need | just under a minute on two CPU cores, 2 GB of memory |
-# | You should see | every refusal counted on both sides; work that stops when nobody listens; a killed server that costs nobody a wrong answer; an end without loss |
+# | You should see | which paths a key guards; how long a server works for a client that has left; in what form refusals come, and who notices them; how far the estimate is from the load; what a killed server makes a client believe, and what a planned end loses |
 
 # %% [markdown] lang="zh-TW"
 # # 4. 所有會出錯的事
@@ -17,10 +17,10 @@
 #
 # | | |
 # |---|---|
-# | 你會做出 | 判斷「什麼才算回答」的規則；不會雪上加霜的重試；伺服器被砍掉也不怕的帳本；用兩次量測估計容量 |
+# | 你會做出 | 判斷「什麼才算回答」的規則；給被拒絕者的重試；伺服器被砍掉時的帳本；用兩次量測估計容量 |
 # | 你要寫的 | 練習 6、7（`retrying.py`）、8（`capacity.py`） |
 # | 你需要 | 兩個 CPU 核心跑將近一分鐘，2 GB 記憶體 |
-# | 你應該看到 | 兩邊都算得清楚的拒絕；沒人在聽就停下來的工作；沒有讓任何人拿到錯誤答案的當機；沒有損失的結束 |
+# | 你應該看到 | 金鑰擋住哪些路徑；用戶端離開之後伺服器還做多久；拒絕以什麼形式出現、誰察覺得到；估計與負載差多遠；被砍掉的伺服器會讓用戶端相信什麼，計畫中的結束又會遺失什麼 |
 
 # %%
 import asyncio
@@ -28,6 +28,8 @@ import json
 import math
 import statistics
 from collections import Counter
+from dataclasses import replace
+from typing import NamedTuple
 
 import httpx2
 
@@ -38,7 +40,7 @@ from onepiece import lab
 from onepiece.course.text import Text, tr
 from onepiece.figures import COLORS, subplots
 from onepiece.serving import servers, streaming
-from onepiece.serving.load import closed_loop, mean_at_once, poisson_arrivals
+from onepiece.serving.load import closed_loop, mean_at_once, poisson_arrivals, span
 from onepiece.serving.metrics import changes, total
 from onepiece.serving.signals import terminate
 from onepiece.serving.streaming import COMPLETIONS, connect
@@ -63,6 +65,7 @@ def story(number, tokens):
 def with_client(work):
     """Run `work(client)` with a client that has the key."""
     return streaming.with_client(server.url, work, key=key)
+
 
 # %% [markdown] lang="en"
 # ## Who may ask?
@@ -91,7 +94,9 @@ asking = {"no key": {}, "wrong key": {"Authorization": "Bearer wrong"}, "right k
 def status_of(path, headers):
     body = paths[path]
     method = "GET" if body is None else "POST"
-    return httpx2.request(method, server.url + path, json=body, headers=headers, trust_env=False, timeout=60.0).status_code
+    return httpx2.request(
+        method, server.url + path, json=body, headers=headers, trust_env=False, timeout=60.0
+    ).status_code
 
 
 statuses = {path: {name: status_of(path, headers) for name, headers in asking.items()} for path in paths}
@@ -114,13 +119,20 @@ lab.say(
 # ## 一次可以問多少？
 
 # %%
-longest = next(entry["max_model_len"] for entry in with_client(lambda client: client.get("/v1/models")).json()["data"] if entry["id"] == NAME)
+longest = next(
+    entry["max_model_len"]
+    for entry in with_client(lambda client: client.get("/v1/models")).json()["data"]
+    if entry["id"] == NAME
+)
 word = prompts[0][1]
 requests = {
-    tr("a prompt longer than the model's context", "提示比模型的脈絡還長"): greedy | {"prompt": [word] * (longest + 50), "max_tokens": 1},
-    tr("max_tokens longer than the context", "max_tokens 比脈絡還長"): greedy | {"prompt": prompts[0], "max_tokens": longest + 50},
+    tr("a prompt longer than the model's context", "提示比模型的脈絡還長"): greedy
+    | {"prompt": [word] * (longest + 50), "max_tokens": 1},
+    tr("max_tokens longer than the context", "max_tokens 比脈絡還長"): greedy
+    | {"prompt": prompts[0], "max_tokens": longest + 50},
     tr("a temperature below zero", "溫度小於零"): greedy | {"prompt": prompts[0], "max_tokens": 1, "temperature": -1},
-    tr("both fit, but not together", "分開都放得下，加起來放不下"): greedy | {"prompt": [word] * (longest - 4), "max_tokens": 50, "ignore_eos": True},
+    tr("both fit, but not together", "分開都放得下，加起來放不下"): greedy
+    | {"prompt": [word] * (longest - 4), "max_tokens": 50, "ignore_eos": True},
     tr("everything fits", "全部放得下"): greedy | {"prompt": prompts[0], "max_tokens": 4, "ignore_eos": True},
 }
 
@@ -134,7 +146,10 @@ lab.record("wrong_requests_refused", sum(reply.status == 400 for reply in replie
 lab.record("wrong_requests_refused", sum(reply.status == 400 for reply in replies[4:]), variant="right_requests")
 lab.table(
     [tr("request", "請求"), tr("status", "狀態"), "token", "finish_reason", tr("the server says", "伺服器說")],
-    [(name, reply.status, len(reply.token_ids), reply.finish_reason, reply.problem[:90]) for name, reply in zip(requests, replies, strict=True)],
+    [
+        (name, reply.status, len(reply.token_ids), reply.finish_reason, reply.problem[:90])
+        for name, reply in zip(requests, replies, strict=True)
+    ],
 )
 lab.say(
     f"The fourth one is not refused: it got {len(replies[3].token_ids)} tokens of 50, with finish_reason `{replies[3].finish_reason}`. Whoever needs all of an answer must look at that field.",
@@ -151,28 +166,52 @@ lab.say(
 #
 # 使用者在回答到一半時關掉網頁。伺服器會繼續算下去嗎？看它自己的生成 token 計數器就知道。
 
+
 # %%
-async def leaves_after_first_event(client):
-    async with client.stream("POST", COMPLETIONS, json=story(0, settings.long_tokens) | {"stream": True}) as answer:
+def of_one_event(client):
+    """A stream of which nobody wants more than the first event."""
+    return client.stream("POST", COMPLETIONS, json=story(0, settings.long_tokens) | {"stream": True})
+
+
+async def closes(client):
+    async with of_one_event(client) as answer:
         await anext(answer.aiter_raw())
 
 
-def computed_share(work):
-    """Tokens that the server generated, as a share of those that the clients asked for."""
-    before = read_idle(server.url)
-    for _ in range(settings.repeats):
+async def only_stops_reading(client):
+    before = await read_with(client)
+    async with of_one_event(client) as answer:
+        pieces = answer.aiter_raw()  # has a name: collected as garbage, it would close the connection
+        await anext(pieces)
+        # The connection stays open until the server has finished the request.
+        async with asyncio.timeout(60):
+            while total(changes(before, await read_with(client)), "vllm:request_success_total") == 0:
+                await asyncio.sleep(0.02)
+
+
+def computed_share(work, repeats):
+    """Tokens that the server generated, as a share of those that were asked for: the least of several tries.
+
+    A gauge is as old as the last step, so it may still say "idle" of a request that has just begun. The small request that follows
+    brings it up to date.
+    """
+    shares, small = [], story(1, 2)
+    for _ in range(repeats):
+        before = read_idle(server.url)
         with_client(work)
-    generated = total(changes(before, read_idle(server.url)), "vllm:generation_tokens_total")  # idle: what went on has been counted
-    return generated / (settings.repeats * settings.long_tokens)
+        with_client(lambda client: stream(client, small))
+        # Idle: what went on has been counted.
+        generated = total(changes(before, read_idle(server.url)), "vllm:generation_tokens_total")
+        shares.append((generated - small["max_tokens"]) / settings.long_tokens)
+    return min(shares)
 
 
-left = computed_share(leaves_after_first_event)
-stayed = computed_share(lambda client: stream(client, story(0, settings.long_tokens)))
+left, kept_open = computed_share(closes, settings.repeats), computed_share(only_stops_reading, 1)
 lab.record("computed_for_nobody", left)
-lab.record("computed_for_nobody", stayed, variant="stayed")
+lab.record("computed_for_nobody", kept_open, variant="connection_kept")
 lab.say(
-    f"{settings.repeats} clients asked for {settings.long_tokens} tokens each. For those that left the server computed {left:.0%} of them, for those that stayed {stayed:.0%}. Closing the connection is the way to cancel; a proxy that keeps it open keeps the server busy.",
-    f"{settings.repeats} 個用戶端，每個要求 {settings.long_tokens} 個 token：離開的，伺服器算了其中的 {left:.0%}；留下來的，算了 {stayed:.0%}。要取消就關閉連線；如果中間有代理伺服器把連線留著，伺服器就會一直忙下去。",
+    f"Each client asked for {settings.long_tokens} tokens and wanted no more than the first. Where it closed the connection, the server computed {left:.1%} of them; where it only stopped reading, {kept_open:.1%}. Closing the connection is the way to cancel; a proxy that keeps it open keeps the server busy.",
+    f"每個用戶端都要求了 {settings.long_tokens} 個 token，但看到第一個就不想再看。關閉連線的，伺服器算了其中的 {left:.1%}；只是不再讀取的，算了 {kept_open:.1%}。要取消就關閉連線；如果中間有代理伺服器把連線留著，伺服器就會一直忙下去。",
 )
 
 # %% [markdown] lang="en"
@@ -185,6 +224,7 @@ lab.say(
 #
 # 這個伺服器同時執行的請求有上限（`--max-num-seqs`），總共容納的也有上限（`--max-num-queued-reqs`）；少了第二個限制，vLLM 的佇列就沒有盡頭，裡面的人都得等。現在來了一波比兩者加起來還多的請求。被拒絕的之中，有多少比例會拿到說明此事的 HTTP 狀態碼（0 到 1）？把 `refused_by_status = ...` 寫進 `predictions.toml`。
 
+
 # %%
 async def burst(client):
     seen = []
@@ -196,7 +236,9 @@ async def burst(client):
             await asyncio.sleep(0.02)
 
     looking = asyncio.create_task(look())
-    replies = await asyncio.gather(*(stream(client, story(number, settings.burst_tokens)) for number in range(settings.burst)))
+    replies = await asyncio.gather(
+        *(stream(client, story(number, settings.burst_tokens)) for number in range(settings.burst))
+    )
     looking.cancel()
     return replies, seen
 
@@ -220,7 +262,10 @@ lab.table(
         (tr("answered completely", "完整回答"), sum(succeeded(reply) for reply in replies)),
         (tr("refused, says the server's counter", "被拒絕（伺服器的計數器說）"), rejections),
         (tr("refused, with HTTP status 503", "被拒絕，HTTP 狀態 503"), len(by_status)),
-        (tr("refused inside the stream, after HTTP status 200", "在串流裡被拒絕，HTTP 狀態是 200"), len(refused) - len(by_status)),
+        (
+            tr("refused inside the stream, after HTTP status 200", "在串流裡被拒絕，HTTP 狀態是 200"),
+            len(refused) - len(by_status),
+        ),
     ],
 )
 inside = len(refused) - len(by_status)
@@ -239,7 +284,11 @@ lab.say(
 lab.source(retry_delay)
 
 # %%
-ledger = with_client(lambda client: complete_all(lambda number: stream(client, story(number, settings.burst_tokens)), count=settings.burst, attempts=16, seed=0))
+ledger = with_client(
+    lambda client: complete_all(
+        lambda number: stream(client, story(number, settings.burst_tokens)), count=settings.burst, attempts=16, seed=0
+    )
+)
 read_idle(server.url)
 unanswered = sum(not entry.complete for entry in ledger)
 lab.record("unanswered", unanswered)
@@ -250,48 +299,137 @@ lab.table([tr("attempts", "嘗試次數"), tr("requests", "請求數")], sorted(
 # %% [markdown] lang="en"
 # ## How much fits?
 #
-# Two measurements, one client and four, give a line: what a step costs once, and what each sequence adds. From it follows what the server can do at its limit, and how many requests are under way at a given rate:
+# Two measurements, few clients and more, give a line: what a step costs once, and what each sequence adds. From it follows what the server can do at its limit, and how many requests are under way at a given rate. One thing must not be forgotten: this server speculates, so a step may bring a sequence several tokens. Its counters say how many.
 
 # %% [markdown] lang="zh-TW"
 # ## 裝得下多少？
 #
-# 兩次量測（一個用戶端和四個）就能畫出一條線：一步的固定成本，以及每個序列另外加上的成本。由此可以推算伺服器的極限，以及在某個到達速率下有多少請求在進行中：
+# 兩次量測（用戶端少一點、多一點）就能畫出一條線：一步的固定成本，以及每個序列另外加上的成本。由此可以推算伺服器的極限，以及在某個到達速率下有多少請求在進行中。有一件事不能忘：這個伺服器會推測解碼，所以一步可能替一個序列帶來好幾個 token。究竟幾個，它的計數器會說。
 
 # %%
 lab.source(StepModel.at_once)
 
+
 # %%
-def seconds_per_token(concurrency):
-    """How long a client waits for a token while so many are served."""
-    replies = with_client(lambda client: closed_loop(lambda number, when: stream(client, story(number, settings.load_tokens), intended=when), count=concurrency, concurrency=concurrency))
-    return statistics.mean(reply.seconds for reply in replies) / settings.load_tokens
+class Measured(NamedTuple):
+    """Means over the steps of one load."""
+
+    turns: float  # of single sequences in steps, all together
+    sequences: float  # in a step
+    seconds: float  # of a step
+    tokens_per_step: float  # of one sequence
+    tokens_per_second: float  # of all clients together, by their own clock
 
 
-few, many, full = 1, max(2, settings.most_running // 2), settings.most_running
-measured = {concurrency: [] for concurrency in (few, many, full)}
-for _ in lab.progress(range(settings.load_repeats)):
-    for concurrency, values in measured.items():
-        values.append(seconds_per_token(concurrency))
-pace = {concurrency: min(values) for concurrency, values in measured.items()}  # the quickest: what else runs here only adds
-model = StepModel.from_measurements(few, pace[few], many, pace[many])
-at_limit, saturated, one_at_a_time = model.tokens_per_second(full), full / pace[full], few / pace[few]
-capacity_error = abs(math.log2(at_limit / saturated))
-lab.record("capacity_error", capacity_error)
-lab.record("capacity_error", abs(math.log2(one_at_a_time / saturated)), variant="one_at_a_time")
+def measured(concurrency):
+    """What the server counts, and the clients' clock says, while so many are served."""
+    before = read_idle(server.url)
+    replies = with_client(
+        lambda client: closed_loop(
+            lambda number, when: stream(client, story(number, settings.load_tokens), intended=when),
+            count=settings.most_running,
+            concurrency=concurrency,
+        )
+    )
+    grown = changes(before, read_idle(server.url))
+    steps, tokens, accepted = (
+        total(grown, f"vllm:{counter}")
+        for counter in (
+            "iteration_tokens_total_count",
+            "generation_tokens_total",
+            "spec_decode_num_accepted_tokens_total",
+        )
+    )
+    turns = tokens - accepted  # of single sequences in steps: each brings one token, and those accepted besides
+    seconds = span(replies)
+    return Measured(turns, turns / steps, seconds / steps, tokens / turns, tokens / seconds)
 
+
+loads = few, many, full = 1, max(2, settings.most_running // 2), settings.most_running
+tries = {concurrency: [] for concurrency in loads}
+for _ in lab.progress(range(settings.repeats)):
+    for concurrency, results in tries.items():
+        results.append(measured(concurrency))
+# The quickest: what else runs on this machine only adds.
+alone, some, most = (min(results, key=lambda found: found.seconds) for results in tries.values())
+model = StepModel.from_measurements(
+    alone.sequences, alone.seconds, some.sequences, some.seconds, tokens_per_step=alone.tokens_per_step
+)
+one_per_step = replace(model, tokens_per_step=1.0)
+estimates = {
+    None: model.tokens_per_second(most.sequences),
+    "one_token_per_step": one_per_step.tokens_per_second(most.sequences),
+    "serial_server": alone.tokens_per_second,
+}
+for name, estimate in estimates.items():
+    lab.record("capacity_error", abs(math.log2(estimate / most.tokens_per_second)), variant=name)
+
+# What does not depend on how busy this machine is: how often sequences take part in a step. The server has counted it.
+wanted_tokens = settings.most_running * settings.load_tokens
+for name, estimator in ((None, model), ("one_token_per_step", one_per_step)):
+    turns_error = abs(wanted_tokens / estimator.tokens_per_step / most.turns - 1)
+    lab.record("turns_error", turns_error, variant=name)
+lab.table(
+    [
+        tr("clients", "用戶端"),
+        tr("turns of sequences", "序列輪到的次數"),
+        tr("sequences in a step", "一步裡的序列"),
+        tr("milliseconds of a step", "一步的毫秒數"),
+        tr("tokens per sequence and step", "每個序列每步的 token"),
+        tr("tokens per second", "每秒 token"),
+    ],
+    [
+        (n, found.turns, found.sequences, found.seconds * 1e3, found.tokens_per_step, found.tokens_per_second)
+        for n, found in zip(loads, (alone, some, most), strict=True)
+    ],
+)
+
+# %%
 rate = 0.5 * model.highest_rate(settings.load_tokens, full)
 arrivals = poisson_arrivals(rate, max(8, int(rate * settings.load_seconds)), seed=1)
-loaded = with_client(lambda client: open_loop(lambda number, when: stream(client, story(number, settings.load_tokens), intended=when), arrivals))
+loaded = with_client(
+    lambda client: open_loop(
+        lambda number, when: stream(client, story(number, settings.load_tokens), intended=when), arrivals
+    )
+)
 read_idle(server.url)
 answered = [reply for reply in loaded if succeeded(reply)]
-lab.record("latency_ratio", statistics.mean(reply.seconds for reply in answered) / model.seconds(rate, settings.load_tokens))
+lab.record(
+    "latency_ratio", statistics.mean(reply.seconds for reply in answered) / model.seconds(rate, settings.load_tokens)
+)
 lab.table(
     [tr("quantity", "項目"), tr("estimate", "估計"), tr("measured", "量測")],
     [
-        (tr(f"tokens per second at {full} sequences", f"{full} 個序列時的每秒 token"), f"{at_limit:.0f}", f"{saturated:.0f}"),
-        (tr(f"latency at {rate:.1f} requests/s (mean)", f"每秒 {rate:.1f} 個請求時的延遲（平均）"), f"{model.seconds(rate, settings.load_tokens) * 1e3:.0f} ms", f"{statistics.mean(reply.seconds for reply in answered) * 1e3:.0f} ms"),
-        (tr("the slowest twentieth begins at (p95)", "最慢的二十分之一從這裡開始（p95）"), "", f"{percentile([reply.seconds for reply in answered], 95) * 1e3:.0f} ms"),
-        (tr("under way at that rate", "該速率下進行中的請求"), f"{model.at_once(rate, settings.load_tokens):.1f}", f"{mean_at_once(answered):.1f}"),
+        (
+            tr(f"tokens per second, {full} clients", f"每秒 token，{full} 個用戶端"),
+            f"{estimates[None]:.0f}",
+            f"{most.tokens_per_second:.0f}",
+        ),
+        (
+            tr("if a step brought one token", "如果一步只帶來一個 token"),
+            f"{estimates['one_token_per_step']:.0f}",
+            "",
+        ),
+        (
+            tr("if the server were serial", "如果伺服器是序列式的"),
+            f"{estimates['serial_server']:.0f}",
+            "",
+        ),
+        (
+            tr(f"latency at {rate:.1f} requests/s (mean)", f"每秒 {rate:.1f} 個請求時的延遲（平均）"),
+            f"{model.seconds(rate, settings.load_tokens) * 1e3:.0f} ms",
+            f"{statistics.mean(reply.seconds for reply in answered) * 1e3:.0f} ms",
+        ),
+        (
+            tr("the slowest twentieth begins at (p95)", "最慢的二十分之一從這裡開始（p95）"),
+            "",
+            f"{percentile([reply.seconds for reply in answered], 95) * 1e3:.0f} ms",
+        ),
+        (
+            tr("under way at that rate", "該速率下進行中的請求"),
+            f"{model.at_once(rate, settings.load_tokens):.1f}",
+            f"{mean_at_once(answered):.1f}",
+        ),
         (tr("refused", "被拒絕"), 0, len(loaded) - len(answered)),
     ],
 )
@@ -300,9 +438,26 @@ lab.table(
 figure, axes = subplots(figsize=(7.2, 3.6))
 shares = [0.02 * step for step in range(1, 50)]
 highest = model.highest_rate(settings.load_tokens, full)
-axes.plot([share * highest for share in shares], [model.seconds(share * highest, settings.load_tokens) * 1e3 for share in shares], marker="", label="estimate")
-axes.plot([rate], [statistics.mean(reply.seconds for reply in answered) * 1e3], "s", color=COLORS["orange"], label="measured, mean")
-axes.plot([rate], [percentile([reply.seconds for reply in answered], 95) * 1e3], "^", color=COLORS["green"], label="measured, p95")
+axes.plot(
+    [share * highest for share in shares],
+    [model.seconds(share * highest, settings.load_tokens) * 1e3 for share in shares],
+    marker="",
+    label="estimate",
+)
+axes.plot(
+    [rate],
+    [statistics.mean(reply.seconds for reply in answered) * 1e3],
+    "s",
+    color=COLORS["orange"],
+    label="measured, mean",
+)
+axes.plot(
+    [rate],
+    [percentile([reply.seconds for reply in answered], 95) * 1e3],
+    "^",
+    color=COLORS["green"],
+    label="measured, p95",
+)
 axes.set(xlabel="requests per second", ylabel=f"latency of {settings.load_tokens} tokens (ms)", ylim=(0, None))
 axes.legend()
 lab.figure(
@@ -315,14 +470,14 @@ lab.figure(
 )
 
 # %% [markdown] lang="en"
-# The estimate is the mean of a smooth world; arrivals come in clusters, so measured latencies scatter above it. Plan for half of the highest rate, and measure.
+# The estimate is the mean of a smooth world; arrivals come in clusters, so measured latencies scatter above it. Plan for half of the highest rate, and measure. It is made of times, so it is only as good as the machine was calm while they were measured: what is gated here is the part that was counted, how often a sequence takes part in a step.
 #
 # ## A server is killed
 #
 # Now the worst: in the middle of its work the server dies (SIGKILL: a crash, a lost machine). All its places are taken, in the batch and in the queue. The streams break off, with status 200 and correct tokens so far: *a stream that broke off looks like a short answer*. What may a client tell its user?
 
 # %% [markdown] lang="zh-TW"
-# 這個估計是平順世界裡的平均值；真實的到達會成群，所以量到的延遲散布在它上方。請以最高速率的一半來規劃，而且要實際量測。
+# 這個估計是平順世界裡的平均值；真實的到達會成群，所以量到的延遲散布在它上方。請以最高速率的一半來規劃，而且要實際量測。它是由時間算出來的，所以只有量測當時機器夠閒，它才可信：這裡設關卡的是數出來的那一部分，也就是序列輪到幾次。
 #
 # ## 伺服器被砍掉了
 #
@@ -339,7 +494,11 @@ lab.source(succeeded)
 
 # %%
 clients = settings.most_running + settings.most_waiting
-undisturbed = with_client(lambda client: closed_loop(lambda number, _: stream(client, story(number, settings.long_tokens)), count=clients, concurrency=clients))
+undisturbed = with_client(
+    lambda client: closed_loop(
+        lambda number, _: stream(client, story(number, settings.long_tokens)), count=clients, concurrency=clients
+    )
+)
 assert all(succeeded(reply) for reply in undisturbed)
 wanted = [reply.token_ids for reply in undisturbed]
 
@@ -361,23 +520,49 @@ async def killed_meanwhile(client):
 
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(crash())
-        asking = tasks.create_task(complete_all(lambda number: stream(client, story(number, settings.long_tokens), begun=begun), count=clients, attempts=4, seed=0, until=back))
+        asking = tasks.create_task(
+            complete_all(
+                lambda number: stream(client, story(number, settings.long_tokens), begun=begun),
+                count=clients,
+                attempts=4,
+                seed=0,
+                until=back,
+            )
+        )
     return asking.result()
 
 
 ledger = with_client(killed_meanwhile)
 first = [entry.replies[0] for entry in ledger]
 wrong = sum(entry.complete and entry.last.token_ids != tokens for entry, tokens in zip(ledger, wanted, strict=True))
-naive_wrong = sum(reply.http_status == 200 and reply.token_ids != tokens for reply, tokens in zip(first, wanted, strict=True))
+naive_wrong = sum(
+    reply.http_status == 200 and reply.token_ids != tokens for reply, tokens in zip(first, wanted, strict=True)
+)
 lost = sum(not entry.complete for entry in ledger)
 lab.record("wrong_answers_believed", wrong)
 lab.record("wrong_answers_believed", naive_wrong, variant="status_200_is_success")
 lab.record("unanswered_after_crash", lost)
 lab.record("unanswered_after_crash", sum(not succeeded(reply) for reply in first), variant="no_retry")
 lab.table(
-    [tr("request", "請求"), tr("first attempt", "第一次嘗試"), "HTTP", "token", "finish_reason", tr("last attempt", "最後一次"), tr("equals the reference", "與參考答案相同")],
     [
-        (number, tr("complete", "完整") if succeeded(entry.replies[0]) else tr("broken off", "中斷"), entry.replies[0].http_status, len(entry.replies[0].token_ids), entry.replies[0].finish_reason, tr("complete", "完整") if entry.complete else tr("failed", "失敗"), entry.last.token_ids == tokens)
+        tr("request", "請求"),
+        tr("first attempt", "第一次嘗試"),
+        "HTTP",
+        "token",
+        "finish_reason",
+        tr("last attempt", "最後一次"),
+        tr("equals the reference", "與參考答案相同"),
+    ],
+    [
+        (
+            number,
+            tr("complete", "完整") if succeeded(entry.replies[0]) else tr("broken off", "中斷"),
+            entry.replies[0].http_status,
+            len(entry.replies[0].token_ids),
+            entry.replies[0].finish_reason,
+            tr("complete", "完整") if entry.complete else tr("failed", "失敗"),
+            entry.last.token_ids == tokens,
+        )
         for number, (entry, tokens) in enumerate(zip(ledger, wanted, strict=True))
     ],
 )
@@ -391,6 +576,7 @@ lab.table(
 # ## 沒有損失的結束
 #
 # 最後是計畫中的結束：要部署新版本了。這個伺服器啟動時設了 `--shutdown-timeout`，所以收到 SIGTERM 之後，會把引擎已經開始的做完。對照組是沒有設的第一個伺服器（第 3 本筆記本的結尾）。那麼在排空（drain）*期間*到達的請求呢？
+
 
 # %%
 async def drained(client):
@@ -411,7 +597,13 @@ lost_in_drain = sum(not succeeded(reply) for reply in replies)
 lab.record("lost_in_drain", lost_in_drain)
 lab.table(
     [tr("request", "請求"), "HTTP", "token", "finish_reason", tr("complete", "完整"), tr("problem", "問題")],
-    [(name, reply.http_status, len(reply.token_ids), reply.finish_reason, succeeded(reply), reply.problem[:60]) for name, reply in [*((tr("running", "執行中"), reply) for reply in replies), (tr("arrived during the drain", "排空期間到達"), late)]],
+    [
+        (name, reply.http_status, len(reply.token_ids), reply.finish_reason, succeeded(reply), reply.problem[:60])
+        for name, reply in [
+            *((tr("running", "執行中"), reply) for reply in replies),
+            (tr("arrived during the drain", "排空期間到達"), late),
+        ]
+    ],
 )
 lab.say(
     f"At SIGTERM {running} answers were running; {lost_in_drain} were lost. The late request {'was answered' if succeeded(late) else 'was not answered'} ({'status ' + str(late.http_status) if late.http_status else 'no connection'}{', then ' + ('silence until its own timeout' if 'Timeout' in late.error else 'an empty stream') if late.http_status == 200 and not succeeded(late) else ''}). {'So the order of a deployment is: take the server out of the load balancer, wait until no new request comes, and only then send SIGTERM.' if not succeeded(late) else ''}",
@@ -429,12 +621,12 @@ guess = lab.predict("refused_by_status")
 lab.say(
     f"""- A wrong key was let in {let_in} times on the guarded paths; {len(unguarded)} of {len(paths)} paths ask for none.
 - Of {len(refused)} refusals {len(by_status)} had the HTTP status 503{"" if guess is None else f" (you guessed a share of {guess:g})"}; the other {inside} came inside a stream with status 200. With retries {unanswered} of {settings.burst} stayed unanswered.
-- At its limit the server made {saturated:.0f} tokens per second, the estimate said {at_limit:.0f}, and one client at a time would have said {one_at_a_time:.0f}.
+- At its limit the server made {most.tokens_per_second:.0f} tokens per second, the estimate said {estimates[None]:.0f}. With one token per step it would have said {estimates["one_token_per_step"]:.0f}, for a serial server {estimates["serial_server"]:.0f}.
 - The crash broke {sum(not succeeded(reply) for reply in first)} of {clients} streams. {wrong} wrong answers were believed; a client that trusts status 200 would have believed {naive_wrong}. After the restart {lost} are unanswered.
 - The planned end lost {lost_in_drain}.""",
     f"""- 受保護的路徑上，錯的金鑰被放行 {let_in} 次；{len(paths)} 個路徑中有 {len(unguarded)} 個不要求金鑰。
 - {len(refused)} 個拒絕中，{len(by_status)} 個的 HTTP 狀態是 503{"" if guess is None else f"（你猜的比例是 {guess:g}）"}；其餘 {inside} 個出現在狀態 200 的串流裡。重試之後，{settings.burst} 個中剩 {unanswered} 個沒有回答。
-- 在極限時，伺服器每秒產生 {saturated:.0f} 個 token，估計是 {at_limit:.0f}；一次只看一個用戶端的話，會估成 {one_at_a_time:.0f}。
+- 在極限時，伺服器每秒產生 {most.tokens_per_second:.0f} 個 token，估計是 {estimates[None]:.0f}。以為一步只有一個 token，會估成 {estimates["one_token_per_step"]:.0f}；當成序列式的伺服器，則是 {estimates["serial_server"]:.0f}。
 - 當機打斷了 {clients} 個串流中的 {sum(not succeeded(reply) for reply in first)} 個。相信了 {wrong} 個錯誤答案；相信狀態 200 的用戶端會相信 {naive_wrong} 個。重新啟動之後，還有 {lost} 個沒有回答。
 - 計畫中的結束遺失了 {lost_in_drain} 個。""",
 )

@@ -9,9 +9,10 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import mistakes as wrong
+from broken_variants import HITS, broken_hits
 from capacity import StepModel
 from load import open_loop, percentile
 from onepiece.checks import exercise, expect
@@ -203,10 +204,10 @@ def check_exercise_4() -> None:
     minutes=20,
     level="core",
     hint=Text(
-        "Keys and values of a block depend on every token before it and on who computed them: what identifies a block, then? Count "
-        "from the front, and stop at the first one that `kept` does not have. One token must always be left to compute.",
-        "一個區塊的 key 與 value，取決於它之前的每一個 token，也取決於是誰算的：那麼，用什麼才能識別一個區塊？從最前面開始數，"
-        "遇到第一個不在 `kept` 裡的就停。而且一定要留下一個 token 來計算。",
+        "Keys and values of a block depend on every token before it and on who computed them: what identifies a block, then? From which "
+        "end do you count, and at which block do you stop? And what has a server still to compute if it finds the whole prompt?",
+        "一個區塊的 key 與 value，取決於它之前的每一個 token，也取決於是誰算的：那麼，用什麼才能識別一個區塊？要從哪一端開始數，"
+        "數到哪個區塊為止？還有，就算整個提示都找得到，伺服器還有什麼非算不可？",
     ),
 )
 def check_exercise_5() -> None:
@@ -216,7 +217,7 @@ def check_exercise_5() -> None:
     expect(
         predicted_hits(prompts, 4, adapters=adapters), broken_hits(prompts, 4, adapters, None),
         what=Text("the hits of seven prompts, blocks of 4 tokens", "七個提示的命中，區塊大小 4"),
-        mistakes={wrong.HITS[name]: broken_hits(prompts, 4, adapters, name) for name in wrong.HITS},
+        mistakes={wrong.HITS[name]: broken_hits(prompts, 4, adapters, name) for name in HITS},
     )  # fmt: skip
     expect(predicted_hits(prompts[:2], 4), [0, 8], what=Text("the hits without adapters", "沒有 adapter 時的命中"))
     two_blocks = long[:8]
@@ -225,34 +226,6 @@ def check_exercise_5() -> None:
         what=Text("the hits of 8 tokens (exactly two blocks), then of 14 and of 9", "8 個 token（剛好兩個區塊），接著 14 個與 9 個的命中"),
         mistakes={wrong.LAST_FULL: [0, 4, 8], wrong.ONE_IS_ENOUGH: [0, 8, 4]},
     )  # fmt: skip
-
-
-def broken_hits(prompts: Sequence[Sequence[int]], size: int, adapters: Sequence[str], mistake: str | None) -> list[int]:
-    """The hits with exactly one mistake, or with none: by comparing each prompt with all earlier ones."""
-    hits = []
-    for number, prompt in enumerate(prompts):
-        earlier = [other for other in range(number) if mistake == "adapters" or adapters[other] == adapters[number]]
-        earlier = earlier[-1:] if mistake == "latest" else earlier + ([number] if mistake == "itself" else [])
-        most = len(prompt) // size if mistake == "last_token" else (len(prompt) - 1) // size
-        if mistake == "no_chain":
-            known = {block for other in earlier for block in cut(prompts[other], size)}
-            found = sum(block in known for block in cut(prompt, size)[:most]) * size
-        else:
-            shared = max((in_common(prompt, prompts[other]) for other in earlier), default=0)
-            found = shared if mistake == "tokens" else min(shared // size, most) * (1 if mistake == "blocks" else size)
-        hits.append(found)
-    return hits
-
-
-def cut(prompt: Sequence[int], size: int) -> list[tuple[int, ...]]:
-    """The full blocks of a prompt, each by itself."""
-    return [tuple(prompt[begin : begin + size]) for begin in range(0, len(prompt) - size + 1, size)]
-
-
-def in_common(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many tokens both begin with."""
-    same = [a == b for a, b in zip(one, other, strict=False)]
-    return same.index(False) if False in same else len(same)
 
 
 def a_reply(status: int, done: bool, finish_reason: str | None) -> Reply:
@@ -300,10 +273,10 @@ def check_exercise_6() -> None:
     minutes=15,
     level="core",
     hint=Text(
-        "First: can coming back help at all? (A reply can also break off after its 200.) Then the longest wait doubles with each attempt, "
-        "up to a limit, and the wait itself is drawn between nothing and that, so that clients do not all come back at once.",
-        "先想：再來一次有用嗎？（回覆也可能在 200 之後中斷。）接著，最長的等待時間每試一次就加倍，直到上限；"
-        "實際等待的時間從零到它之間隨機抽取，這樣用戶端才不會同時回來。",
+        "For which replies can coming back help at all (one that broke off after its 200 too)? How fast should the longest wait grow "
+        "from attempt to attempt, and where does it end? And how do a hundred clients that were refused together not come back together?",
+        "對哪些回覆來說，再來一次才有用（在 200 之後中斷的也算嗎）？最長的等待時間，該隨嘗試次數怎麼增加？到哪裡為止？"
+        "還有，一百個同時被拒絕的用戶端，怎樣才不會又同時回來？",
     ),
 )
 def check_exercise_7() -> None:
@@ -347,10 +320,11 @@ def check_exercise_7() -> None:
     minutes=20,
     level="core",
     hint=Text(
-        "Little's law gives L from the time W that a request takes, and W depends on L, because every step serves all of them: write "
-        "both down and solve for L. At some rate the denominator reaches zero: what does the queue do from there on?",
-        "Little 定律由一個請求花的時間 W 得到 L；而 W 又取決於 L，因為每一步都要服務所有的請求：把兩個式子寫下來，解出 L。"
-        "到了某個速率，分母會變成零：從那裡開始，佇列會怎麼樣？",
+        "How many steps does a request stay, if a step may bring more than one token? Little's law gives L from the time W that this "
+        "takes, and W depends on L, because every step serves all of them: what comes out if you write both down and solve for L? "
+        "And what does the queue do from the rate on at which the denominator reaches zero?",
+        "如果一步可能帶來不只一個 token，一個請求會停留幾步？Little 定律由它花的時間 W 得到 L；而 W 又取決於 L，"
+        "因為每一步都要服務所有的請求：把兩個式子寫下來，解出 L，會得到什麼？到了某個速率，分母會變成零：從那裡開始，佇列會怎麼樣？",
     ),
 )
 def check_exercise_8() -> None:
@@ -369,6 +343,16 @@ def check_exercise_8() -> None:
     expect(
         model.at_once(100.0, tokens), math.inf, what=Text("the same at 100 per second", "每秒 100 個的時候"),
         mistakes={wrong.NEGATIVE: 100.0 * tokens * fixed / (1 - too_much)},
+    )  # fmt: skip
+    speculating = StepModel(fixed, each, tokens_per_step=2.0)
+    expect(
+        speculating.at_once(rate, tokens), rate * (tokens / 2) * fixed / (1 - busy / 2), atol=CLOSE,
+        what=Text("the same where a step brings 2 tokens", "一步帶來 2 個 token 的時候"),
+        mistakes={
+            wrong.ONE_PER_STEP: rate * tokens * fixed / (1 - busy),
+            wrong.STEPS_ABOVE_ONLY: rate * (tokens / 2) * fixed / (1 - busy),
+            wrong.STEPS_BELOW_ONLY: rate * tokens * fixed / (1 - busy / 2),
+        },
     )  # fmt: skip
     half = StepModel(fixed, 0.5)  # so that busy is exactly 1 and 1.5 below
     expect(

@@ -119,6 +119,16 @@ ALONE = Text(
 )
 NOT_SOLVED = Text("the sequences' own share of the time is missing: divide by 1 - busy", "漏了序列自己佔用的時間：要除以 1 - busy")
 PER_TOKEN = Text("the tokens of a request are missing: it stays for so many steps", "漏了請求的 token 數：它會停留這麼多步")
+ONE_PER_STEP = Text(
+    "one token per step is assumed: a request stays for tokens / tokens_per_step steps",
+    "假設了一步一個 token：請求會停留 tokens / tokens_per_step 步",
+)
+STEPS_ABOVE_ONLY = Text(
+    "the sequences' own share (busy) still counts a step for every token", "序列自己佔用的時間（busy）還是把每個 token 算成一步"
+)
+STEPS_BELOW_ONLY = Text(
+    "only busy counts in steps: the numerator still counts a step for every token", "只有 busy 以步計算：分子還是把每個 token 算成一步"
+)
 NEGATIVE = Text("a negative number of requests: from busy >= 1 on no server can follow", "請求數成了負的：busy >= 1 之後，伺服器就跟不上了")
 EXACTLY_FULL = Text(
     "at busy = 1 the denominator is zero: no request ever catches up, so that is infinite as well",

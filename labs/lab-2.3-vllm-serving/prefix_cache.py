@@ -39,17 +39,17 @@ def predicted_hits(prompts: Sequence[Sequence[int]], block_size: int, *, adapter
     return hits
 
 
-def shared_tokens(prompts: Sequence[Sequence[int]]) -> list[int]:
-    """How many tokens each prompt shares with the best of the earlier ones: what a cache without blocks would find."""
-    shared = []
-    for number, prompt in enumerate(prompts):
-        lengths = [_common(prompt, earlier) for earlier in prompts[:number]]
-        shared.append(max(lengths, default=0))
-    return shared
+def blocks_held(prompts: Sequence[Sequence[int]], generated: int, block_size: int) -> int:
+    """How many blocks the keys and values of requests take that run together, each at its last step: a formula, to hold the server against.
 
+    A request has a block for every `block_size` tokens that it has begun; full blocks of prompts that begin alike are there only once. Of
+    the token generated last nobody needs keys and values any more.
 
-def _common(one: Sequence[int], other: Sequence[int]) -> int:
-    length = 0
-    while length < min(len(one), len(other)) and one[length] == other[length]:
-        length += 1
-    return length
+    Args:
+        prompts: token ids, one prompt for each request.
+        generated: tokens of each answer.
+        block_size: tokens of a block.
+    """
+    shared = {tuple(prompt[:end]) for prompt in prompts for end in range(block_size, len(prompt) + 1, block_size)}
+    own = sum(-(-(len(prompt) + generated - 1) // block_size) - len(prompt) // block_size for prompt in prompts)
+    return len(shared) + own

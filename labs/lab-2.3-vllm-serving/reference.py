@@ -37,6 +37,41 @@ def next_probabilities(model: PreTrainedModel, prompt: Sequence[int], temperatur
     return (logits.double().cpu() / temperature).softmax(dim=-1)
 
 
+@torch.inference_mode()
+def second_probabilities(model: PreTrainedModel, prompt: Sequence[int], *, at_least: float = 1e-6) -> torch.Tensor:
+    """The distribution of the second token after `prompt`, whatever the first one is: (vocabulary,), float64 on the CPU.
+
+    It is the sum over the first tokens of p(first) p(second | first); those less likely than `at_least` are left out.
+    """
+    first = next_probabilities(model, prompt)
+    likely = (first >= at_least).nonzero().flatten()
+    total = torch.zeros_like(first)
+    for tokens in likely.split(256):
+        total += first[tokens] @ _after_each(model, prompt, tokens).double().cpu().softmax(dim=-1)  # (vocabulary,)
+    return total / total.sum()
+
+
+@torch.inference_mode()
+def guessed_second(draft: PreTrainedModel, prompt: Sequence[int], first: torch.Tensor) -> torch.Tensor:
+    """The distribution of the second token if the draft model's guess for it is always believed: (vocabulary,), float64 on the CPU.
+
+    Args:
+        first: the distribution of the first token, which nobody guesses.
+    """
+    total = torch.zeros_like(first)
+    for tokens in first.nonzero().flatten().split(256):
+        guesses = _after_each(draft, prompt, tokens).argmax(dim=-1).cpu()  # (batch,)
+        total.index_add_(0, guesses, first[tokens])
+    return total
+
+
+def _after_each(model: PreTrainedModel, prompt: Sequence[int], tokens: torch.Tensor) -> torch.Tensor:
+    """The logits after `prompt` and each of the tokens: (batch, vocabulary)."""
+    begun = torch.tensor([list(prompt)]).expand(len(tokens), -1)
+    inputs = torch.cat([begun, tokens[:, None]], dim=1)  # (batch, prompt + 1)
+    return model(inputs.to(model.device), use_cache=False).logits[:, -1]
+
+
 def total_variation(counts: dict[int, int], probabilities: torch.Tensor) -> float:
     """Half the sum of the differences between shares and probabilities: 0 if they are equal, 1 if they have nothing in common."""
     shares = torch.zeros_like(probabilities)

@@ -10,14 +10,9 @@ lines `data: {...}`, an empty line after each event, and `data: [DONE]` at the e
 
 from __future__ import annotations
 
-import json
-import time
 from functools import partial
 
-import httpx2
-
 from onepiece.serving import streaming
-from onepiece.serving.streaming import COMPLETIONS, STREAMED, Body, Reply
 
 
 class EventParser:
@@ -48,13 +43,4 @@ class EventParser:
 
 stream = partial(streaming.stream, parser=EventParser)
 begin = partial(streaming.begin, parser=EventParser)
-
-
-async def whole_body(client: httpx2.AsyncClient, body: Body, *, path: str = COMPLETIONS) -> Reply:
-    """The same request by a client that waits for the end of the body before it looks at it."""
-    sent = time.perf_counter()
-    answer = await client.post(path, json=body | STREAMED)
-    ended = time.perf_counter()
-    found = EventParser().feed(answer.content)
-    events = tuple(json.loads(data) for data in found if data != "[DONE]")
-    return Reply(sent, sent, ended, answer.status_code, answer.status_code, events, (ended,) * len(events), "[DONE]" in found)
+whole_body = partial(streaming.whole_body, parser=EventParser)

@@ -15,7 +15,7 @@ import pytest
 from small_server import Question, SmallServer, serving
 
 from onepiece.serving import servers
-from onepiece.serving.streaming import CHAT, COMPLETIONS, EventParser, Reply, begin, connect, send, stream, with_client
+from onepiece.serving.streaming import CHAT, COMPLETIONS, EventParser, Reply, begin, connect, send, stream, whole_body, with_client
 
 BODY = {"model": "tiny", "prompt": [1, 2], "max_tokens": 3}
 USAGE = {"prompt_tokens": 2, "completion_tokens": 3}
@@ -167,7 +167,9 @@ def test_waiting_for_the_first_event_ends_where_there_is_none() -> None:
     [
         (b'{"error": {"message": "Too many.", "code": 429}}', "Too many."),
         (b'{"error": "Unauthorized"}', "Unauthorized"),
-        (b'{"detail": "Not Found"}', "{'detail': 'Not Found'}"),
+        (b'{"detail": "Not Found"}', "Not Found"),
+        (b'{"object": "error", "message": "no such model", "code": 404}', "no such model"),
+        (b'["no"]', "['no']"),
         (b'{"error": {"mess', '{"error"'),
         (b"Service Unavailable: try later", "Service Unavailable"),
         (b"", ""),
@@ -180,15 +182,48 @@ def test_a_refusal_says_what_the_server_said(content: bytes, problem: str) -> No
     assert not reply.complete
 
 
-@pytest.mark.parametrize(
-    ("error", "status"),
-    [({"message": "full", "code": 503}, 503), ({"message": "full", "code": "429"}, 429), ({"message": "full", "code": "overloaded"}, 500), ("full", 500)],
-)  # fmt: skip
-def test_an_error_inside_the_stream_is_the_status_of_the_request(error: Any, status: int) -> None:
-    with serving(pieces(token("a", 1), event(error=error), DONE)) as server:
-        reply = replied(server)
-    assert (reply.status, reply.http_status, reply.problem, reply.done, reply.token_ids) == (status, 200, "full", True, [1])
+NOT_OF_AN_ANSWER = [
+    (b'{"error": {"message": "full", "code": 503}}', 503, "full"),
+    (b'{"error": {"message": "full", "code": "429"}}', 429, "full"),
+    (b'{"error": {"message": "full", "code": "overloaded"}}', 500, "full"),
+    (b'{"error": {"message": "full", "code": 200}}', 500, "full"),  # an error is no success, whatever it says of itself
+    (b'{"error": {"message": "full", "code": null}}', 500, "full"),
+    (b'{"error": "full"}', 500, "full"),
+    (b'{"error": null, "choices": []}', 500, "None"),
+    (b'{"object": "error", "message": "full", "code": 400}', 400, "full"),
+    (b'{"detail": "full"}', 500, "full"),
+    (b'{"choices": [null]}', 500, "{'choices': [None]}"),
+    (b'{"choices": "a"}', 500, "{'choices': 'a'}"),
+    (b'{"id": 1}', 500, "{'id': 1}"),
+    (b'["error"]', 500, "['error']"),
+    (b'{"choices": [{"te', 500, '{"choices"'),
+    (b"Internal Server Error", 500, "Internal Server Error"),
+    (b"\xff\xfe", 500, "UnicodeDecodeError"),
+]
+
+
+@pytest.mark.parametrize(("content", "status", "problem"), NOT_OF_AN_ANSWER)
+@pytest.mark.parametrize("ask", [stream, whole_body])
+def test_an_event_that_is_no_part_of_an_answer_is_the_status_of_the_request(
+    ask: Callable[..., Awaitable[Reply]], content: bytes, status: int, problem: str
+) -> None:
+    with serving(pieces(token("a", 1), b"data: " + content + b"\n\n", token("b", 2, "stop") + DONE)) as server:
+        reply = with_client(server.url, lambda client: ask(client, BODY))
+    assert (reply.status, reply.http_status, reply.problem) == (status, 200, problem)
     assert not reply.complete
+    if problem != "UnicodeDecodeError":  # after which nothing is read any more
+        assert (reply.text, reply.finish_reason, reply.done) == ("ab", "stop", True)
+
+
+def test_what_went_wrong_first_is_said() -> None:
+    with serving(pieces(b'data: {"error": {"message": "full", "code": 429}}\n\ndata: nonsense\n\n', DONE)) as server:
+        assert (replied(server).status, replied(server).problem) == (429, "full")
+
+
+def test_usage_may_come_without_choices_and_a_delta_may_be_null() -> None:
+    with serving(pieces(event(choices=[{"delta": None, "finish_reason": "stop"}]), event(usage=USAGE), DONE)) as server:
+        reply = replied(server)
+    assert (reply.text, reply.usage, reply.complete) == ("", USAGE, True)
 
 
 def test_a_stream_that_breaks_off_keeps_what_came_and_is_not_complete() -> None:

@@ -12,9 +12,11 @@ speculates puts several into one, and the network several events into one piece:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Protocol, TypeVar
@@ -100,7 +102,7 @@ class Reply:
     @property
     def text(self) -> str:
         """All pieces of the answer together."""
-        return "".join(choice.get("text") or choice.get("delta", {}).get("content") or "" for choice in self.choices)
+        return "".join(choice.get("text") or (choice.get("delta") or {}).get("content") or "" for choice in self.choices)
 
     @property
     def token_ids(self) -> list[int]:
@@ -124,8 +126,9 @@ class Reply:
             said = json.loads(self.error)
         except json.JSONDecodeError:  # the name of a broken connection, or a page that is not the server's own
             return self.error.partition(":")[0]
-        said = said.get("error", said) if isinstance(said, dict) else said
-        return str(said.get("message", said) if isinstance(said, dict) else said)
+        for key in ("error", "detail", "message"):  # {"error": {"message": ...}}, or flat, or as FastAPI says it
+            said = said.get(key, said) if isinstance(said, dict) else said
+        return str(said)
 
     @property
     def first_token_seconds(self) -> float:
@@ -192,14 +195,60 @@ class _Heard:
         for data in found:
             if data == "[DONE]":
                 self.done = True
-            elif "error" in (event := json.loads(data)):  # too late for HTTP to say so: 200 was sent with the first byte
-                code = event["error"].get("code") if isinstance(event["error"], dict) else None
-                self.status, self.error = int(code) if str(code).isdecimal() else 500, data
+            elif (event := _of_an_answer(data)) is None:
+                self.refuse(_status_said(data), data)
             else:
                 self.events.append(event)
                 self.times.append(now)
                 if self.begun is not None:
                     self.begun.set()
+
+    def refuse(self, status: int, error: str) -> None:
+        """Too late for HTTP to say so: 200 was sent with the first byte. What went wrong first is kept."""
+        if not self.error:
+            self.status, self.error = status, error
+
+    @contextlib.contextmanager
+    def problems(self) -> Iterator[None]:
+        """What goes wrong on the way is kept, not raised: the connection, or bytes that are no text."""
+        try:
+            yield
+        except httpx2.RequestError as problem:
+            self.error = self.error or f"{type(problem).__name__}: {problem}"
+        except UnicodeDecodeError as problem:
+            self.refuse(500, f"{type(problem).__name__}: {problem}")
+
+    def reply(self, intended: float, sent: float, http_status: int) -> Reply:
+        """All of it, at the end."""
+        ended, events, times = time.perf_counter(), tuple(self.events), tuple(self.times)
+        return Reply(intended, sent, ended, self.status, http_status, events, times, self.done, self.error)
+
+
+def _read(data: str) -> Any:
+    """The JSON of an event; None if it is none."""
+    try:
+        return json.loads(data)
+    except (json.JSONDecodeError, RecursionError):
+        return None
+
+
+def _of_an_answer(data: str) -> Body | None:
+    """An event of an answer: an object with `choices` (a list of objects), or with the `usage`; None if it is anything else."""
+    event = _read(data)
+    if not isinstance(event, dict) or "error" in event or not ("choices" in event or "usage" in event):
+        return None
+    choices = event.get("choices") or []
+    return event if isinstance(choices, list) and all(isinstance(choice, dict) for choice in choices) else None
+
+
+def _status_said(data: str) -> int:
+    """The HTTP status that an error inside of a stream names, as `code` of its own or of its `error`; 500 if it names none."""
+    said = _read(data)
+    for content in (said, said.get("error")) if isinstance(said, dict) else ():
+        code = str(content.get("code")) if isinstance(content, dict) else ""
+        if re.fullmatch("[45][0-9][0-9]", code):  # others have a word there, or a number that is no status
+            return int(code)
+    return 500
 
 
 async def stream(
@@ -213,20 +262,18 @@ async def stream(
 ) -> Reply:
     """Send one request and take its answer piece by piece.
 
-    A refusal or a broken connection is a result, not an exception: load tests need them counted.
+    A refusal, a broken connection, an error in the middle of the stream or an event that is none: each is a result, not an exception,
+    whatever its form. Load tests need them counted.
 
     Args:
         body: the request; what asks for a stream is added.
         intended: when it should have been sent, on `time.perf_counter`; None: now.
         begun: set when the first event is there.
         parser: makes what reads the bytes of this answer.
-
-    Raises:
-        json.JSONDecodeError: an event is neither JSON nor `[DONE]`.
     """
     sent = time.perf_counter()
     http_status, heard = 0, _Heard(begun)
-    try:
+    with heard.problems():
         async with client.stream("POST", path, json=body | STREAMED) as answer:
             heard.status = http_status = answer.status_code
             if http_status != 200:
@@ -236,10 +283,23 @@ async def stream(
                 async for piece in answer.aiter_raw():
                     now = time.perf_counter()
                     heard.take(reader.feed(piece), now)
-    except httpx2.TransportError as problem:
-        heard.error = f"{type(problem).__name__}: {problem}"
-    ended, events, times = time.perf_counter(), tuple(heard.events), tuple(heard.times)
-    return Reply(sent if intended is None else intended, sent, ended, heard.status, http_status, events, times, heard.done, heard.error)
+    return heard.reply(sent if intended is None else intended, sent, http_status)
+
+
+async def whole_body(
+    client: httpx2.AsyncClient, body: Body, *, path: str = COMPLETIONS, parser: Callable[[], Parser] = EventParser
+) -> Reply:
+    """The same request by a client that waits for the end of the body before it looks at it: all events come at the end."""
+    sent = time.perf_counter()
+    http_status, heard = 0, _Heard(None)
+    with heard.problems():
+        answer = await client.post(path, json=body | STREAMED)
+        heard.status = http_status = answer.status_code
+        if http_status != 200:
+            heard.error = answer.text
+        else:
+            heard.take(parser().feed(answer.content), time.perf_counter())
+    return heard.reply(sent, sent, http_status)
 
 
 async def begin(client: httpx2.AsyncClient, *bodies: Body, **options: Any) -> list[asyncio.Task[Reply]]:
