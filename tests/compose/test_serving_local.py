@@ -21,7 +21,7 @@ from watched import expressions, metrics_in
 from onepiece.course.errors import UserError
 from onepiece.host.commands import serving
 from onepiece.host.road import environments
-from onepiece.host.serving import stack
+from onepiece.host.serving import gateway, stack
 from onepiece.serving import metrics, servers
 
 pytestmark = linux_only
@@ -95,7 +95,7 @@ def metrics_of(checkout: Checkout) -> set[str]:
 def test_it_serves_survives_a_crash_and_ctrl_c_leaves_nothing(
     real: None, checkout: Checkout, ports: dict[str, str], tmp_path: Path
 ) -> None:
-    if stack.nginx() is None:
+    if gateway.nginx() is None:
         missing("vllm", "nginx is not installed (a Debian package: nginx-light)")
     log = tmp_path / "output.txt"
     process = started(checkout, ports, log)
@@ -116,7 +116,9 @@ def test_it_serves_survives_a_crash_and_ctrl_c_leaves_nothing(
     assert again.code == 2 and "runs already" in again.words
 
     (vllm,) = [
-        pid for pid, line in toy_course.processes_of(checkout.home).items() if "api_server" in line and "onepiece.serving.servers" not in line
+        pid
+        for pid, line in toy_course.processes_of(checkout.home).items()
+        if "api_server" in line and "onepiece.serving.servers" not in line
     ]
     os.kill(vllm, signal.SIGKILL)
     until(lambda: client.complete().status == 503, 20, "the gateway says that vLLM is away")
