@@ -92,6 +92,7 @@ def metrics_of(checkout: Checkout) -> set[str]:
 
 
 @pytest.mark.fault("crashing-server")
+@pytest.mark.fault("probe-does-no-work")
 def test_it_serves_survives_a_crash_and_ctrl_c_leaves_nothing(
     real: None, checkout: Checkout, ports: dict[str, str], tmp_path: Path
 ) -> None:
@@ -114,6 +115,12 @@ def test_it_serves_survives_a_crash_and_ctrl_c_leaves_nothing(
 
     again = checkout.host("serving", **ports)
     assert again.code == 2 and "runs already" in again.words
+
+    (stub,) = [pid for pid, line in toy_course.processes_of(checkout.home).items() if "/triton_python_backend_stub " in line]
+    os.kill(stub, signal.SIGKILL)  # Triton itself says that it is ready, from now on and for ever
+    assert client.ask("/v2/health/ready").status == 200
+    until(lambda: "does not do its work" in checkout.host("serving", "--status").words, 20, "--status says that Triton does no work")
+    print(f"back after {until(lambda: client.infer().status == 200, READY, 'Triton is started again'):.0f} s")
 
     (vllm,) = [
         pid

@@ -67,6 +67,17 @@ def test_it_is_looked_at_before_anything_starts(directory: Path, monkeypatch: py
     assert error.value.code == "serving-key"
 
 
+@pytest.mark.fault("no-key-no-start")
+def test_a_stack_that_answers_without_the_key_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(serving.servers, "answers", lambda url: asked.append(url) or True)
+    with pytest.raises(UserError) as error:
+        serving._refuse_open(stack.Settings(http=18999), {"vllm": Fake("vllm")})  # type: ignore[dict-item]
+    assert error.value.code == "serving-open" and asked == ["http://127.0.0.1:18999/v1/models"]
+    monkeypatch.setattr(serving.servers, "answers", lambda _: False)
+    serving._refuse_open(stack.Settings(http=18999), {})
+
+
 @pytest.mark.fault("loose-umask")
 def test_what_is_secret_is_private_whatever_the_umask(directory: Path) -> None:
     before = os.umask(0)
