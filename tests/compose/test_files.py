@@ -90,8 +90,8 @@ def test_a_service_is_limited_watched_and_started_again(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(OURS))
 def test_health_is_one_token_and_not_what_a_server_says_of_itself(name: str) -> None:
     service = SERVICES[name]
-    program, kind = service["healthcheck"]["test"][2:4]
-    assert kind == name and f"../shared/onepiece/host/serving/probe.py:{program}:ro" in service["volumes"]
+    program, ends, kind = service["healthcheck"]["test"][2:5]
+    assert (ends, kind) == ("--end", name) and f"../shared/onepiece/host/serving/probe.py:{program}:ro" in service["volumes"]
     assert service["healthcheck"]["retries"] == probe.FAILURES, "it is ended when compose says that it is not well"
     assert float(service["healthcheck"]["timeout"].rstrip("s")) > probe.SECONDS
     assert service["init"] and any(entry.startswith("/tmp:") for entry in service["tmpfs"]), (

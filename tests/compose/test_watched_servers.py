@@ -184,16 +184,16 @@ def test_in_a_container_so_many_failures_after_it_was_well_end_it(
     monkeypatch.setattr(probe, "_COUNT", tmp_path / "count")
     killed: list[int] = []
     monkeypatch.setattr(probe.os, "kill", lambda pid, _: killed.append(pid))
-    answering.status = 500
-    assert [probe.main(["triton", answering.url]) for _ in range(5)] == [1] * 5 and not killed, "it is starting"
-    answering.status = 200
-    assert probe.main(["triton", answering.url]) == 0
-    answering.status = 500
-    assert [probe.main(["triton", answering.url]) for _ in range(2)] == [1, 1] and not killed
-    answering.status = 200
-    assert probe.main(["triton", answering.url]) == 0, "which forgets those before"
-    answering.status = 500
-    assert [probe.main(["triton", answering.url]) for _ in range(3)] == [1, 1, 1] and killed == [1]
+
+    def asked(times: int, status: int, *options: str) -> list[int]:
+        answering.status = status
+        return [probe.main([*options, "triton", answering.url]) for _ in range(times)]
+
+    assert asked(5, 500, "--end") == [1] * 5 and not killed, "it is starting"
+    assert asked(1, 200, "--end") == [0] and asked(2, 500, "--end") == [1, 1] and not killed
+    assert asked(1, 200, "--end") == [0], "which forgets those before"
+    assert asked(4, 500) == [1] * 4 and not killed, "only where it is asked to: outside of containers process 1 is not ours"
+    assert asked(1, 200, "--end") == [0] and asked(3, 500, "--end") == [1] * 3 and killed == [1]
 
 
 def test_the_probe_is_one_file_that_any_python_runs(answering: Answering) -> None:

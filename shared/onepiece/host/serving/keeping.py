@@ -29,9 +29,10 @@ def started(console: Console, name: str, begin: Callable[[], Server], ask: Calla
     began = time.monotonic()
     with console.status(tr(f"{name}: starting", f"{name}：啟動中")):
         server = begin()
+        deadline = time.monotonic() + servers.READY_SECONDS  # begin has a patience of its own
         try:
             while wrong := ask(server):
-                if not server.alive or time.monotonic() > began + servers.READY_SECONDS:
+                if not server.alive or time.monotonic() > deadline:
                     why = wrong if server.alive else "it ended"
                     raise UserError("server-failed", name=name, reason=why, log=server.log, tail="\n" + server.tail())
                 time.sleep(0.2)

@@ -1,9 +1,9 @@
 """Whether a server does its work: one token is asked of it. Its own health says less: Triton's stays good when a model's process is dead.
 
-    python3 probe.py vllm|triton URL [MODEL]
+    python3 probe.py [--end] vllm|triton URL [MODEL]
 
-Nothing but the standard library, and nothing of this package: in containers this very file is the health check, by its path. There it also
-ends the server, by a signal to process 1, when it failed often enough in a row after it had once been well: an engine starts again what
+Nothing but the standard library, and nothing of this package: in containers this very file is the health check, by its path. There, with
+`--end`, it also ends what process 1 started, when it failed often enough in a row after it had once been well: an engine starts again what
 ends, not what is unhealthy.
 """
 
@@ -66,7 +66,8 @@ def _request(kind: str, model: str) -> tuple[str, dict[str, object] | None]:
 
 def main(arguments: list[str]) -> int:
     """As the health check of a container: 0 if the server is well."""
-    wrong = one_token(*arguments)
+    ends = arguments[:1] == ["--end"]
+    wrong = one_token(*arguments[ends:])
     if not wrong:
         _COUNT.write_text("0", encoding="utf-8")
         return 0
@@ -74,9 +75,11 @@ def main(arguments: list[str]) -> int:
     if _COUNT.exists():  # it was well: it is not starting
         failed = int(_COUNT.read_text(encoding="utf-8") or 0) + 1
         _COUNT.write_text(str(failed), encoding="utf-8")
-        if failed >= FAILURES:
-            _COUNT.unlink()
-            os.kill(1, signal.SIGTERM)
+        if ends and failed == FAILURES:
+            os.kill(1, signal.SIGTERM)  # the container's init, which passes it on
+        elif ends and failed > FAILURES:  # what hangs does not end in order
+            for pid in Path("/proc/1/task/1/children").read_text(encoding="utf-8").split():
+                os.kill(int(pid), signal.SIGKILL)
     return 1
 
 
