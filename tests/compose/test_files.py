@@ -177,7 +177,7 @@ def test_everything_waits_for_what_it_needs() -> None:
         "triton": {"condition": "service_healthy"},
     }
     for name in OURS:
-        first = dict.fromkeys(("models", "key"), {"condition": "service_completed_successfully"})
+        first = {key: {"condition": "service_completed_successfully"} for key in ("models", "key")}
         assert SERVICES[name]["depends_on"] == first, "no key, no start"
     assert {name for name, service in SERVICES.items() if "profiles" in service} == {"prometheus", "grafana"}
 
