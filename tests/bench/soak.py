@@ -27,6 +27,7 @@ SAMPLE_SECONDS = 5.0
 CLIENTS, PAUSE_SECONDS = 3, 0.5
 BLOCKS = 8
 STUDENT = 2.447  # of the t distribution with 6 degrees of freedom, as many as 8 blocks leave: 95%
+PLATEAU = 0.01
 BARS = "▁▂▃▄▅▆▇█"
 
 
@@ -148,9 +149,9 @@ def soak(console: Console, scratch: Path, minutes: float) -> None:
         rise, spread = slope(times, values)
         if max(values) < 20 or math.isnan(rise):  # guards, and what lived for moments
             continue
-        level = "yes" if rise - spread <= 0 else "no"
+        level = "yes" if (rise + spread) * 10 <= PLATEAU * values[-1] else "no"
         row = (f"{values[0]:.0f}", f"{values[-1]:.0f}", f"{max(values):.0f}", f"{rise:+.2f} ± {spread:.2f}", level, drawn(values))
         made.add_row(name, *row)
     console.print(made)
     console.print(", ".join(f"{status}: {count}" for status, count in sorted(load.statuses.items())))
-    console.print("plateau: the interval of 95% of the slope holds nought or less; no: it still grew.")
+    console.print(f"plateau: by the upper end of the interval of 95%, at most {PLATEAU:.0%} more in ten minutes")
