@@ -110,7 +110,7 @@ MESSAGES: dict[str, tuple[Text, Text]] = {
     ),
     "serving-key": (
         Text("The API key keeps nobody out: {path}: {reason}.", "API 金鑰無法發揮保護作用：{path}：{reason}。"),
-        Text("Remove it, and the next start makes a good one: rm -rf {path}", "刪除它，下次啟動時會產生安全的金鑰：rm -rf {path}"),
+        Text("Remove it, and the next start makes a good one: rm -r {path}", "刪除它，下次啟動時會產生安全的金鑰：rm -r {path}"),
     ),
     "serving-open": (
         Text("{name} answers at {url} without the key, so it was ended.", "{name} 在 {url} 不用金鑰就會回應，因此已停止。"),
