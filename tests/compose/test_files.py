@@ -19,6 +19,7 @@ from parts import missing
 
 from onepiece.course.model_files import CHECKPOINTS
 from onepiece.host.road.environments import versions
+from onepiece.host.serving import gateway, probe
 from onepiece.host.serving import stack as serving_stack
 
 COMPOSE = toy_course.ROOT / "compose"
@@ -85,6 +86,31 @@ def test_a_service_is_limited_watched_and_started_again(name: str) -> None:
         assert service["shm_size"] and service["healthcheck"]["start_period"] and service["stop_grace_period"]
 
 
+@pytest.mark.fault("probe-does-no-work")
+@pytest.mark.parametrize("name", sorted(OURS))
+def test_health_is_one_token_and_not_what_a_server_says_of_itself(name: str) -> None:
+    service = SERVICES[name]
+    program, ends, kind = service["healthcheck"]["test"][2:5]
+    assert (ends, kind) == ("--end", name) and f"../shared/onepiece/host/serving/probe.py:{program}:ro" in service["volumes"]
+    assert service["healthcheck"]["retries"] == probe.FAILURES, "it is ended when compose says that it is not well"
+    assert float(service["healthcheck"]["timeout"].rstrip("s")) > probe.SECONDS
+    assert service["init"] and any(entry.startswith("/tmp:") for entry in service["tmpfs"]), (
+        "process 1 passes a signal on; failures are counted there"
+    )
+
+
+@pytest.mark.fault("work-not-requests")
+@pytest.mark.parametrize("device", ["gpu", "cpu"])
+def test_what_one_request_may_ask_is_limited(device: str) -> None:
+    services = yaml.safe_load((COMPOSE / f"serving.{device}.yaml").read_text(encoding="utf-8"))["services"]
+    assert "--middleware onepiece_limits.Limits" in services["vllm"]["command"]
+    assert (
+        SERVICES["vllm"]["environment"]["PYTHONPATH"] == "/etc/onepiece/vllm"
+        and "./vllm:/etc/onepiece/vllm:ro" in SERVICES["vllm"]["volumes"]
+    )
+    assert (COMPOSE / "vllm/onepiece_limits.py").is_file()
+
+
 @each_service
 def test_ports_are_on_loopback_and_can_be_moved(name: str) -> None:
     ports = SERVICES[name].get("ports", [])
@@ -101,7 +127,7 @@ def test_nothing_floats_and_no_secret_is_written_down(path: Path) -> None:
             assert re.fullmatch(r"[\w./-]+:[\w][\w.-]*(@sha256:[0-9a-f]{64})?", defaults(service["image"])), service["image"]
         for key, value in (service.get("environment") or {}).items():
             secret = re.search(r"KEY|TOKEN|PASSWORD|SECRET", key)
-            assert not secret or value is None or value.startswith("/run/"), key
+            assert not secret or value is None or value.startswith(("/run/", "/tmp/")), key
     digests = re.compile(r"@sha256:[0-9a-f]{64}")
     assert not [text for text in strings(content) if re.search(r"[0-9a-f]{32}|hf_\w{20}|sk-\w{20}", digests.sub("", text))]
 
@@ -151,7 +177,8 @@ def test_everything_waits_for_what_it_needs() -> None:
         "triton": {"condition": "service_healthy"},
     }
     for name in OURS:
-        assert SERVICES[name]["depends_on"] == {"models": {"condition": "service_completed_successfully"}}
+        first = {key: {"condition": "service_completed_successfully"} for key in ("models", "key")}
+        assert SERVICES[name]["depends_on"] == first, "no key, no start"
     assert {name for name, service in SERVICES.items() if "profiles" in service} == {"prometheus", "grafana"}
 
 
@@ -209,7 +236,10 @@ def test_the_local_way_reads_the_same_variables_with_the_same_defaults(monkeypat
         ("KV_CACHE", settings.cache),
     ):
         assert f"${{ONEPIECE_{name}:-{value}}}" in command
-    source = Path(serving_stack.__file__).read_text(encoding="utf-8")
+    assert SERVICES["vllm"]["environment"]["ONEPIECE_SEQUENCES"] == f"${{ONEPIECE_SEQUENCES:-{settings.sequences}}}"
+    for name in ("vllm", "triton"):
+        assert serving_stack._bytes(defaults(SERVICES[name]["mem_limit"])) == settings.memory[name]
+    source = "".join(Path(module.__file__).read_text(encoding="utf-8") for module in (serving_stack, gateway))
     for name, value in SERVICES["serving"]["environment"].items():
         assert f'"{name.removeprefix("ONEPIECE_")}"' in source or name.removeprefix("ONEPIECE_") in ("VLLM", "TRITON_HTTP", "TRITON_GRPC")
         if f"${{{name}:-" in value:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import time
 
 import pytest
 import toy_course
@@ -110,7 +111,7 @@ def test_triton_batches_what_waits_together(stack: Stack) -> None:
     answers = together(16, stack.client.infer)
     inferences, executions = (now - then for now, then in zip(counted(), before, strict=True))
     assert [answer.json["outputs"][0]["data"] for answer in answers] == [answers[0].json["outputs"][0]["data"]] * 16
-    assert inferences == 16 and executions < 16
+    assert 16 <= inferences <= 18 and executions < inferences  # health may have asked in between
 
 
 def test_requests_have_names_and_the_log_has_neither_key_nor_prompt(stack: Stack) -> None:
@@ -167,18 +168,24 @@ def test_prometheus_counts_what_the_client_counts(stack: Stack) -> None:
         until(lambda: stack.number("min(timestamp(up{job=~'vllm|triton'}))") > now + 1, 60, "a scrape after this")
         return {name: stack.number(query) for name, query in counters.items()}
 
+    began = time.monotonic()
     before = counted()
     answers = [stack.client.complete(6, ignore_eos=True) for _ in range(12)]
     inferred = [stack.client.infer().status for _ in range(5)]
     after = counted()
     assert {answer.status for answer in answers} == {200} and set(inferred) == {200}
     usage = [answer.json["usage"] for answer in answers]
-    assert {name: after[name] - before[name] for name in counters} == {
+    asked = {
         "requests": 12,
         "prompt": sum(one["prompt_tokens"] for one in usage),
         "generated": sum(one["completion_tokens"] for one in usage),
         "triton": 5,
     }
+    more = {name: after[name] - before[name] - asked[name] for name in counters}
+    print(f"beside these, health asked: {more}")
+    health = (time.monotonic() - began) / 5 + 2  # times at most: each asks for one token, of a prompt of one or two
+    assert all(0 <= more[name] <= health * (2 if name == "prompt" else 1) for name in counters)
+    assert abs(more["requests"] - more["generated"]) <= 1
 
 
 # --- faults ---------------------------------------------------------------------------------------

@@ -108,6 +108,21 @@ MESSAGES: dict[str, tuple[Text, Text]] = {
             "查看：nox -s serving -- --status   停止：nox -s serving -- --stop",
         ),
     ),
+    "serving-key": (
+        Text("The API key keeps nobody out: {path}: {reason}.", "API 金鑰無法發揮保護作用：{path}：{reason}。"),
+        Text("Remove it, and the next start makes a good one: rm -r {path}", "刪除它，下次啟動時會產生安全的金鑰：rm -r {path}"),
+    ),
+    "serving-open": (
+        Text("{name} answers at {url} without the key, so it was ended.", "{name} 在 {url} 不用金鑰就會回應，因此已停止。"),
+        Text("Take what turns the key off out of ONEPIECE_VLLM_OPTIONS.", "請從 ONEPIECE_VLLM_OPTIONS 移除會停用金鑰的選項。"),
+    ),
+    "server-restarts": (
+        Text(
+            "{name} failed {times} times within {minutes} minutes, the last time because: {reason}; its log ends: {tail}",
+            "{name} 在 {minutes} 分鐘內失敗了 {times} 次，最後一次的原因：{reason}；日誌的結尾：{tail}",
+        ),
+        Text("Read the whole log: {log}", "完整日誌：{log}"),
+    ),
     "serving-model": (
         Text(
             "ONEPIECE_MODEL={model}: neither a model's directory (with config.json), there or in {directory}, nor OWNER/NAME of a hub.",

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
@@ -27,13 +27,15 @@ from onepiece.course.text import tr
 from onepiece.host.command_line import Parser, add_language
 from onepiece.host.interrupts import ignore_interrupts
 from onepiece.host.road import environments
-from onepiece.host.serving.stack import DIRECTORY, NAMES, Settings, api_key, starters, write_private
+from onepiece.host.serving import gateway, keeping
+from onepiece.host.serving.keys import DIRECTORY, api_key, private_directory, write_private
+from onepiece.host.serving.stack import NAMES, Settings, starters
 from onepiece.serving import servers
 from onepiece.serving.servers import Server
 
 _STATE = DIRECTORY / "state.json"
-_RESTARTS, _RESTARTS_SECONDS = 3, 600.0  # so many within so long; a server that ends now and then is always started again
 _STOP_SECONDS = 60.0
+_STATUS_SECONDS = 10.0  # for one token
 
 
 def command(console: Console, arguments: list[str]) -> int:
@@ -84,6 +86,13 @@ def _refuse_early(settings: Settings) -> None:
     if state:
         raise UserError("serving-runs", url=state["url"])
     settings.path()
+    api_key()  # no key that keeps anybody out, no start
+    if settings.http == settings.grpc:
+        what = tr(
+            f"ONEPIECE_HTTP_PORT and ONEPIECE_GRPC_PORT are both {settings.http}; each needs a port of its own.",
+            f"ONEPIECE_HTTP_PORT 和 ONEPIECE_GRPC_PORT 都是 {settings.http}；兩者必須使用不同的連接埠。",
+        )
+        raise UserError("usage", what=what, session="serving")
     for port, name in ((settings.http, "HTTP"), (settings.grpc, "gRPC")):
         if not servers.is_free(port):
             raise UserError("port-taken", port=port, name=name)
@@ -98,17 +107,19 @@ def _install(console: Console, fresh: bool) -> None:
 
 
 def _serve(console: Console, settings: Settings) -> int:
+    os.umask(0o077)  # what servers write is for this user, whatever the shell says
     running: dict[str, Server] = {}
     wanted = starters(settings)
-    for old in (path for name in NAMES for path in DIRECTORY.glob(f"{name}-*.log")):  # ports, and so their names, change
+    for old in (path for name in NAMES for path in DIRECTORY.glob(f"{name}-*.log*")):  # ports, and so their names, change
         old.unlink()
     with _cleaned_up(running):
         _write_state(settings, ready=False)
         for name, begin in wanted.items():
-            running[name] = _started(console, name, begin)
+            running[name] = keeping.started(console, name, begin, keeping.asks(name, settings.http, settings.model))
+        _refuse_open(settings, running)
         _write_state(settings, ready=True)
         _say_how(console, settings, running)
-        _keep_running(console, running, wanted)
+        keeping.keep_running(console, settings, running, wanted)
     return 0
 
 
@@ -118,37 +129,27 @@ def _cleaned_up(running: dict[str, Server]) -> Iterator[None]:
         yield
     finally:
         with ignore_interrupts():
-            for server in running.values():  # all are told first, so that they end side by side
+            if "gateway" in running:
+                gateway.drain()
+            behind = [server for name, server in running.items() if name != "gateway"]
+            for server in behind:  # all are told first, so that they end side by side
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(server.pid, signal.SIGTERM)
-            for server in running.values():
+            for server in [*behind, *running.values()]:  # the gateway last: until then it says that they are away
                 server.stop()
             for path in (_STATE, *(DIRECTORY / f"{name}.json" for name in NAMES)):
                 path.unlink(missing_ok=True)
 
 
-def _started(console: Console, name: str, begin: Callable[[], Server]) -> Server:
-    began = time.monotonic()
-    with console.status(tr(f"{name}: starting", f"{name}：啟動中")):
-        server = begin()
-    server.save(DIRECTORY / f"{name}.json")
-    console.print(tr(f"{name}: ready after {time.monotonic() - began:.0f} s", f"{name}：{time.monotonic() - began:.0f} 秒後就緒"))
-    return server
+def _refuse_open(settings: Settings, running: dict[str, Server]) -> None:
+    """What answers clients must ask for the key, whatever options it was given.
 
-
-def _keep_running(console: Console, running: dict[str, Server], wanted: dict[str, Callable[[], Server]]) -> None:
-    """Until Ctrl-C. A server that ended is started again; if that happens again and again, the reason is the error."""
-    restarts: list[float] = []
-    while True:
-        time.sleep(0.5)
-        for name, server in list(running.items()):
-            if server.alive:
-                continue
-            restarts = [*(moment for moment in restarts if time.monotonic() - moment < _RESTARTS_SECONDS), time.monotonic()]
-            if len(restarts) > _RESTARTS:
-                raise UserError("server-failed", name=name, reason=f"{len(restarts)} times", log=server.log, tail="\n" + server.tail())
-            console.print(tr(f"{name} ended: starting it again", f"{name} 已結束：重新啟動"))
-            running[name] = _started(console, name, wanted[name])
+    Raises:
+        UserError: "serving-open".
+    """
+    asked = servers.answers(f"{settings.url}/v1/models")
+    if asked:
+        raise UserError("serving-open", name="gateway" if "gateway" in running else "vllm", url=settings.url)
 
 
 def _say_how(console: Console, settings: Settings, running: dict[str, Server]) -> None:
@@ -176,8 +177,9 @@ def _say_how(console: Console, settings: Settings, running: dict[str, Server]) -
 
 
 def _write_state(settings: Settings, *, ready: bool) -> None:
-    DIRECTORY.mkdir(parents=True, exist_ok=True)
-    write_private(_STATE, json.dumps({"owner": os.getpid(), "url": settings.url, "ready": ready}))
+    private_directory()
+    state = {"owner": os.getpid(), "url": settings.url, "http": settings.http, "model": settings.model, "ready": ready}
+    write_private(_STATE, json.dumps(state))
 
 
 def _state() -> dict[str, object]:
@@ -185,16 +187,17 @@ def _state() -> dict[str, object]:
     state = read_object(_STATE)
     try:
         line = Path(f"/proc/{state['owner']}/cmdline").read_bytes().split(b"\0")
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):  # the last: it is JSON, but not ours
         return {}
     whole = isinstance(state["owner"], int) and isinstance(state.get("url"), str) and isinstance(state.get("ready"), bool)
     return state if whole and b"onepiece.host" in line and b"serving" in line else {}
 
 
 def _detach(console: Console) -> int:
-    DIRECTORY.mkdir(parents=True, exist_ok=True)
+    private_directory()
     log = DIRECTORY / "serving.log"
-    with log.open("wb") as stream:
+    log.unlink(missing_ok=True)
+    with log.open("ab") as stream:  # appending, so that it can be cut
         line = [sys.executable, "-m", "onepiece.host", "serving"]
         process = subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, start_new_session=True)
     try:
@@ -223,9 +226,10 @@ def _status(console: Console) -> int:
         if not path.exists():
             continue
         server = Server.load(path)
-        ready = servers.answers(server.url + {"vllm": "/health", "triton": "/v2/health/ready", "gateway": "/healthz"}[name])
-        good = good and ready
-        table.add_row(name, tr("ready", "就緒") if ready else tr("does not answer", "沒有回應"), server.url, str(server.pid))
+        wrong = keeping.asks(name, int(str(state["http"])), str(state["model"]), _STATUS_SECONDS)(server)
+        good = good and not wrong
+        told = tr("answers", "正常回應") if not wrong else tr(f"does not do its work: {wrong}", f"無法正常運作：{wrong}")
+        table.add_row(name, escape(told), server.url, str(server.pid))
     console.print(table)
     return 0 if good else 1
 

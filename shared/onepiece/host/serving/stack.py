@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 import shlex
 import shutil
 from collections.abc import Callable
@@ -13,14 +12,14 @@ from pathlib import Path
 
 from onepiece.course.errors import UserError
 from onepiece.course.model_files import CHECKPOINTS, shipped, verify_directory
-from onepiece.course.places import ROOT, RUNS
+from onepiece.course.places import ROOT
 from onepiece.course.text import tr
+from onepiece.host.serving import gateway
+from onepiece.host.serving.keys import DIRECTORY, api_key
 from onepiece.serving import servers
 from onepiece.serving.servers import Server
 
-DIRECTORY = RUNS / "serving"
 NAMES = ("triton", "vllm", "gateway")
-_KEY = DIRECTORY / "key"
 
 
 def _value(name: str, default: str, pattern: str) -> str:
@@ -39,10 +38,29 @@ def _value(name: str, default: str, pattern: str) -> str:
     return value
 
 
+def _options() -> list[str]:
+    """More options of vLLM, as a shell would read them.
+
+    Raises:
+        UserError: "usage".
+    """
+    value = os.environ.get("ONEPIECE_VLLM_OPTIONS", "")
+    try:
+        return shlex.split(value)
+    except ValueError as error:
+        what = tr(f"ONEPIECE_VLLM_OPTIONS={value} is not understood: {error}.", f"看不懂 ONEPIECE_VLLM_OPTIONS={value}：{error}。")
+        raise UserError("usage", what=what, session="serving") from None
+
+
 def _seconds(text: str) -> float:
     return float(text.rstrip("smh")) * {"m": 60, "h": 3600}.get(text[-1], 1)
 
 
+def _bytes(text: str) -> int:
+    return int(text.rstrip("bkmgBKMG")) * {"k": 2**10, "m": 2**20, "g": 2**30}.get(text[-1].lower(), 1)
+
+
+_SIZE = r"[1-9]\d*[bkmgBKMG]?"
 _NUMBER, _PORT = r"[1-9]\d{0,8}", r"[1-9]\d{0,3}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d\d|655[0-2]\d|6553[0-5]"
 
 
@@ -57,8 +75,10 @@ class Settings:
     revision: str = field(default_factory=lambda: os.environ.get("ONEPIECE_MODEL_REVISION") or "main")
     length: int = field(default_factory=lambda: int(_value("ONEPIECE_MAX_MODEL_LEN", "512", _NUMBER)))
     cache: str = field(default_factory=lambda: os.environ.get("ONEPIECE_KV_CACHE") or "64M")
-    options: tuple[str, ...] = field(default_factory=lambda: tuple(shlex.split(os.environ.get("ONEPIECE_VLLM_OPTIONS", ""))))
+    options: tuple[str, ...] = field(default_factory=lambda: tuple(_options()))
 
+    sequences: str = field(default_factory=lambda: _value("ONEPIECE_SEQUENCES", "16", _NUMBER))
+    """Texts that one request may ask for."""
     vllm_threads: str = field(default_factory=lambda: _value("ONEPIECE_VLLM_THREADS", "1", _NUMBER))
     triton_threads: str = field(default_factory=lambda: _value("ONEPIECE_TRITON_THREADS", "1", _NUMBER))
     vllm_start: float = field(default_factory=lambda: _seconds(_value("ONEPIECE_VLLM_START", "900s", r"[1-9]\d*[smh]?")))
@@ -73,6 +93,13 @@ class Settings:
         }
     )
     """Of the gateway."""
+    memory: dict[str, int] = field(
+        default_factory=lambda: {
+            "vllm": _bytes(_value("ONEPIECE_VLLM_MEMORY", "8g", _SIZE)),
+            "triton": _bytes(_value("ONEPIECE_TRITON_MEMORY", "6g", _SIZE)),
+        }
+    )
+    """Bytes that a server may take before it is started again."""
 
     @property
     def url(self) -> str:
@@ -93,25 +120,9 @@ class Settings:
         raise UserError("serving-model", model=self.model, directory=self.models)
 
 
-def api_key() -> str:
-    """The key that the gateway asks for, made at the first use; only this user can read it."""
-    DIRECTORY.mkdir(parents=True, exist_ok=True)
-    if not _KEY.exists():
-        write_private(_KEY, secrets.token_hex(32))
-    return _KEY.read_text(encoding="utf-8").strip()
-
-
-def write_private(path: Path, text: str) -> None:
-    temporary = path.with_name(f"{path.name}.part")
-    temporary.unlink(missing_ok=True)
-    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as stream:
-        stream.write(text)
-    temporary.replace(path)
-
-
 def starters(settings: Settings) -> dict[str, Callable[[], Server]]:
     """Name -> what starts it, in order; ports stay the same when one is started again."""
-    program = nginx()
+    program = gateway.nginx()
     inside = {name: servers.free_port() for name in ("vllm", "triton", "metrics")}
     triton_ports = {"http": inside["triton"], "grpc": servers.free_port() if program else settings.grpc, "metrics": inside["metrics"]}
     vllm_port = inside["vllm"] if program else settings.http
@@ -121,7 +132,9 @@ def starters(settings: Settings) -> dict[str, Callable[[], Server]]:
     }
     if program:
         upstreams = {"VLLM": vllm_port, "TRITON_HTTP": triton_ports["http"], "TRITON_GRPC": triton_ports["grpc"]}
-        found["gateway"] = lambda: start_gateway(program, settings, upstreams)
+        found["gateway"] = lambda: gateway.start(
+            program, api_key(), {"http": settings.http, "grpc": settings.grpc}, settings.limits, upstreams
+        )
     return found
 
 
@@ -135,10 +148,11 @@ def start_triton(settings: Settings, ports: dict[str, int]) -> Server:
 def start_vllm(settings: Settings, port: int, key: str | None) -> Server:
     """vLLM on the chosen model; with a key of its own only where there is no gateway to ask for it."""
     path = settings.path()
-    options = ["--max-model-len", str(settings.length), "--kv-cache-memory-bytes", settings.cache, "--revision", settings.revision]
-    variables = (
-        {"OMP_NUM_THREADS": settings.vllm_threads} | ({"VLLM_API_KEY": key} if key else {}) | ({} if path else {"HF_HUB_OFFLINE": "0"})
-    )
+    limits = {"PYTHONPATH": str(ROOT / "compose" / "vllm"), "ONEPIECE_SEQUENCES": settings.sequences}
+    options = ["--middleware", "onepiece_limits.Limits", "--max-model-len", str(settings.length)]
+    options += ["--kv-cache-memory-bytes", settings.cache, "--revision", settings.revision]
+    variables = limits | {"OMP_NUM_THREADS": settings.vllm_threads}
+    variables |= ({"VLLM_API_KEY": key} if key else {}) | ({} if path else {"HF_HUB_OFFLINE": "0"})
     return servers.vllm(
         path or settings.model,
         directory=DIRECTORY,
@@ -148,34 +162,3 @@ def start_vllm(settings: Settings, port: int, key: str | None) -> Server:
         variables=variables,
         patience=settings.vllm_start,
     )
-
-
-def nginx() -> str | None:
-    """The nginx of this machine; distributions put it where only root looks."""
-    if os.environ.get("ONEPIECE_GATEWAY", "") == "none":
-        return None
-    return shutil.which("nginx", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"]))
-
-
-def start_gateway(program: str, settings: Settings, upstreams: dict[str, int]) -> Server:
-    """nginx with the stack's own template."""
-    directory = DIRECTORY / "nginx"
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / "access.log").touch()
-    key_conf = 'map $http_authorization $onepiece_key {\n    default 0;\n    "~^Bearer %s$" 1;\n}\n'
-    write_private(directory / "key.conf", key_conf % api_key())
-    values = {
-        "RUN": str(directory),
-        "KEY_CONF": str(directory / "key.conf"),
-        "ACCESS_LOG": str(directory / "access.log"),
-        "RESOLVER": "",
-        "LISTEN_HTTP": f"127.0.0.1:{settings.http}",
-        "LISTEN_GRPC": f"127.0.0.1:{settings.grpc}",
-        **settings.limits,
-        **{name: f"127.0.0.1:{port}" for name, port in upstreams.items()},
-    }
-    template = (ROOT / "compose" / "gateway" / "nginx.conf.template").read_text(encoding="utf-8")
-    configuration = directory / "nginx.conf"
-    configuration.write_text(re.sub(r"\$\{ONEPIECE_([A-Z_]+)\}", lambda name: values[name.group(1)], template), encoding="utf-8")
-    line = [program, "-e", "stderr", "-p", str(directory), "-c", str(configuration), "-g", "daemon off;"]
-    return servers.start("gateway", line, {}, settings.url, "/healthz", {"http": settings.http, "grpc": settings.grpc}, DIRECTORY)
