@@ -580,14 +580,20 @@ lab.table(
 
 # %%
 async def drained(client):
-    beginning = (begin(client, story(number, settings.long_tokens)) for number in range(settings.most_running))
-    answers = [answer for [answer] in await asyncio.gather(*beginning)]  # all have begun
-    running = sum(not answer.done() for answer in answers)
+    # More than run at once: while some run others wait, so that the server is not done before we ask it to end.
+    asked = [story(number, settings.long_tokens) for number in range(settings.most_running + settings.most_waiting // 2)]
+    beginning, answers, running = {asyncio.create_task(begin(client, body)) for body in asked}, [], 0
+    while beginning and running < settings.most_running // 2:
+        begun, beginning = await asyncio.wait(beginning, return_when=asyncio.FIRST_COMPLETED)
+        answers += [answer for task in begun for answer in task.result()]
+        running = sum(not answer.done() for answer in answers)
     terminate(server)
     await asyncio.sleep(0.1)
     async with connect(server.url, key=key, timeout=2.0) as newcomer:
         late = await stream(newcomer, story(0, 2))
-    return running, await asyncio.gather(*answers), late
+    begun = await asyncio.gather(*answers)
+    await asyncio.gather(*[answer for task in beginning for answer in await task])  # nobody promised these an answer
+    return running, begun, late
 
 
 running, replies, late = with_client(drained)
