@@ -172,7 +172,7 @@ def test_a_row_of_a_mixed_batch_is_what_it_is_alone() -> None:
     with pytest.raises(ValueError, match="there is no adapter 'c'; there are a, b"), mixed_batch.rows(model, adapters, ["a", "c"]):
         pass
     adapters["b"] = dict(list(adapters["b"].items())[1:])
-    with pytest.raises(ValueError, match="the adapter b has no vector for model.layers.0"), mixed_batch.rows(model, adapters, ["a"]):
+    with pytest.raises(ValueError, match=r"the adapter b has no vector for model\.layers\.0"), mixed_batch.rows(model, adapters, ["a"]):
         pass
 
 

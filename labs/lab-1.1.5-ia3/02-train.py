@@ -1,0 +1,2 @@
+# %%
+from onepiece import lab
