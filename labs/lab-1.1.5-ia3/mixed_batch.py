@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ia3 import ia3_layers
 
@@ -61,3 +62,23 @@ def rows(model: nn.Module, adapters: Mapping[str, Vectors], tasks: Sequence[str 
     finally:
         for layer in layers.values():
             layer.rows = None
+
+
+class ProductCounter(TorchDispatchMode):
+    """Counts products of two tensors by elements, one for each number that comes out; matrix products are none of them.
+
+    with ProductCounter() as counter:
+        model(input_ids=...)
+    counter.products
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.products = 0
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        """Run the operator, and count it if it is such a product."""
+        result = operator(*args, **(kwargs or {}))
+        if operator is torch.ops.aten.mul.Tensor:
+            self.products += result.numel()
+        return result
