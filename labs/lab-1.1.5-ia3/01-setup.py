@@ -31,8 +31,8 @@ from transformers import LlamaConfig, Qwen2Config
 
 from broken_variants import broken_count, everything_on_outputs, start_at_random
 from ia3 import Ia3Settings, RescaledLinear, add_ia3, ia3_layers, ia3_parameter_count, settings_for
-from ia3_files import save_adapter
 from ia3_figures import beside_peft
+from ia3_files import save_adapter
 from onepiece import lab
 from onepiece.adaptation import (
     accuracy,
