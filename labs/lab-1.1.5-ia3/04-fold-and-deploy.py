@@ -206,12 +206,12 @@ assert not ia3_layers(reloaded), "a plain model"
 # %% [markdown] lang="en"
 # ## Serve
 #
-# vLLM takes LoRA adapters; for vectors there is no adapter format in it. Folded, that does not matter: any server that loads the base's architecture will do. `transformers serve` loads the directory in a process of its own and answers on HTTP. Each prompt goes to the server and to the model here; text and number of tokens must be the same. The control is the base.
+# vLLM serves [LoRA adapters](https://docs.vllm.ai/en/latest/features/lora.html); for vectors it has no adapter format. Folded, that does not matter: any server that loads the base's architecture will do. `transformers serve` loads the directory in a process of its own and answers on HTTP. Each prompt goes to the server and to the model here; text and number of tokens must be the same. The control is the base.
 
 # %% [markdown] lang="zh-TW"
 # ## 部署
 #
-# vLLM 收 LoRA 的 adapter，沒有給向量用的格式。收進權重之後就無所謂了：任何能載入這種架構的伺服器都行。`transformers serve` 在自己的行程裡載入這個目錄，在 HTTP 上回答。每個提示都同時送給伺服器與這裡的模型；文字與 token 數都必須相同。對照組是基礎模型。
+# vLLM 收的是 [LoRA adapter](https://docs.vllm.ai/en/latest/features/lora.html)，沒有給向量用的格式。收進權重之後就無所謂了：任何能載入這種架構的伺服器都行。`transformers serve` 在自己的行程裡載入這個目錄，在 HTTP 上回答。每個提示都同時送給伺服器與這裡的模型；文字與 token 數都必須相同。對照組是基礎模型。
 
 # %%
 asked = tasks["compose"].held_out[: settings.served_prompts]
@@ -263,7 +263,7 @@ else:
 
 # %%
 lab.say(
-    f"""- The fold changes the logits by {max(exact.values()):.1e} and no answer rate ({", ".join(f"{name} {before:.1%} and {after:.1%}" for name, (before, after) in right.items())}); the folded model has {extra["compose"][0]} parameters more than the base.
+    f"""- The fold changes the logits by {max(exact.values()):.1e}; right before and after are {", ".join(f"{before:.1%} and {after:.1%} ({name})" for name, (before, after) in right.items())}; the folded model has {extra["compose"][0]} parameters more than the base.
 - A forgotten bias is invisible without biases, and {of_biases["bias_forgotten"]:.2g} of the largest logit with them.
 - Over HTTP: {over_http}.""",
     f"""- 收進權重讓 logits 改變 {max(exact.values()):.1e}，答對率前後是 {"、".join(f"{name} {before:.1%} 與 {after:.1%}" for name, (before, after) in right.items())}；收完之後的模型比基礎模型多 {extra["compose"][0]} 個參數。
