@@ -263,9 +263,9 @@ prompt = some([0])["input_ids"]
 slower = family.token_ratio(model, base, prompt, repeats=settings.repeats)
 lab.say(
     f"""{counted:,.0f} products more per token, as the formula says ({formula:,}). The base's matrix products take {of_base:,.0f} FLOPs per token, so that is {counted / of_base:.3%}; LoRA of rank 8 on q and v would add {of_lora / of_base:.1%}.
-Measured, a token takes {slower:.2f} times as long with the factors as without: in a model this small it is the number of calls that costs, not the arithmetic. Notebook 4 takes them out.""",
+Measured, a token takes {slower:.2f} times as long with the factors as without{": more than the arithmetic says, because in a model this small each call costs" if slower > 1.05 else ", which is within what this machine can tell apart"}. Notebook 4 takes them out.""",
     f"""每個 token 多 {counted:,.0f} 次乘積，跟公式說的一樣（{formula:,}）。基礎模型的矩陣乘積每個 token 要 {of_base:,.0f} FLOPs，所以這是 {counted / of_base:.3%}；q、v 上秩 8 的 LoRA 會多 {of_lora / of_base:.1%}。
-實際量測，帶著倍率時一個 token 要 {slower:.2f} 倍的時間：在這麼小的模型裡，花時間的是呼叫的次數，不是計算。第 4 本筆記本會把它們拿掉。""",
+實際量測，帶著倍率時一個 token 要 {slower:.2f} 倍的時間{"：比計算量所說的多，因為在這麼小的模型裡，每次呼叫都有代價" if slower > 1.05 else "，這台機器分辨不出這樣的差別"}。第 4 本筆記本會把它們拿掉。""",
 )
 
 # %% [markdown] lang="en"
