@@ -6,7 +6,7 @@
 # | | |
 # |---|---|
 # | You build | (IA)3 and full fine-tuning on three tasks, each with its own learning rate; the row of this method in the family's table; a look at the knobs afterwards |
-# | You write | nothing new: exercises 1 and 2 are used |
+# | You write | exercise 3 (`ia3.py`) |
 # | You need | four minutes on two CPU cores, 2 GB of memory |
 # | You should see | what the learning rate of another method does to this one; the rank of what was learned; what is left when one kind of knob is put back to 1 |
 
@@ -18,7 +18,7 @@
 # | | |
 # |---|---|
 # | 你會做出 | 在三個任務上訓練 (IA)3 與全參數微調，各用自己的學習率；這個方法在家族總表中的一列；再回頭看看旋鈕轉到哪裡 |
-# | 你要寫的 | 沒有新的：用到練習 1 與 2 |
+# | 你要寫的 | 練習 3（`ia3.py`） |
 # | 你需要 | 兩個 CPU 核心跑四分鐘，2 GB 記憶體 |
 # | 你應該看到 | 拿別的方法的學習率來用會怎樣；學到的改變量的秩；把其中一種旋鈕轉回 1 之後還剩什麼 |
 
@@ -218,14 +218,14 @@ lab.say(
 # %% [markdown] lang="en"
 # ## Few numbers, which rank?
 #
-# LoRA saves numbers by a low rank. (IA)3 has fewer numbers still. Is its change $(\mathrm{diag}(l)-I)\,W$ of a low rank too? We count the rank of each change, beside that of the weight. The control is the change cut to as many directions as LoRA could afford with these numbers: one, at best.
+# LoRA saves numbers by a low rank. (IA)3 has fewer numbers still. Is its change $(\mathrm{diag}(l)-I)\,W$ of a low rank too? We fold the factors into the weights (exercise 3; notebook 4 looks at it closely), and count the rank of each change, beside that of the weight. The control is the change cut to as many directions as LoRA could afford with these numbers: one, at best.
 #
 # Then we cut the change of each layer to its best few directions, as lab 1.1.1 did with full fine-tuning, and ask what the model still knows.
 
 # %% [markdown] lang="zh-TW"
 # ## 數字這麼少，秩是多少？
 #
-# LoRA 靠低秩來省數字，(IA)3 的數字還更少。它的改變量 $(\mathrm{diag}(l)-I)\,W$ 也是低秩嗎？我們算出每個改變量的秩，與權重的秩並列。對照組把改變量砍到 LoRA 用這麼多數字買得起的方向數：頂多一個。
+# LoRA 靠低秩來省數字，(IA)3 的數字還更少。它的改變量 $(\mathrm{diag}(l)-I)\,W$ 也是低秩嗎？我們把倍率收進權重（練習 3；第 4 本筆記本會仔細看），再算出每個改變量的秩，與權重的秩並列。對照組把改變量砍到 LoRA 用這麼多數字買得起的方向數：頂多一個。
 #
 # 接著像實驗 1.1.1 對全參數微調做的那樣，把每層的改變量砍到最好的幾個方向，再看模型還會什麼。
 
@@ -406,6 +406,8 @@ lab.say(
 # - `new_facts` was not searched: it has the rate of `compose`. Full fine-tuning ran on `compose` with one seed.
 # - The paper's own recipe adds two more losses (unlikelihood and length-normalised) and few examples; ours has thousands of examples and the plain loss.
 #
+# **Exercise.** 3 (`ia3.py`: the fold) belongs here: `nox -s check -- lab-1.1.5-ia3`.
+#
 # **Next:** what can one do with adapters that are vectors?
 
 # %% [markdown] lang="zh-TW"
@@ -415,5 +417,7 @@ lab.say(
 # - 學習率到最後都不變，所以最後幾步仍會讓準確率晃動，`compose` 晃得最厲害：請看各個種子，別只看平均。
 # - `new_facts` 沒有另外搜尋，用的是 `compose` 的學習率。全參數微調在 `compose` 上只跑一個種子。
 # - 論文自己的配方還多兩種損失（unlikelihood 與長度正規化），例子很少；我們有幾千個例子，用一般的損失。
+#
+# **練習。** 練習 3（`ia3.py`：收進權重）屬於這一本：`nox -s check -- lab-1.1.5-ia3`。
 #
 # **下一步：** adapter 只是向量的話，可以拿來做什麼？

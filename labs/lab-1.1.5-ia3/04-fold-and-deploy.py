@@ -6,7 +6,7 @@
 # | | |
 # |---|---|
 # | You build | the fold, with and without biases; a second place for the same factors; an export; a real HTTP server that has never heard of (IA)3 |
-# | You write | exercises 3 and 4 (`ia3.py`) |
+# | You write | exercise 4 (`ia3.py`) |
 # | You need | half a minute on two CPU cores, 2 GB of memory; the adapters of notebook 2 |
 # | You should see | how far a folded model is from its factors; a mistake that one model cannot show and another can; which neighbour of a layer may take its factors; served answers beside local ones |
 
@@ -18,7 +18,7 @@
 # | | |
 # |---|---|
 # | 你會做出 | 把倍率收進權重，有偏差與沒有偏差的都做；同樣的倍率的第二個去處；匯出；以及一個從沒聽過 (IA)3 的真正 HTTP 伺服器 |
-# | 你要寫的 | 練習 3 與 4（`ia3.py`） |
+# | 你要寫的 | 練習 4（`ia3.py`） |
 # | 你需要 | 兩個 CPU 核心跑半分鐘，2 GB 記憶體；第 2 本筆記本的 adapter |
 # | 你應該看到 | 收進權重之後，與帶著倍率的差多少；一個在這個模型上看不出來、在另一個模型上卻看得出來的錯誤；一層的倍率可以交給哪個鄰居；伺服器的回答與本機的並列 |
 
@@ -285,7 +285,7 @@ lab.say(
 # - Float32 throughout. In bfloat16 a fold rounds each weight anew; fold in float32, convert afterwards, compare.
 # - `transformers serve` is a plain server: throughput is the subject of module 2.
 #
-# **Exercises.** 3 and 4 (`ia3.py`: the fold, and one layer earlier) belong here: `nox -s check -- lab-1.1.5-ia3`.
+# **Exercise.** 4 (`ia3.py`: one layer earlier) belongs here: `nox -s check -- lab-1.1.5-ia3`.
 
 # %% [markdown] lang="zh-TW"
 # ## 收進權重，還是留著向量？
@@ -301,4 +301,4 @@ lab.say(
 # - 全程用 float32。在 bfloat16 下收進權重，每個權重都會再捨入一次；請用 float32 收，之後再轉換，然後比對。
 # - `transformers serve` 是很陽春的伺服器：吞吐量是第 2 單元的主題。
 #
-# **練習。** 練習 3 與 4（`ia3.py`：收進權重，以及提前一層）屬於這一本：`nox -s check -- lab-1.1.5-ia3`。
+# **練習。** 練習 4（`ia3.py`：提前一層）屬於這一本：`nox -s check -- lab-1.1.5-ia3`。
