@@ -319,9 +319,9 @@ lab.say(
 # **Next:** can a model learn something new with knobs alone?
 
 # %% [markdown] lang="zh-TW"
-# ## 玩具規模的限制
+# ## 小規模實驗的限制
 #
-# - 小模型上的比例是玩具的比例；能帶走的是公式，以及在 `meta` 上數出來的數字。
+# - 這裡的比例只適用於小模型；能套用到大模型的是公式，以及在 `meta` 上數出來的數字。
 # - 論文訓練的是 encoder-decoder，它的 cross-attention 有自己的 key 與 value。decoder 每個 block 是三個向量。
 #
 # **練習。** 練習 1、2、6（`ia3.py`：參數量、這一層、另一種架構）與練習 5（`ia3_files.py`：檔案）屬於這一本：`nox -s check -- lab-1.1.5-ia3`。

@@ -154,16 +154,17 @@ lab.table(
 
 # %%
 curves = {(name, "IA3"): [np.array(runs[name, seed].history.losses) for seed in family.SEEDS] for name in family.TASKS}
+wrong = tr("wrong rate", "錯的學習率")
 curves["relabel", "full"] = [np.array(full["relabel", seed].history.losses) for seed in settings.seeds]
-curves["relabel", "wrong rate"] = [np.array(full_rate.history.losses)]
+curves["relabel", wrong] = [np.array(full_rate.history.losses)]
 curves["compose", "full"] = [np.array(full["compose", first_seed].history.losses)]
-curves["compose", "wrong rate"] = [np.array(tenth.history.losses)]
+curves["compose", wrong] = [np.array(tenth.history.losses)]
 lab.figure(
     "losses",
     losses_of_tasks(curves),
     Text(
         en="Losses over the steps. Wrong rate: (IA)3 with full fine-tuning's on relabel, with a tenth of its own on compose.",
-        zh_tw="損失隨步數的變化。wrong rate：relabel 上是用全參數微調學習率的 (IA)3，compose 上是用自己十分之一學習率的 (IA)3。",
+        zh_tw="損失隨步數的變化。錯的學習率：relabel 上是用全參數微調學習率的 (IA)3，compose 上是用自己十分之一學習率的 (IA)3。",
     ),
 )
 
@@ -411,7 +412,7 @@ lab.say(
 # **Next:** what can one do with adapters that are vectors?
 
 # %% [markdown] lang="zh-TW"
-# ## 玩具規模的限制
+# ## 小規模實驗的限制
 #
 # - `relabel` 與 `compose` 是用基礎模型本來就會的東西組成的。缺了的特徵，轉什麼旋鈕都轉不出來；這裡最接近那種情況的是 `new_facts`。
 # - 學習率到最後都不變，所以最後幾步仍會讓準確率晃動，`compose` 晃得最厲害：請看各個種子，別只看平均。

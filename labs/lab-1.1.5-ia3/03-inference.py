@@ -69,7 +69,7 @@ batch = batches(tasks["relabel"], batch_size=settings.batch, seed=0)(0)
 # Two files, in `peft`'s format. Both directions are tried: ours in `peft`, and what `peft` saves again in ours. The control is the other task's adapter, which has the same shapes.
 
 # %% [markdown] lang="zh-TW"
-# ## 硬碟上有什麼，誰讀得懂
+# ## 磁碟上有什麼，誰讀得懂
 #
 # 兩個檔案，`peft` 的格式。兩個方向都試：我們的交給 `peft`，`peft` 再存一次之後由我們讀回。對照組是另一個任務的 adapter，形狀完全相同。
 
@@ -105,7 +105,7 @@ lab.say(
 # Switching is a copy of a few vectors. Off, the model must be the base to the last bit.
 
 # %% [markdown] lang="zh-TW"
-# ## 在家、出門、關掉
+# ## 自己的任務、別人的任務、關掉
 #
 # 切換只是抄寫幾個向量。關掉之後，模型必須跟基礎模型一個位元都不差。
 
@@ -322,9 +322,9 @@ lab.say(
 # **Next:** how do the factors disappear?
 
 # %% [markdown] lang="zh-TW"
-# ## 玩具規模的限制
+# ## 小規模實驗的限制
 #
-# - 批次只有幾列：會互相等待的任務越多，混合批次賺得越多。
+# - 批次只有幾列：原本會互相等待的任務越多，混合批次的好處越大。
 # - 常見的伺服器收 LoRA 的 adapter，不收向量。要用 (IA)3 的混合批次，伺服器得做 `rows` 在這裡做的事。
 #
 # **練習。** 練習 7（`mixed_batch.py`：每一列的倍率）屬於這一本：`nox -s check -- lab-1.1.5-ia3`。

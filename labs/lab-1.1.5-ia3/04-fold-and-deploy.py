@@ -158,13 +158,13 @@ for name in adapters:
 lab.record("earlier_difference", max(earlier.values()))
 lab.record("earlier_difference", min(gated.values()), variant="gate_proj")
 shown = {
-    "folded": max(exact.values()),
-    "down_proj's factors in up_proj": max(earlier.values()),
-    "with biases": of_biases["right"],
-    "... bias not rescaled": of_biases["bias_forgotten"],
-    "... bias of down_proj rescaled": of_biases["bias_always"],
-    "down_proj's factors in gate_proj": min(gated.values()),
-    "down_proj's factors left out": min(without_down.values()),
+    tr("folded", "收進權重"): max(exact.values()),
+    tr("down_proj's factors in up_proj", "down_proj 的倍率放進 up_proj"): max(earlier.values()),
+    tr("with biases", "有偏差"): of_biases["right"],
+    tr("... bias not rescaled", "……偏差沒有縮放"): of_biases["bias_forgotten"],
+    tr("... bias behind the MLP rescaled", "……MLP 後面的偏差也縮放"): of_biases["bias_always"],
+    tr("down_proj's factors in gate_proj", "down_proj 的倍率放進 gate_proj"): min(gated.values()),
+    tr("down_proj's factors left out", "漏掉 down_proj 的倍率"): min(without_down.values()),
 }
 lab.figure(
     "folds",
@@ -296,9 +296,9 @@ lab.say(
 # | 同一批次裡許多任務 | | 適合：每一列一個向量 |
 # | 回到基礎模型 | 要再除回去：倍率接近 0 的話，被關小的就找不回來，所以基礎模型要留著 | 關掉即可，完全精確 |
 #
-# ## 玩具規模的限制
+# ## 小規模實驗的限制
 #
 # - 全程用 float32。在 bfloat16 下收進權重，每個權重都會再捨入一次；請用 float32 收，之後再轉換，然後比對。
-# - `transformers serve` 是很陽春的伺服器：吞吐量是第 2 單元的主題。
+# - `transformers serve` 是功能簡單的伺服器：吞吐量是第 2 單元的主題。
 #
 # **練習。** 練習 4（`ia3.py`：提前一層）屬於這一本：`nox -s check -- lab-1.1.5-ia3`。

@@ -1,4 +1,7 @@
-"""How the figures of this lab are drawn. What is in them is measured in the notebooks; what they show is said there, beside each."""
+"""How the figures of this lab are drawn. What is in them is measured in the notebooks; what they show is said there, beside each.
+
+Labels are in the reader's language; names of models, layers and ways are those of the tables.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from onepiece.course.text import tr
 from onepiece.figures import COLORS, subplots
 
 if TYPE_CHECKING:
@@ -19,12 +23,13 @@ def beside_peft(losses: Mapping[str, np.ndarray]) -> Figure:
     steps = np.arange(1, len(losses["peft"]) + 1)
     for name, style in (("peft", "-"), ("own", "--"), ("output_of_down_proj", ":")):
         left.plot(steps, losses[name], linestyle=style, markevery=3, label=name)
-    left.set(xlabel="step", ylabel="loss (nats per token)")
+    left.set(xlabel=tr("step", "步"), ylabel=tr("loss (nats per token)", "損失（nats／token）"))
     left.legend()
     right.set_prop_cycle(color=[COLORS["orange"], COLORS["green"]], marker=["s", "^"])
     for name in ("own", "output_of_down_proj"):
         right.semilogy(steps, np.maximum(np.abs(losses[name] - losses["peft"]), 1e-9), markevery=3, label=name)
-    right.set(xlabel="step", ylabel="distance from peft (nats)", title="1e-9 stands for equal")
+    equal = tr("1e-9 stands for equal", "1e-9 代表相等")
+    right.set(xlabel=tr("step", "步"), ylabel=tr("distance from peft (nats)", "與 peft 的距離（nats）"), title=equal)
     right.legend()
     return figure
 
@@ -46,9 +51,9 @@ def losses_of_tasks(losses: Mapping[tuple[str, str], Sequence[np.ndarray]]) -> F
         place.plot(steps, smooth.mean(axis=0), color=colour, linestyle=style, marker="os^D"[ways.index(way)], markevery=every, label=way)
         place.fill_between(steps, smooth.min(axis=0), smooth.max(axis=0), color=colour, alpha=0.18, linewidth=0)
     for place, task in zip(axes, tasks, strict=True):
-        place.set(xlabel="step", title=task, ylim=(0, None))
+        place.set(xlabel=tr("step", "步"), title=task, ylim=(0, None))
         place.legend()
-    axes[0].set_ylabel("loss (nats per token)")
+    axes[0].set_ylabel(tr("loss (nats per token)", "損失（nats／token）"))
     return figure
 
 
@@ -58,8 +63,8 @@ def factors_by_kind(factors: Mapping[str, np.ndarray]) -> Figure:
     for place, (kind, values), colour in zip(axes, factors.items(), ("blue", "orange", "green"), strict=True):
         place.hist(values, bins=40, color=COLORS[colour])
         place.axvline(1, color="black", linestyle="--", linewidth=1.2, marker="")
-        place.set(xlabel="factor", title=kind)
-    axes[0].set_ylabel("how many")
+        place.set(xlabel=tr("factor", "倍率"), title=kind)
+    axes[0].set_ylabel(tr("how many", "個數"))
     return figure
 
 
@@ -70,11 +75,12 @@ def change_cut_to_rank(ranks: Sequence[int], accuracies: Mapping[str, Sequence[f
         style = {"color": COLORS[colour], "marker": marker, "label": name}
         left.plot(ranks, 100 * np.array(accuracies[name]), **style)
         right.plot(ranks, 100 * np.array(energy[name]), **style)
-    for place, label in ((left, "held-out exact match (%)"), (right, "share of the squared change (%)")):
+    kept = tr("share of the squared change (%)", "占改變量平方的比例（%）")
+    for place, label in ((left, tr("held-out exact match (%)", "保留題目完全相符（%）")), (right, kept)):
         place.set_xscale("log", base=2)
         place.set_xticks(list(ranks), [str(rank) for rank in ranks])
         place.minorticks_off()
-        place.set(xlabel="directions kept of each change", ylabel=label, ylim=(-4, 104))
+        place.set(xlabel=tr("directions kept of each change", "每個改變量留下的方向數"), ylabel=label, ylim=(-4, 104))
         place.legend()
     return figure
 
@@ -87,5 +93,5 @@ def distances(values: Mapping[str, float], rounding: float) -> Figure:
     axes.set_xscale("log")
     axes.axvline(rounding, color="black", linestyle="--", linewidth=1.2, marker="")
     axes.invert_yaxis()
-    axes.set(xlabel="largest difference of the logits (relative)")
+    axes.set(xlabel=tr("largest difference of the logits (relative)", "logits 的最大差異（相對值）"))
     return figure
