@@ -390,13 +390,18 @@ nine_tenths = {
     name: next((rank for rank, value in zip(cut_ranks, values, strict=True) if value >= 0.9 * runs[name, first_seed].accuracy), full_rank)
     for name, values in cut_right.items()
 }
+last_loss = {name: float(np.mean([runs[name, seed].history.losses[-20:] for seed in family.SEEDS])) for name in family.TASKS}
+forgets_more = average["relabel"] < average["relabel, full"]
+memory_fails = mean["new_facts"] < 0.5
 lab.say(
     f"""- {trained:,} factors ({trained / row["total"]:.2%}) reach {mean["relabel"]:.1%} on `relabel`, {mean["compose"]:.1%} on `compose`{said["compose_accuracy"]} and {mean["new_facts"]:.1%} on `new_facts`; full fine-tuning {np.mean(right["relabel", "full"]):.1%} and {right["compose", "full"][0]:.1%} on the first two. With a tenth of the rate `compose` is at {tenth.accuracy:.1%}.
 - The change of a weight has {min(shares):.0%} of the weight's rank at least{said["change_rank_share"]}. Few numbers do not mean a low rank: here a number moves a whole row or column. To keep nine tenths of the accuracy, {nine_tenths["relabel"]} directions are needed for `relabel` and {nine_tenths["compose"]} for `compose`, of {full_rank}.
-- Afterwards the skills of pretraining stand at {average["relabel"]:.0%} (`relabel`) on average, after full fine-tuning at {average["relabel, full"]:.0%}. {"Few trained numbers are no protection: the rate is large." if average["relabel"] <= average["relabel, full"] else "That depends on rates and steps: take it for no law."}""",
+- The last 20 losses in training are {", ".join(f"{value:.2f} ({name})" for name, value in last_loss.items())} nats. {"So on `new_facts` it is not that what was learned does not carry over: it was not learned. Judging a review and reversing letters are features to be turned up; that a person has a parrot is not among them, and to write it down takes numbers of its own." if memory_fails and last_loss["new_facts"] > 2 * last_loss["relabel"] else "Facts, too, can be told with the features that there are."}
+- Afterwards the skills of pretraining stand at {average["relabel"]:.0%} (`relabel`) on average, after full fine-tuning at {average["relabel, full"]:.0%}. {"Few trained numbers are no protection: turned that far, they change everything that the model does. What protects is that the factors can be taken off." if forgets_more else "That depends on rates and steps: take it for no law."}""",
     f"""- {trained:,} 個倍率（{trained / row["total"]:.2%}）在 `relabel` 達到 {mean["relabel"]:.1%}，`compose` {mean["compose"]:.1%}{said_zh["compose_accuracy"]}，`new_facts` {mean["new_facts"]:.1%}；全參數微調在前兩個是 {np.mean(right["relabel", "full"]):.1%} 與 {right["compose", "full"][0]:.1%}。學習率只用十分之一的話，`compose` 是 {tenth.accuracy:.1%}。
 - 權重的改變量，至少有權重的秩的 {min(shares):.0%}{said_zh["change_rank_share"]}。數字少不代表秩低：在這裡，一個數字動的是一整列或一整行。要保住九成的準確率，`relabel` 需要 {nine_tenths["relabel"]} 個方向，`compose` 需要 {nine_tenths["compose"]} 個，總共有 {full_rank} 個。
-- 訓練之後，預訓練的技能平均剩 {average["relabel"]:.0%}（`relabel`），全參數微調之後是 {average["relabel, full"]:.0%}。{"訓練的數字少，並不能防止遺忘：它的學習率很大。" if average["relabel"] <= average["relabel, full"] else "這取決於學習率與步數，別當成定律。"}""",
+- 訓練時最後 20 步的損失是 {"、".join(f"{name} {value:.2f}" for name, value in last_loss.items())} nats。{"所以 `new_facts` 的問題不是學會了卻用不出來，而是沒有學起來。判斷評論、反轉字母，都是可以轉大的特徵；某個人養了一隻鸚鵡則不在其中，要把它寫下來，得有另外的數字。" if memory_fails and last_loss["new_facts"] > 2 * last_loss["relabel"] else "用已有的特徵，也說得出新的事實。"}
+- 訓練之後，預訓練的技能平均剩 {average["relabel"]:.0%}（`relabel`），全參數微調之後是 {average["relabel, full"]:.0%}。{"訓練的數字少，並不能防止遺忘：轉到那麼遠，模型做的每件事都跟著變。真正的保護是倍率可以拿掉。" if forgets_more else "這取決於學習率與步數，別當成定律。"}""",
 )
 
 # %% [markdown] lang="en"
