@@ -2,6 +2,7 @@
 
 - `tasks`: the base model, tasks that it cannot do, their training and score, what was forgotten;
 - `linear_layers`: finding, counting and replacing the linear layers of a model;
+- `wrapped_layers`: something trainable around a linear layer, into a model and out again;
 - `comparison`: by logits, step by step against peft, bit by bit;
 - `adapter_files`: files in peft's format, and peft beside us.
 
@@ -49,6 +50,7 @@ from onepiece.adaptation.linear_layers import (
     targeted_shapes,
 )
 from onepiece.adaptation.tasks import Task, accuracy, base_identity, batches, fit, forgetting, load_base, load_task
+from onepiece.adaptation.wrapped_layers import WrappedLinear, base_names, fold_layers, wrap_layers, wrapped_layers
 
 __all__ = [
     "ALL_LINEAR",
@@ -58,8 +60,10 @@ __all__ = [
     "Shapes",
     "Task",
     "Trace",
+    "WrappedLinear",
     "accuracy",
     "base_identity",
+    "base_names",
     "batches",
     "changed_tensors",
     "common_config",
@@ -70,6 +74,7 @@ __all__ = [
     "expect_shape",
     "fit",
     "fitting_layer",
+    "fold_layers",
     "forget_quantization",
     "forgetting",
     "in_peft",
@@ -90,5 +95,7 @@ __all__ = [
     "targeted_shapes",
     "tensor_hashes",
     "traced",
+    "wrap_layers",
+    "wrapped_layers",
     "write_adapter",
 ]
