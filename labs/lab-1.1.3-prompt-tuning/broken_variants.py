@@ -1,76 +1,203 @@
-"""Scale and shift with exactly one mistake: what `checks.py` recognises, and the controls of the gates.
+"""Prompt tuning with exactly one mistake: what `checks.py` recognises, and the controls of the gates.
 
 Nothing here calls the exercises, so that it says the same whatever they contain; with `mistake=None` it is right, written another way:
-with a diagonal matrix instead of a product by elements.
+row by row, number by number.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from onepiece.adaptation import plain_linear, replace_layer
+from onepiece.adaptation import Task
+from onepiece.adaptation.soft_prompt import Inputs, Layout, SoftPromptModel, Vectors
 from onepiece.checks import check_mistake
-from scale_shift import scale_shift_layers
+from onepiece.data import IGNORED
+from prompt_tuning import PromptSettings
 
-FORWARD_MISTAKES = (
-    "no_shift",  # only the scale
-    "no_scale",  # only the shift
-    "shift_scaled",  # scale * (W x + b + shift)
-    "scale_plus_one",  # the scale is taken for a change: (1 + scale), although it starts at 1
-    "input_scaled",  # the scale is on the input; only in a square layer does that run
+COUNT_MISTAKES = (
+    "every_layer",  # as many as prefix tuning has: keys and values in each layer
+    "tokens_alone",  # the number of virtual tokens
+    "whole_table",  # the embedding table is trained too
 )
-MERGE_MISTAKES = (
-    "shift_scaled",  # scale * (b + shift)
-    "bias_unscaled",  # b + shift: of a base without biases nobody sees it
-    "bias_forgotten",  # the shift alone, as if the base had no bias
-    "columns_scaled",  # W diag(scale): the scale is on the input
+START_MISTAKES = (
+    "positive",  # random numbers from 0 to 1
+    "doubled",  # from -1 to 1
+    "same_word",  # one word for all vectors
+    "first_words",  # the first rows of the table, which are special tokens and bytes
+    "generator_ignored",  # drawn from PyTorch's global generator
+    "padded",  # words once, then zeros
+)
+PLACE_MISTAKES = (
+    "text_not_moved",  # the positions of the text begin at 0 again
+    "over_padding",  # positions count padding too, as peft does
+    "mask_forgotten",  # nobody may look at the prompt
+    "behind",  # the prompt stands after the text
+)
+LABEL_MISTAKES = (
+    "prompt_counted",  # token 0 for IGNORED: the model learns to say padding at the prompt
+    "not_moved",  # the ignored labels stand after those of the text
+    "too_short",  # none for the prompt
+    "moved_twice",  # one place more, because "the model predicts the next token"
+)
+TABLE_MISTAKES = (
+    "in_front",  # the new rows come first: every old word has another number
+    "tied",  # the head has the vectors, as a base with one table would
+    "zeros",  # the head has rows of zeros
+    "last_row",  # the head repeats its last row, which is a word that is said
 )
 
 
-def broken_merge(weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor, mistake: str | None) -> tuple[Tensor, Tensor]:
-    """(out, in) and (out,) of the plain layer, with one of MERGE_MISTAKES or None.
+def broken_count(hidden: int, settings: PromptSettings, mistake: str | None, *, layers: int = 1, vocabulary: int = 0) -> int:
+    """How many numbers are trained, with one of COUNT_MISTAKES or None.
 
     Raises:
         ValueError: there is no such mistake.
     """
-    check_mistake(mistake, MERGE_MISTAKES)
-    diagonal = torch.diag(scale)  # (out,) -> (out, out)
-    biases = {"shift_scaled": diagonal @ (bias + shift), "bias_unscaled": bias + shift, "bias_forgotten": shift}
-    merged = weight @ diagonal if mistake == "columns_scaled" else diagonal @ weight
-    return merged, biases.get(mistake or "", diagonal @ bias + shift)
+    check_mistake(mistake, COUNT_MISTAKES)
+    right = sum(hidden for _ in range(settings.virtual_tokens))
+    wrong = {"every_layer": 2 * layers * right, "tokens_alone": settings.virtual_tokens, "whole_table": right + vocabulary * hidden}
+    return wrong.get(mistake or "", right)
 
 
-def broken_forward(base: nn.Linear, scale: Tensor, shift: Tensor, inputs: Tensor, mistake: str | None) -> Tensor:
-    """(batch, in) -> (batch, out), with one of FORWARD_MISTAKES or None.
+def broken_vectors(table: Tensor, settings: PromptSettings, seed: int, mistake: str | None) -> Tensor:
+    """The start values with one of START_MISTAKES or None; `seed` is that of the generator.
 
     Raises:
         ValueError: there is no such mistake.
     """
-    check_mistake(mistake, FORWARD_MISTAKES)
-    if mistake == "input_scaled":
-        return base(inputs @ torch.diag(scale)) + shift
-    if mistake == "scale_plus_one":
-        scale = 1 + scale
-    elif mistake == "no_scale":
-        scale = torch.ones_like(scale)
-    if mistake == "no_shift":
-        shift = torch.zeros_like(shift)
-    weight, bias = broken_merge(base.weight, base.bias, scale, shift, "shift_scaled" if mistake == "shift_scaled" else None)
-    return inputs @ weight.T + bias
+    check_mistake(mistake, START_MISTAKES)
+    generator = None if mistake == "generator_ignored" else torch.Generator().manual_seed(seed)
+    number, (vocabulary, hidden) = settings.virtual_tokens, table.shape
+    if settings.start == "random":
+        drawn = torch.rand(number, hidden, generator=generator)
+        return {"positive": drawn, "doubled": 2 * drawn - 1}.get(mistake or "", drawn - 0.5)
+    if settings.start == "vocabulary":
+        chosen = torch.randint(vocabulary, (number,), generator=generator).tolist()
+    else:
+        chosen = (list(settings.token_ids) * number)[:number]
+    if mistake == "same_word":
+        chosen = chosen[:1] * number
+    if mistake == "first_words":
+        chosen = list(range(number))
+    rows = [table[token].detach().clone() for token in chosen]
+    if mistake == "padded":
+        rows = [row if place < len(settings.token_ids) else torch.zeros_like(row) for place, row in enumerate(rows)]
+    return torch.stack(rows)
 
 
-def merge_with_mistake(model: nn.Module, mistake: str) -> None:
-    """Merge every layer of a model of bases without biases, with one of MERGE_MISTAKES; in place."""
-    for name, layer in scale_shift_layers(model).items():
-        nothing = torch.zeros_like(layer.shift)
-        weight, bias = broken_merge(layer.base.weight, nothing, layer.scale, layer.shift, mistake)
-        replace_layer(model, name, plain_linear(weight.detach(), bias.detach()))
+def broken_place(prompts: Vectors, text: Vectors, mistake: str | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Embeddings, mask and positions with one of PLACE_MISTAKES or None.
+
+    Raises:
+        ValueError: there is no such mistake.
+    """
+    check_mistake(mistake, PLACE_MISTAKES)
+    parts = (text, prompts) if mistake == "behind" else (prompts, text)
+    embeddings = torch.cat([part.embeddings for part in parts], dim=1)
+    masks = [part.mask for part in parts]
+    if mistake == "mask_forgotten":
+        masks[0] = torch.zeros_like(masks[0])
+    mask = torch.cat(masks, dim=1)
+    rows = [_positions(row, mistake, prompts.mask.shape[1]) for row in mask.tolist()]
+    return embeddings, mask, torch.tensor(rows, device=mask.device)
 
 
-def start_somewhere_else(model: nn.Module, *, seed: int) -> None:
-    """Scales near 1 and shifts near 0 instead of 1 and 0; in place."""
-    generator = torch.Generator().manual_seed(seed)
-    for layer in scale_shift_layers(model).values():
-        for parameter in (layer.scale, layer.shift):
-            parameter.data += (0.02 * torch.randn(parameter.shape, generator=generator)).to(parameter)
+def _positions(mask: list[int], mistake: str | None, virtual_tokens: int) -> list[int]:
+    """Of one row, counted by hand."""
+    positions, real = [], 0
+    for place, counts in enumerate(mask):
+        if mistake == "text_not_moved" and place == virtual_tokens:
+            real = 0
+        real += counts
+        positions.append(place if mistake == "over_padding" else max(real - 1, 0))
+    return positions
+
+
+def broken_labels(labels: Tensor, virtual_tokens: int, mistake: str | None) -> Tensor:
+    """The labels of prompt and text with one of LABEL_MISTAKES or None.
+
+    Raises:
+        ValueError: there is no such mistake.
+    """
+    check_mistake(mistake, LABEL_MISTAKES)
+    filler = 0 if mistake == "prompt_counted" else IGNORED
+    rows = []
+    for row in labels.tolist():
+        front = [filler] * virtual_tokens
+        if mistake == "too_short":
+            rows.append(row)
+        elif mistake == "not_moved":
+            rows.append([*row, *front])
+        elif mistake == "moved_twice":
+            rows.append([*front, *row[1:], filler])
+        else:
+            rows.append([*front, *row])
+    return torch.tensor(rows, device=labels.device)
+
+
+def broken_layout(mistake: str | None) -> Layout:
+    """`before_text` with one of PLACE_MISTAKES or LABEL_MISTAKES, or None; raises ValueError for any other."""
+    check_mistake(mistake, PLACE_MISTAKES + LABEL_MISTAKES)
+
+    def layout(prompts: Vectors, text: Vectors, labels: Tensor | None) -> Inputs:
+        laid = broken_place(prompts, text, mistake if mistake in PLACE_MISTAKES else None)
+        if labels is not None:
+            labels = broken_labels(labels, prompts.mask.shape[1], mistake if mistake in LABEL_MISTAKES else None)
+        return Inputs(*laid, labels)
+
+    return layout
+
+
+def broken_tables(embeddings: Tensor, head: Tensor, vectors: Tensor, unsaid: int, mistake: str | None) -> tuple[Tensor, Tensor]:
+    """Both tables with new rows, with one of TABLE_MISTAKES or None.
+
+    Raises:
+        ValueError: there is no such mistake.
+    """
+    check_mistake(mistake, TABLE_MISTAKES)
+    quiet = torch.stack([head[unsaid]] * len(vectors))
+    rows = {"tied": vectors, "zeros": torch.zeros_like(vectors), "last_row": torch.stack([head[-1]] * len(vectors))}
+    said = torch.vstack([head, rows.get(mistake or "", quiet)])
+    if mistake == "in_front":
+        return torch.vstack([vectors, embeddings]), torch.vstack([quiet, head])
+    return torch.vstack([embeddings, vectors]), said
+
+
+# ---------------------------------------------------------------------------------------------- whole models
+
+
+def best_constant(task: Task) -> float:
+    """The share that is right if everything gets the same answer: in each language the most frequent one. The null system."""
+    answers: dict[str, Counter[str]] = {}
+    for item in task.held_out:
+        answers.setdefault(item.language, Counter())[item.answer] += 1
+    return sum(max(counts.values()) for counts in answers.values()) / len(task.held_out)
+
+
+def train_the_table_too(model: SoftPromptModel) -> None:
+    """The base's embeddings get a gradient, as if the new words were ordinary rows of the table."""
+    model.base.get_input_embeddings().weight.requires_grad_(True)
+
+
+@torch.no_grad()
+def with_tied_head(exported: nn.Module, vectors: Tensor) -> nn.Module:
+    """An exported model, in place, whose head scores the new words with their own vectors."""
+    head = exported.get_output_embeddings().weight
+    head[-len(vectors) :] = vectors
+    return exported
+
+
+def linear_layers_alone(config: Any, flops: int, context: int) -> int:
+    """The FLOPs of a token without those of attention, which is all that a prompt makes dearer."""
+    return flops - 4 * config.num_hidden_layers * config.num_attention_heads * config.head_dim * context
+
+
+def swapped(names: Mapping[str, Any]) -> dict[str, Any]:
+    """Each name with the value of the next one: prompts that were handed to the wrong rows."""
+    values = list(names.values())
+    return dict(zip(names, values[1:] + values[:1], strict=True))

@@ -162,21 +162,19 @@ def add_prompt(base: PreTrainedModel, settings: PromptSettings, *, seed: int) ->
 # ---------------------------------------------------------------------------------------------- 6. what it costs
 
 
-def forward_flops(config: Any, tokens: int, context: int) -> int:
-    """Multiplications and additions of a Llama for `tokens` new tokens, the last of which sees `context`; 2 for each weight and token.
+def token_flops(config: Any, context: int) -> int:
+    """Multiplications and additions of a Llama for one new token that sees `context` tokens, itself and the prompt among them.
 
-    Counted: linear layers and the head, and queries times keys and weights times values of each token over all that it sees. Not
-    counted: norms, rotations and the softmax, which are no matrix products.
+    Counted: linear layers and the head, queries times keys, weights times values; 2 for each product of two numbers. Not counted:
+    norms, rotations and the softmax, which are no matrix products.
 
     Args:
         config: a `LlamaConfig` or one with the same names.
     """
     hidden, head = config.hidden_size, config.head_dim
     queries, keys = config.num_attention_heads * head, config.num_key_value_heads * head
-    linear = config.num_hidden_layers * (2 * hidden * queries + 2 * hidden * keys + 3 * hidden * config.intermediate_size)
-    seen = sum(range(context - tokens + 1, context + 1))
-    attention = config.num_hidden_layers * 2 * queries * seen
-    return 2 * (tokens * (linear + hidden * config.vocab_size) + attention)
+    layer = 2 * hidden * queries + 2 * hidden * keys + 3 * hidden * config.intermediate_size + 2 * queries * context
+    return 2 * (config.num_hidden_layers * layer + hidden * config.vocab_size)
 
 
 # Exercise 5, a design. How long may a prompt be? It takes positions from the context, and each of its vectors is read once per

@@ -1,0 +1,316 @@
+# %% [markdown] lang="en"
+# # 2. Train: what can be asked for, and what cannot?
+#
+# **Question.** A prompt moves no weight. It can only change what the frozen layers do with a text. What can be taught in this way?
+#
+# | | |
+# |---|---|
+# | You build | the training of three tasks over three seeds beside full fine-tuning; starts and lengths compared; the same questions with three answers; a look into the attention |
+# | You need | three to five minutes on two CPU cores, 1 GB of memory |
+# | You should see | what the rate of another method does; which task is out of reach, and whether the size of the prompt is to blame; an equation that says what a prompt cannot change |
+
+# %% [markdown] lang="zh-TW"
+# # 2. 訓練：什麼要得到，什麼要不到？
+#
+# **問題。** 提示不動任何權重，只能改變凍結的層怎麼處理一段文字。用這種方式，教得會什麼？
+#
+# | | |
+# |---|---|
+# | 你會做出 | 三個任務、三個種子的訓練，旁邊是全參數微調；比較初始值與長度；同樣的問題、三種答案；看進注意力裡面 |
+# | 你需要 | 兩個 CPU 核心跑三到五分鐘，1 GB 記憶體 |
+# | 你應該看到 | 用了別的方法的學習率會怎麼樣；哪個任務搆不著，是不是提示太小的錯；一條方程式，說明提示改不了什麼 |
+
+# %%
+import functools
+
+import numpy as np
+import torch
+
+from onepiece.models import count_parameters, quiet_libraries
+
+quiet_libraries()  # before peft is imported, which tells of things that are not wrong
+
+from peft import LoraConfig, get_peft_model
+
+from attention_over_text import moved_attention, weights_over_text
+from broken_variants import best_constant, train_the_table_too
+from onepiece import lab
+from onepiece.adaptation import (
+    accuracy,
+    base_identity,
+    batches,
+    changed_tensors,
+    directory_bytes,
+    family,
+    fit,
+    load_base,
+    tensor_hashes,
+)
+from onepiece.course.text import Text, tr
+from onepiece.measure import peak_memory
+from onepiece.training import accumulate_gradients
+from onepiece.world.words import CODES
+from prompt_figures import attention_pictures, losses_by_answer, starts_and_lengths
+from prompt_files import save_prompt
+from prompt_tuning import PromptSettings, add_prompt, answer_tokens
+from skill_tasks import ANSWERS, skill_task
+
+settings = lab.settings
+torch.set_num_threads(settings.threads)
+base, tokenizer = load_base(settings)
+base_name, _ = base_identity(settings)
+whole = count_parameters(base).total
+tasks = family.load_tasks(tokenizer, chat=settings.chat)
+chosen = PromptSettings(settings.virtual_tokens)
+first_seed = settings.seeds[0]
+steps_of = {"relabel": settings.relabel_steps, "compose": settings.compose_steps, "new_facts": settings.facts_steps}
+
+
+def fresh(options=chosen, *, seed):
+    """The base with a new prompt."""
+    return add_prompt(load_base(settings)[0], options, seed=seed)
+
+# %% [markdown] lang="en"
+# ## Predict
+#
+# Two guesses for `predictions.toml`:
+#
+# ```toml
+# relabel_vs_full = 0.9      # the prompt's held-out accuracy on relabel, divided by that of full fine-tuning
+# compose_accuracy = 0.5     # the prompt's held-out accuracy on compose, 0 to 1
+# ```
+
+# %% [markdown] lang="zh-TW"
+# ## 先猜猜看
+#
+# 把兩個猜測寫進 `predictions.toml`：
+#
+# ```toml
+# relabel_vs_full = 0.9      # relabel 的保留題目：提示的準確率除以全參數微調的準確率
+# compose_accuracy = 0.5     # compose 的保留題目：提示的準確率，0 到 1
+# ```
+
+# %% [markdown] lang="en"
+# ## The family's row, and full fine-tuning beside it
+#
+# Three tasks and three seeds, as every lab of this module measures them; full fine-tuning on `relabel`. The rates of both were searched equally hard: `nox -s calibrate -- lab-1.1.3-prompt-tuning`. Two controls: the prompt with the rate that suits LoRA (lab 1.1.1), and full fine-tuning at a tenth of its own.
+
+# %% [markdown] lang="zh-TW"
+# ## 這個家族的一列，旁邊是全參數微調
+#
+# 三個任務、三個種子，跟這個單元每個實驗的量法一樣；全參數微調則只做 `relabel`。兩邊的學習率花了同樣的力氣去找：`nox -s calibrate -- lab-1.1.3-prompt-tuning`。兩個對照組：提示用適合 LoRA 的學習率（實驗 1.1.1），以及全參數微調只用自己的十分之一。
+
+# %%
+rate = settings.relabel_rate
+runs, prompts = {}, {}
+for name, seed in lab.progress([(name, seed) for name in family.TASKS for seed in family.SEEDS]):
+    model = fresh(seed=seed)
+    before = tensor_hashes(model.base)
+    budget = {"steps": steps_of[name], "learning_rate": rate, "schedule": settings.schedule}
+    runs[name, seed] = family.learn(model, tasks[name], seed=seed, **budget)
+    if seed == first_seed:
+        prompts[name] = model
+        changed = changed_tensors(before, tensor_hashes(model.base))
+        lab.record("changed_tensors", len(changed))
+adapter = save_prompt(prompts["relabel"], lab.artifact("prompt-relabel"), base_name)
+
+# %%
+def train_fully(rate, seed):
+    """Full fine-tuning on relabel: the held-out accuracy."""
+    model, _ = load_base(settings)
+    model.requires_grad_(True)
+    budget = {"steps": settings.relabel_full_steps, "batch_size": family.BATCH, "schedule": settings.full_schedule}
+    fit(model, tasks["relabel"], learning_rate=rate, seed=seed, progress=False, **budget)
+    return accuracy(model, tasks["relabel"]).accuracy
+
+
+full = {seed: train_fully(settings.relabel_full_rate, seed) for seed in lab.progress(settings.seeds)}
+at_tenth = train_fully(settings.relabel_full_rate / 10, first_seed)
+slow = fresh(seed=first_seed)
+budget = {"steps": settings.relabel_steps, "batch_size": family.BATCH, "schedule": settings.schedule}
+fit(slow, tasks["relabel"], learning_rate=settings.lora_rate, seed=first_seed, progress=False, **budget)
+at_lora_rate = accuracy(slow, tasks["relabel"]).accuracy
+
+# The nearest mistake to "only the prompt is trained": the table that the prompt stands in for is trained too.
+careless = fresh(seed=first_seed)
+train_the_table_too(careless)
+before = tensor_hashes(careless.base)
+fit(careless, tasks["relabel"], steps=1, learning_rate=rate, batch_size=family.BATCH, seed=first_seed, progress=False)
+lab.record("changed_tensors", len(changed_tensors(before, tensor_hashes(careless.base))), variant="table_trained")
+
+# %%
+def relative(right, seed):
+    """As a share of full fine-tuning; not a number if that is zero, which no gate accepts."""
+    return right / full[seed] if full[seed] else float("nan")
+
+
+constant = {name: best_constant(task) for name, task in tasks.items()}
+for seed in settings.seeds:
+    lab.record("full_accuracy", full[seed], seed=seed)
+    lab.record("relabel_vs_full", relative(runs["relabel", seed].accuracy, seed), seed=seed)
+    lab.record("relabel_vs_full", relative(constant["relabel"], seed), seed=seed, variant="constant")
+lab.record("full_accuracy", at_tenth, seed=first_seed, variant="tenth_of_the_rate")
+lab.record("full_accuracy", constant["relabel"], seed=first_seed, variant="constant")
+lab.record("relabel_vs_full", relative(at_lora_rate, first_seed), seed=first_seed, variant="lora_rate")
+
+trained = count_parameters(prompts["relabel"]).trainable
+batch = batches(tasks["compose"], batch_size=family.BATCH, seed=0)(0)
+ids = tokenizer(tasks["compose"].held_out[0].prompt, return_tensors="pt")["input_ids"].to(settings.device)
+token_ratio = family.token_ratio(prompts["compose"], base, ids, repeats=settings.repeats)
+family.record_row(
+    runs,
+    trained=trained,
+    total=whole,
+    file_bytes=directory_bytes(adapter),
+    peak_bytes=peak_memory(lambda: accumulate_gradients(fresh(seed=0), [batch]), settings.device),
+    token_ratio=token_ratio,
+    mergeable=False,
+)
+
+
+def by_seed(name):
+    """Accuracies in the order of the seeds."""
+    return [runs[name, seed].accuracy for seed in family.SEEDS]
+
+
+lab.table(
+    [
+        *(tr("task", "任務"), tr("steps", "步數"), tr("prompt, by seed", "提示，各種子")),
+        *(tr("always the same answer", "永遠答同一個"), tr("training loss at the end", "最後的訓練損失")),
+    ],
+    [
+        (
+            name,
+            steps_of[name],
+            ", ".join(f"{right:.1%}" for right in by_seed(name)),
+            f"{constant[name]:.1%}",
+            f"{np.mean(runs[name, first_seed].history.losses[-10:]):.2f}",
+        )
+        for name in family.TASKS
+    ],
+)
+
+# %%
+guess, guess_compose = lab.predict("relabel_vs_full"), lab.predict("compose_accuracy")
+against = float(np.mean([relative(runs["relabel", seed].accuracy, seed) for seed in settings.seeds]))
+composed, facts = float(np.mean(by_seed("compose"))), float(np.mean(by_seed("new_facts")))
+lab.say(
+    f"""- {trained:,} of {whole:,} numbers ({trained / whole:.2%}) reach {against:.0%} of full fine-tuning on `relabel`{"" if guess is None else f" (you guessed {guess:.0%})"}, in {settings.relabel_steps} steps instead of {settings.relabel_full_steps}.
+- With the rate that suits LoRA, {settings.lora_rate:g} instead of {rate:g}, the same prompt gets {at_lora_rate:.0%}; always the same answer gets {constant["relabel"]:.0%}. Whoever stops there writes that the method is weak. A vector has to travel far, and each of its numbers moves at most by about the rate in a step of Adam.
+- On `compose` it gets {composed:.0%} in {settings.compose_steps} steps{"" if guess_compose is None else f" (you guessed {guess_compose:.0%})"}, on `new_facts` {facts:.0%} in {settings.facts_steps}.""",
+    f"""- {whole:,} 個數字中的 {trained:,} 個（{trained / whole:.2%}），在 `relabel` 達到全參數微調的 {against:.0%}{"" if guess is None else f"（你猜 {guess:.0%}）"}，用了 {settings.relabel_steps} 步，全參數微調是 {settings.relabel_full_steps} 步。
+- 用適合 LoRA 的學習率（{settings.lora_rate:g}，而不是 {rate:g}），同一個提示只有 {at_lora_rate:.0%}；永遠答同一個答案有 {constant["relabel"]:.0%}。在這裡停手的人，就會寫下「這個方法很弱」。向量要走很遠，而在 Adam 的一步裡，每個數字最多大約只移動一個學習率。
+- `compose` 在 {settings.compose_steps} 步之後是 {composed:.0%}{"" if guess_compose is None else f"（你猜 {guess_compose:.0%}）"}，`new_facts` 在 {settings.facts_steps} 步之後是 {facts:.0%}。""",
+)
+
+# %% [markdown] lang="en"
+# ## Where to begin, and how long?
+#
+# The paper's three starts (section 2.1), and several lengths; fewer steps and one seed. The words for the third start are the answers of the task.
+
+# %% [markdown] lang="zh-TW"
+# ## 從哪裡開始，要多長？
+#
+# 論文的三種初始值（第 2.1 節），以及幾種長度；步數較少，一個種子。第三種初始值用的字，就是這個任務的答案。
+
+# %%
+answers = answer_tokens(tokenizer, [word for code in CODES for word in code])
+options = {
+    "random": PromptSettings(settings.virtual_tokens, "random"),
+    "vocabulary": chosen,
+    "answers": PromptSettings(settings.virtual_tokens, "text", answers),
+}
+options |= {length: PromptSettings(length) for length in settings.short_lengths if length != settings.virtual_tokens}
+short = {}
+for name, option in lab.progress(options.items()):
+    model = fresh(option, seed=first_seed)
+    budget = {"steps": settings.short_steps, "learning_rate": rate, "schedule": settings.schedule, "batch_size": family.BATCH}
+    history = fit(model, tasks["relabel"], seed=first_seed, progress=False, **budget)
+    short[name] = history.losses, accuracy(model, tasks["relabel"]).accuracy
+short[settings.virtual_tokens] = short["vocabulary"]
+starts = {name: short[name][0] for name in ("random", "vocabulary", "answers")}
+lengths = {length: float(np.mean(short[length][0][-10:])) for length in settings.short_lengths}
+lab.record("length_gain", lengths[settings.short_lengths[0]] / lengths[settings.virtual_tokens])
+lab.figure(
+    "starts-and-lengths",
+    starts_and_lengths(starts, lengths),
+    Text(
+        en="Left: training loss on relabel from three starts. Right: the loss after as many steps over the length of the prompt.",
+        zh_tw="左：relabel 從三種初始值開始的訓練損失。右：同樣步數之後，損失隨提示長度的變化。",
+    ),
+)
+ends = {name: float(np.mean(values[-10:])) for name, values in starts.items()}
+best, worst = min(ends, key=ends.get), max(ends, key=ends.get)
+lab.say(
+    f"""- After {settings.short_steps} steps the best start is `{best}` ({ends[best]:.2f} nats), the worst `{worst}` ({ends[worst]:.2f}); their accuracies are {short[best][1]:.0%} and {short[worst][1]:.0%}. One seed: do not take the order for a law.
+- From {settings.short_lengths[0]} to {settings.virtual_tokens} vectors the loss falls from {lengths[settings.short_lengths[0]]:.2f} to {lengths[settings.virtual_tokens]:.2f}.""",
+    f"""- {settings.short_steps} 步之後，最好的初始值是 `{best}`（{ends[best]:.2f} nats），最差的是 `{worst}`（{ends[worst]:.2f}）；準確率分別是 {short[best][1]:.0%} 與 {short[worst][1]:.0%}。只有一個種子：別把順序當成定律。
+- 從 {settings.short_lengths[0]} 個向量到 {settings.virtual_tokens} 個，損失從 {lengths[settings.short_lengths[0]]:.2f} 降到 {lengths[settings.virtual_tokens]:.2f}。""",
+)
+
+# %% [markdown] lang="en"
+# ## The same questions, three answers
+#
+# Why not `compose`? Its questions are long, its answers are letters, its prompt is small: all of that could be to blame. So keep all of it, and change the answer alone. "Reverse a b c d e, then letters 2 and 4" may want `e d c b a`, the *first* half of the request, a skill that the base has (and never shows here: it answers these questions with nonsense). Or `b d`, the *second* half. Or *both*, one after the other, which it was never taught. Same texts, same vectors, same steps.
+
+# %% [markdown] lang="zh-TW"
+# ## 同樣的問題，三種答案
+#
+# 為什麼 `compose` 不行？它的問題長、答案是字母、提示又小，哪一個都可能是原因。所以全部保留，只換答案。「反轉 a b c d e，再取第2和第4個字母」要的可以是 `e d c b a`，也就是要求的*前半*，這個技能基礎模型有（只是在這裡從不拿出來：它對這些問題答得亂七八糟）。也可以是 `b d`，*後半*。或者*兩件都做*，一件接一件，這從沒教過。同樣的文字、同樣多的向量、同樣的步數。
+
+# %%
+sizes = {"train_items": settings.skill_items * 64, "held_out_items": settings.skill_items, "chat": settings.chat}
+skill_tasks = {answer: skill_task(answer, tokenizer, **sizes) for answer in ANSWERS}
+budget = {"steps": settings.skill_steps, "learning_rate": rate, "schedule": settings.schedule, "batch_size": family.BATCH}
+skilled, skill_losses, unasked = {}, {}, {}
+for answer in lab.progress(ANSWERS):
+    model = fresh(seed=first_seed)
+    unasked[answer] = accuracy(base, skill_tasks[answer]).accuracy
+    skill_losses[answer] = fit(model, skill_tasks[answer], seed=first_seed, progress=False, **budget).losses
+    skilled[answer] = accuracy(model, skill_tasks[answer]).accuracy
+    if answer == "first":
+        save_prompt(model, lab.artifact("prompt-first"), base_name)
+lab.record("one_skill", skilled["first"], seed=first_seed)
+lab.record("one_skill", skilled["both"], seed=first_seed, variant="both_skills")
+lab.record("one_skill", unasked["first"], seed=first_seed, variant="no_prompt")
+
+# %%
+figure = losses_by_answer(skill_losses)
+lab.figure(
+    "three-answers",
+    figure,
+    Text(
+        en="Training losses of the same questions with three answers: the first half, the second half, both halves.",
+        zh_tw="同樣的問題、三種答案的訓練損失：前半、後半、兩半都要。",
+    ),
+)
+lab.table(
+    [tr("wanted", "要的答案"), tr("without a prompt", "沒有提示"), tr("with a trained prompt", "訓練過的提示"), tr("loss at the end", "最後的損失")],
+    [(answer, f"{unasked[answer]:.0%}", f"{skilled[answer]:.0%}", f"{np.mean(skill_losses[answer][-10:]):.2f}") for answer in ANSWERS],
+)
+
+# %% [markdown] lang="en"
+# ## Is the prompt too small?
+#
+# Rank-1 LoRA on queries and values of this model has exactly as many numbers as this prompt. Same task, same number of parameters, another place: inside the layers instead of before the text. (The rate that suits LoRA, more steps, one seed.)
+
+# %% [markdown] lang="zh-TW"
+# ## 是提示太小嗎？
+#
+# 在這個模型的 query 與 value 上放秩 1 的 LoRA，數字的個數正好與這個提示相同。同樣的任務、同樣多的參數，只是換個地方：在層裡面，而不是在文字前面。（用適合 LoRA 的學習率，步數較多，一個種子。）
+
+# %%
+inside = get_peft_model(
+    load_base(settings)[0],
+    LoraConfig(r=1, lora_alpha=2, target_modules=["q_proj", "v_proj"], init_lora_weights=True, task_type="CAUSAL_LM"),
+)
+inside_numbers = count_parameters(inside).trainable
+budget = {"steps": settings.lora_steps, "learning_rate": settings.lora_rate, "schedule": "linear", "batch_size": family.BATCH}
+inside_losses = fit(inside, skill_tasks["both"], seed=first_seed, progress=False, **budget).losses
+inside_right = accuracy(inside, skill_tasks["both"]).accuracy
+lab.record("compose_accuracy", composed)
+lab.record("compose_accuracy", inside_right, variant="inside_the_layers")
+lab.say(
+    f"""With {inside_numbers:,} numbers inside the layers: {inside_right:.0%} of `both` after {settings.lora_steps} steps, loss {np.mean(inside_losses[-10:]):.2f}. With {trained:,} before the text: {skilled["both"]:.0%} after {settings.skill_steps}, loss {np.mean(skill_losses["both"][-10:]):.2f}.""",
+    f"""層裡面的 {inside_numbers:,} 個數字：{settings.lora_steps} 步之後，`both` 答對 {inside_right:.0%}，損失 {np.mean(inside_losses[-10:]):.2f}。文字前面的 {trained:,} 個：{settings.skill_steps} 步之後 {skilled["both"]:.0%}，損失 {np.mean(skill_losses["both"][-10:]):.2f}。""",
+)
