@@ -21,8 +21,6 @@
 # | 你應該看到 | 用了別的方法的學習率會怎麼樣；哪個任務搆不著，是不是提示太小的錯；一條方程式，說明提示改不了什麼 |
 
 # %%
-import functools
-
 import numpy as np
 import torch
 
@@ -48,10 +46,11 @@ from onepiece.adaptation import (
 )
 from onepiece.course.text import Text, tr
 from onepiece.measure import peak_memory
+from onepiece.tiny.tokenizer import prompt_text
 from onepiece.training import accumulate_gradients
 from onepiece.world.words import CODES
 from prompt_figures import attention_pictures, losses_by_answer, starts_and_lengths
-from prompt_files import save_prompt
+from prompt_files import load_prompt, save_prompt
 from prompt_tuning import PromptSettings, add_prompt, answer_tokens
 from skill_tasks import ANSWERS, skill_task
 
@@ -314,3 +313,93 @@ lab.say(
     f"""With {inside_numbers:,} numbers inside the layers: {inside_right:.0%} of `both` after {settings.lora_steps} steps, loss {np.mean(inside_losses[-10:]):.2f}. With {trained:,} before the text: {skilled["both"]:.0%} after {settings.skill_steps}, loss {np.mean(skill_losses["both"][-10:]):.2f}.""",
     f"""層裡面的 {inside_numbers:,} 個數字：{settings.lora_steps} 步之後，`both` 答對 {inside_right:.0%}，損失 {np.mean(inside_losses[-10:]):.2f}。文字前面的 {trained:,} 個：{settings.skill_steps} 步之後 {skilled["both"]:.0%}，損失 {np.mean(skill_losses["both"][-10:]):.2f}。""",
 )
+
+# %% [markdown] lang="en"
+# ## What a prompt can change in a layer
+#
+# A query shares its attention between prompt and text. If the share $a$ goes to the prompt, softmax splits exactly:
+
+# %% [markdown] lang="zh-TW"
+# ## 提示能改變一層裡的什麼
+#
+# 一個 query 把注意力分給提示與文字。如果提示分到的比例是 $a$，softmax 就正好拆成兩部分：
+
+# %% [markdown]
+# $$\text{output}=a\cdot\underbrace{\textstyle\sum_{j\in P}\tfrac{w_j}{a}v_j}_{\text{from the prompt}}+(1-a)\cdot\underbrace{\textstyle\sum_{i\in X}\tfrac{w_i}{1-a}v_i}_{\text{the output without a prompt}}$$
+
+# %% [markdown] lang="en"
+# The second sum does not contain the prompt: whatever the vectors are, they cannot make one token of the text look *more* at another than at a third. They turn the text down and add something of their own. In the first layer that is exact, for its inputs are what they were; later layers read what the prompt has added, so there the shares may move. (Petrov et al., [2310.19698](https://arxiv.org/abs/2310.19698), who conclude that prompts elicit skills and may not learn tasks that need new attention patterns.) We measure how far the shares over the text have moved, with the prompt trained on `first`, and, as a control, with LoRA on queries in the first layer.
+
+# %% [markdown] lang="zh-TW"
+# 第二個和裡面沒有提示：不管向量是什麼，都沒辦法讓文字裡的一個 token 去看另一個 token，比看第三個*更多*。提示只能把文字調小聲，再加上自己的東西。在第一層這是精確的，因為那一層的輸入跟原來一樣；後面的層讀到提示加進去的東西，比例就可能改變。（Petrov 等人，[2310.19698](https://arxiv.org/abs/2310.19698)；他們的結論是：提示能引出技能，但可能學不會需要新注意力模式的任務。）我們用在 `first` 上訓練的提示，量文字內部的比例移動了多少；對照組是 LoRA，它在第一層動了 query。
+
+# %%
+asking = load_base(settings)[0]
+reading = load_prompt(asking, lab.artifact("prompt-first"))
+item = skill_tasks["first"].held_out[0]
+text = tokenizer(prompt_text(item, tokenizer, chat=settings.chat), add_special_tokens=False, return_tensors="pt")
+one = {"input_ids": text["input_ids"], "attention_mask": torch.ones_like(text["input_ids"])}
+layers = range(base.config.num_hidden_layers)
+moved = {"prompt": [moved_attention(reading, base, one, layer) for layer in layers]}
+moved["LoRA"] = [moved_attention(inside.get_base_model(), base, one, layer) for layer in layers]
+lab.record("first_layer_moved", moved["prompt"][0])
+lab.record("first_layer_moved", moved["LoRA"][0], variant="inside_the_layers")
+paid = [float(weights_over_text(reading, one, layer)[1].mean()) for layer in layers]
+lab.table(
+    [tr("layer", "層"), tr("moved by the prompt", "被提示移動"), tr("moved by LoRA", "被 LoRA 移動"), tr("paid to the prompt", "分給提示")],
+    [(layer + 1, moved["prompt"][layer], moved["LoRA"][layer], f"{paid[layer]:.0%}") for layer in layers],
+)
+
+# %%
+tokens = tokenizer.convert_ids_to_tokens(text["input_ids"][0])
+shown = [weights_over_text(reading, one, layer)[0][0].mean(dim=0) for layer in (0, len(layers) - 1)]
+without = weights_over_text(base, one, 0)[0][0].mean(dim=0)
+figure = attention_pictures(without, shown, tokens, ("layer 1, no prompt", "layer 1, prompt", f"layer {len(layers)}, prompt"))
+lab.figure(
+    "attention-over-text",
+    figure,
+    Text(
+        en="What each token (row) pays to the tokens of the text, mean of the heads: first layer without and with the prompt, last layer with it.",
+        zh_tw="每個 token（列）分給文字各 token 的注意力，各 head 平均：第一層沒有提示、有提示，以及最後一層有提示。",
+    ),
+)
+
+# %% [markdown] lang="en"
+# ## What the numbers said
+
+# %% [markdown] lang="zh-TW"
+# ## 這些數字說了什麼
+
+# %%
+learned = [answer for answer in ANSWERS if skilled[answer] >= 0.5]
+later = max(moved["prompt"][1:])
+lab.say(
+    f"""- On the same questions a prompt learns {", ".join(f"`{answer}`" for answer in learned) or "none"} of `first`, `second` and `both`: {", ".join(f"{skilled[answer]:.0%}" for answer in ANSWERS)}. Without a prompt the base gets {", ".join(f"{unasked[answer]:.0%}" for answer in ANSWERS)}. {"It can ask for a skill that is there, and in these steps it did not teach the chain of two." if skilled["first"] > 0.5 > skilled["both"] else "That is not the picture that the section began with: look at the losses."}
+- In the first layer the shares over the text moved by {moved["prompt"][0]:.1e}, in later ones by up to {later:.2g}; LoRA moved the first layer by {moved["LoRA"][0]:.2g}.
+- What this does not prove: that no prompt for `both` exists. Deeper layers do move, and a longer search might find one.""",
+    f"""- 同樣的問題，`first`、`second`、`both` 之中提示學會的是 {"、".join(f"`{answer}`" for answer in learned) or "沒有"}：分別是 {"、".join(f"{skilled[answer]:.0%}" for answer in ANSWERS)}。沒有提示時，基礎模型是 {"、".join(f"{unasked[answer]:.0%}" for answer in ANSWERS)}。{"它能要出一個本來就有的技能；把兩個串起來，在這些步數裡沒有教會。" if skilled["first"] > 0.5 > skilled["both"] else "這跟這一節開頭的說法不同：請看損失。"}
+- 在第一層，文字內部的比例移動了 {moved["prompt"][0]:.1e}，後面的層最多 {later:.2g}；LoRA 把第一層移動了 {moved["LoRA"][0]:.2g}。
+- 這沒有證明的事：「不存在能做 `both` 的提示」。更深的層確實會動，找得更久也許找得到。""",
+)
+
+# %% [markdown] lang="en"
+# ## Limits of the toy scale
+#
+# - The paper's title is *The Power of Scale*: the gap to full fine-tuning closes as models grow to billions of parameters. This model has a third of a million; do not carry the gap over.
+# - `compose` got fewer steps here than LoRA gets in lab 1.1.1, and one rate. The table says how many.
+# - What a prompt can ask for depends on what pretraining put there. A large model has more to ask for.
+#
+# **Exercises.** 2, 3 and 4 decide the numbers of this notebook; 6 (`prompt_files.py`) writes the prompt.
+#
+# **Next:** several prompts in one batch, and what a prompt costs with every token.
+
+# %% [markdown] lang="zh-TW"
+# ## 玩具規模的限制
+#
+# - 論文的標題是 *The Power of Scale*：模型大到幾十億個參數時，與全參數微調的差距會消失。這個模型只有三十幾萬個，別把差距帶走。
+# - `compose` 在這裡的步數比實驗 1.1.1 的 LoRA 少，學習率也只有一個。步數寫在表裡。
+# - 提示要得到什麼，取決於預訓練放了什麼進去。大模型裡有更多東西可以要。
+#
+# **練習。** 2、3、4 決定這一本的數字；6（`prompt_files.py`）負責寫出提示。
+#
+# **下一步：** 一個批次裡放好幾個提示，以及提示讓每個 token 多花多少。

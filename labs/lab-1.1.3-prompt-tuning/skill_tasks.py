@@ -1,10 +1,11 @@
-"""The same questions with three answers: two that the base has the skill for, and one that needs both skills, one after the other.
+"""Five letters and no word about what to do with them: which answer is wanted, only the training says.
 
-`compose` asks: "Reverse a b c d e, then letters 2 and 4". Each task keeps the text of the question and wants
+All tasks have the same texts, and answers of the same letters. What differs is whether pretraining taught the base to give them:
 
-    first     the letters reversed: the skill `reverse`
-    second    the letters at these places, not reversed: the skill `pick`, twice
-    both      the letters at these places *after* reversing: compose itself
+    reversed    e d c b a    the skill `reverse` ("Reverse a b c d e"): it is there, and nobody asks for it
+    picked      b            the skill `pick` ("Letter 2 of a b c d e"): likewise
+    rotated     b c d e a    as simple an exchange of places as reversing, and never taught
+    chained     d b          letters 2 and 4 *after* reversing: both skills, one after the other, as in `compose`
 """
 
 from __future__ import annotations
@@ -21,32 +22,29 @@ from onepiece.world import Item
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-ANSWERS = ("first", "second", "both")
+TAUGHT, UNTAUGHT = ("reversed", "picked"), ("rotated", "chained")
 
 
 def answered(item: Item, answer: str) -> Item:
-    """A question of `compose` with another answer, one of ANSWERS.
+    """The letters of a question of `compose`, with one of the answers above.
 
     Raises:
         ValueError: there is no such answer.
     """
-    _, letters, places = item.key.split(":")
-    picked = [int(place) - 1 for place in places]
-    wanted = {
-        "first": " ".join(reversed(letters)),
-        "second": " ".join(letters[place] for place in picked),
-        "both": " ".join(letters[::-1][place] for place in picked),
-    }
-    if answer not in wanted:
-        msg = f"the answer must be one of {ANSWERS}, not {answer!r}"
+    letters = item.key.split(":")[1]
+    places = {"reversed": (4, 3, 2, 1, 0), "picked": (1,), "rotated": (1, 2, 3, 4, 0), "chained": (3, 1)}
+    if answer not in places:
+        msg = f"the answer must be one of {tuple(places)}, not {answer!r}"
         raise ValueError(msg)
-    return dataclasses.replace(item, answer=wanted[answer])
+    return dataclasses.replace(item, prompt=" ".join(letters), answer=" ".join(letters[place] for place in places[answer]))
 
 
 def skill_task(answer: str, tokenizer: PreTrainedTokenizerBase, *, train_items: int, held_out_items: int, chat: bool = False) -> Task:
-    """The questions of `compose` with one of ANSWERS; the same items and splits for each."""
+    """The same letters with one of the answers; no letters of the training are among those that are held out."""
     drawn = [answered(item, answer) for item in world.items("compose", train_items, 0)]
     records = [Record.of(item.messages, item.answer) for item in drawn]
     training = InstructionDataset(records, tokenizer, render_prompt=None if chat else plain_prompt)
-    held_out = [answered(item, answer) for item in world.distinct_items("compose", held_out_items, 0, "held-out")]
-    return Task(answer, tokenizer, training, tuple(held_out), chat)
+    # A question of compose is held out with its places; the letters alone must be new too.
+    seen = {item.prompt for item in drawn}
+    held_out = (answered(item, answer) for item in world.distinct_items("compose", 2 * held_out_items, 0, "held-out"))
+    return Task(answer, tokenizer, training, tuple(item for item in held_out if item.prompt not in seen)[:held_out_items], chat)
