@@ -281,6 +281,7 @@ lab.table(
 #
 # 把我們的初始值交給 `peft`，兩邊用同樣的批次訓練。（`peft` 不肯訓練從檔案載入的提示，所以直接複製向量。）這裡補齊在右邊，`peft` 的位置編號在這種情況是對的。對照組讓文字留在舊的位置：損失照樣下降，也沒有任何東西報錯。
 
+
 # %%
 def peft_twin(vectors):
     """peft's model with these vectors, to be trained."""
@@ -347,6 +348,7 @@ lab.table(
 
 # %% [markdown] lang="zh-TW"
 # ## 這些數字說了什麼
+
 
 # %%
 def in_words(difference):

@@ -5,7 +5,7 @@
 #
 # | | |
 # |---|---|
-# | You build | the training of three tasks over three seeds beside full fine-tuning; starts and lengths compared; the same questions with three answers; a look into the attention |
+# | You build | the training of three tasks over three seeds beside full fine-tuning; starts and lengths compared; the same letters with a taught and an untaught answer; a look into the attention |
 # | You need | three to five minutes on two CPU cores, 1 GB of memory |
 # | You should see | what the rate of another method does; which task is out of reach, and whether the size of the prompt is to blame; an equation that says what a prompt cannot change |
 
@@ -16,7 +16,7 @@
 #
 # | | |
 # |---|---|
-# | 你會做出 | 三個任務、三個種子的訓練，旁邊是全參數微調；比較初始值與長度；同樣的問題、三種答案；看進注意力裡面 |
+# | 你會做出 | 三個任務、三個種子的訓練，旁邊是全參數微調；比較初始值與長度；同樣的字母，教過與沒教過的答案；看進注意力裡面 |
 # | 你需要 | 兩個 CPU 核心跑三到五分鐘，1 GB 記憶體 |
 # | 你應該看到 | 用了別的方法的學習率會怎麼樣；哪個任務搆不著，是不是提示太小的錯；一條方程式，說明提示改不了什麼 |
 
@@ -69,6 +69,7 @@ def fresh(options=chosen, *, seed):
     """The base with a new prompt."""
     return add_prompt(load_base(settings)[0], options, seed=seed)
 
+
 # %% [markdown] lang="en"
 # ## Predict
 #
@@ -113,6 +114,7 @@ for name, seed in lab.progress([(name, seed) for name in family.TASKS for seed i
         lab.record("changed_tensors", len(changed))
 adapter = save_prompt(prompts["relabel"], lab.artifact("prompt-relabel"), base_name)
 
+
 # %%
 def train_fully(rate, seed):
     """Full fine-tuning on relabel: the held-out accuracy."""
@@ -136,6 +138,7 @@ train_the_table_too(careless)
 before = tensor_hashes(careless.base)
 fit(careless, tasks["relabel"], steps=1, learning_rate=rate, batch_size=family.BATCH, seed=first_seed, progress=False)
 lab.record("changed_tensors", len(changed_tensors(before, tensor_hashes(careless.base))), variant="table_trained")
+
 
 # %%
 def relative(right, seed):
@@ -248,71 +251,69 @@ lab.say(
 )
 
 # %% [markdown] lang="en"
-# ## The same questions, three answers
+# ## The same letters, a taught answer and an untaught one
 #
-# Why not `compose`? Its questions are long, its answers are letters, its prompt is small: all of that could be to blame. So keep all of it, and change the answer alone. "Reverse a b c d e, then letters 2 and 4" may want `e d c b a`, the *first* half of the request, a skill that the base has (and never shows here: it answers these questions with nonsense). Or `b d`, the *second* half. Or *both*, one after the other, which it was never taught. Same texts, same vectors, same steps.
+# Why not `compose`? Its questions are long, and its answer needs two steps: either could be to blame. So ask something as plain as can be: five letters, and no word about what to do with them. Two answers to the same texts, made of the same letters: *reversed* (`e d c b a`), a skill that pretraining taught under the name "Reverse", or *rotated* (`b c d e a`), as simple an exchange of places, which it never taught. Same vectors, same steps, same rate.
 
 # %% [markdown] lang="zh-TW"
-# ## 同樣的問題，三種答案
+# ## 同樣的字母，一個教過的答案，一個沒教過的
 #
-# 為什麼 `compose` 不行？它的問題長、答案是字母、提示又小，哪一個都可能是原因。所以全部保留，只換答案。「反轉 a b c d e，再取第2和第4個字母」要的可以是 `e d c b a`，也就是要求的*前半*，這個技能基礎模型有（只是在這裡從不拿出來：它對這些問題答得亂七八糟）。也可以是 `b d`，*後半*。或者*兩件都做*，一件接一件，這從沒教過。同樣的文字、同樣多的向量、同樣的步數。
+# 為什麼 `compose` 不行？它的問題長，答案又要兩步，哪一個都可能是原因。所以問得越單純越好：五個字母，完全不說要做什麼。同樣的文字，兩種答案，用的是同樣的字母：*反轉*（`e d c b a`），預訓練用「反轉」這個名字教過的技能；或是*輪轉*（`b c d e a`），只是交換位置，一樣簡單，但從沒教過。同樣多的向量、同樣的步數、同樣的學習率。
 
 # %%
-sizes = {"train_items": settings.skill_items * 64, "held_out_items": settings.skill_items, "chat": settings.chat}
-skill_tasks = {answer: skill_task(answer, tokenizer, **sizes) for answer in ANSWERS}
+sizes = {"train_items": family.TRAIN_ITEMS, "held_out_items": settings.skill_items, "chat": settings.chat}
+letters = {answer: skill_task(answer, tokenizer, **sizes) for answer in ANSWERS}
 budget = {"steps": settings.skill_steps, "learning_rate": rate, "schedule": settings.schedule, "batch_size": family.BATCH}
 skilled, skill_losses, unasked = {}, {}, {}
 for answer in lab.progress(ANSWERS):
     model = fresh(seed=first_seed)
-    unasked[answer] = accuracy(base, skill_tasks[answer]).accuracy
-    skill_losses[answer] = fit(model, skill_tasks[answer], seed=first_seed, progress=False, **budget).losses
-    skilled[answer] = accuracy(model, skill_tasks[answer]).accuracy
-    if answer == "first":
-        save_prompt(model, lab.artifact("prompt-first"), base_name)
-lab.record("one_skill", skilled["first"], seed=first_seed)
-lab.record("one_skill", skilled["both"], seed=first_seed, variant="both_skills")
-lab.record("one_skill", unasked["first"], seed=first_seed, variant="no_prompt")
-
-# %%
-figure = losses_by_answer(skill_losses)
-lab.figure(
-    "three-answers",
-    figure,
-    Text(
-        en="Training losses of the same questions with three answers: the first half, the second half, both halves.",
-        zh_tw="同樣的問題、三種答案的訓練損失：前半、後半、兩半都要。",
-    ),
-)
-lab.table(
-    [tr("wanted", "要的答案"), tr("without a prompt", "沒有提示"), tr("with a trained prompt", "訓練過的提示"), tr("loss at the end", "最後的損失")],
-    [(answer, f"{unasked[answer]:.0%}", f"{skilled[answer]:.0%}", f"{np.mean(skill_losses[answer][-10:]):.2f}") for answer in ANSWERS],
-)
+    unasked[answer] = accuracy(base, letters[answer]).accuracy
+    skill_losses[answer] = fit(model, letters[answer], seed=first_seed, progress=False, **budget).losses
+    skilled[answer] = accuracy(model, letters[answer]).accuracy
+    if answer == "reversed":
+        save_prompt(model, lab.artifact("prompt-reversed"), base_name)
+lab.record("taught_skill", skilled["reversed"], seed=first_seed)
+lab.record("taught_skill", skilled["rotated"], seed=first_seed, variant="untaught")
+lab.record("taught_skill", unasked["reversed"], seed=first_seed, variant="no_prompt")
+lab.record("compose_accuracy", composed)
+lab.record("compose_accuracy", skilled["reversed"], variant="taught_skill")
 
 # %% [markdown] lang="en"
 # ## Is the prompt too small?
 #
-# Rank-1 LoRA on queries and values of this model has exactly as many numbers as this prompt. Same task, same number of parameters, another place: inside the layers instead of before the text. (The rate that suits LoRA, more steps, one seed.)
+# Rank-1 LoRA on queries and values of this model has as many numbers as this prompt. The untaught answer again, as many steps, another place: inside the layers instead of before the text.
 
 # %% [markdown] lang="zh-TW"
 # ## 是提示太小嗎？
 #
-# 在這個模型的 query 與 value 上放秩 1 的 LoRA，數字的個數正好與這個提示相同。同樣的任務、同樣多的參數，只是換個地方：在層裡面，而不是在文字前面。（用適合 LoRA 的學習率，步數較多，一個種子。）
+# 在這個模型的 query 與 value 上放秩 1 的 LoRA，數字跟這個提示一樣多。再學一次沒教過的答案，同樣的步數，只是換個地方：在層裡面，而不是在文字前面。
 
 # %%
-inside = get_peft_model(
-    load_base(settings)[0],
-    LoraConfig(r=1, lora_alpha=2, target_modules=["q_proj", "v_proj"], init_lora_weights=True, task_type="CAUSAL_LM"),
-)
+options = LoraConfig(r=1, lora_alpha=2, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+inside = get_peft_model(load_base(settings)[0], options)
 inside_numbers = count_parameters(inside).trainable
-budget = {"steps": settings.lora_steps, "learning_rate": settings.lora_rate, "schedule": "linear", "batch_size": family.BATCH}
-inside_losses = fit(inside, skill_tasks["both"], seed=first_seed, progress=False, **budget).losses
-inside_right = accuracy(inside, skill_tasks["both"]).accuracy
-lab.record("compose_accuracy", composed)
-lab.record("compose_accuracy", inside_right, variant="inside_the_layers")
-lab.say(
-    f"""With {inside_numbers:,} numbers inside the layers: {inside_right:.0%} of `both` after {settings.lora_steps} steps, loss {np.mean(inside_losses[-10:]):.2f}. With {trained:,} before the text: {skilled["both"]:.0%} after {settings.skill_steps}, loss {np.mean(skill_losses["both"][-10:]):.2f}.""",
-    f"""層裡面的 {inside_numbers:,} 個數字：{settings.lora_steps} 步之後，`both` 答對 {inside_right:.0%}，損失 {np.mean(inside_losses[-10:]):.2f}。文字前面的 {trained:,} 個：{settings.skill_steps} 步之後 {skilled["both"]:.0%}，損失 {np.mean(skill_losses["both"][-10:]):.2f}。""",
+inside_budget = budget | {"learning_rate": settings.inside_rate, "schedule": "linear"}
+name = tr("rotated, inside the layers", "輪轉，在層裡面")
+inside_losses = fit(inside, letters["rotated"], seed=first_seed, progress=False, **inside_budget).losses
+inside_right = accuracy(inside, letters["rotated"]).accuracy
+
+# %%
+figure = losses_by_answer(skill_losses | {"rotated, inside the layers": inside_losses})
+lab.figure(
+    "taught-and-untaught",
+    figure,
+    Text(
+        en="Training losses of the same letters with a taught and an untaught answer, and of the untaught one with as many numbers inside the layers.",
+        zh_tw="同樣的字母、教過與沒教過的答案的訓練損失；以及沒教過的答案，改把同樣多的數字放在層裡面。",
+    ),
 )
+rows = [
+    (answer, trained, f"{unasked[answer]:.0%}", f"{skilled[answer]:.0%}", f"{np.mean(skill_losses[answer][-10:]):.2f}")
+    for answer in ANSWERS
+]
+rows.append((name, inside_numbers, f"{unasked['rotated']:.0%}", f"{inside_right:.0%}", f"{np.mean(inside_losses[-10:]):.2f}"))
+columns = [tr("wanted", "要的答案"), tr("numbers", "數字"), tr("untrained", "訓練前"), tr("trained", "訓練後")]
+lab.table([*columns, tr("loss at the end", "最後的損失")], rows)
 
 # %% [markdown] lang="en"
 # ## What a prompt can change in a layer
@@ -328,15 +329,15 @@ lab.say(
 # $$\text{output}=a\cdot\underbrace{\textstyle\sum_{j\in P}\tfrac{w_j}{a}v_j}_{\text{from the prompt}}+(1-a)\cdot\underbrace{\textstyle\sum_{i\in X}\tfrac{w_i}{1-a}v_i}_{\text{the output without a prompt}}$$
 
 # %% [markdown] lang="en"
-# The second sum does not contain the prompt: whatever the vectors are, they cannot make one token of the text look *more* at another than at a third. They turn the text down and add something of their own. In the first layer that is exact, for its inputs are what they were; later layers read what the prompt has added, so there the shares may move. (Petrov et al., [2310.19698](https://arxiv.org/abs/2310.19698), who conclude that prompts elicit skills and may not learn tasks that need new attention patterns.) We measure how far the shares over the text have moved, with the prompt trained on `first`, and, as a control, with LoRA on queries in the first layer.
+# The second sum does not contain the prompt: whatever the vectors are, they cannot make one token of the text look *more* at another than at a third. They turn the text down and add something of their own. In the first layer that is exact, for its inputs are what they were; later layers read what the prompt has added, so there the shares may move. (Petrov et al., [2310.19698](https://arxiv.org/abs/2310.19698), who conclude that prompts elicit skills and may not learn tasks that need new attention patterns.) We measure how far the shares over the text have moved, with the prompt for reversing, and, as a control, with LoRA on queries in the first layer.
 
 # %% [markdown] lang="zh-TW"
-# 第二個和裡面沒有提示：不管向量是什麼，都沒辦法讓文字裡的一個 token 去看另一個 token，比看第三個*更多*。提示只能把文字調小聲，再加上自己的東西。在第一層這是精確的，因為那一層的輸入跟原來一樣；後面的層讀到提示加進去的東西，比例就可能改變。（Petrov 等人，[2310.19698](https://arxiv.org/abs/2310.19698)；他們的結論是：提示能引出技能，但可能學不會需要新注意力模式的任務。）我們用在 `first` 上訓練的提示，量文字內部的比例移動了多少；對照組是 LoRA，它在第一層動了 query。
+# 第二個和裡面沒有提示：不管向量是什麼，都沒辦法讓文字裡的一個 token 去看另一個 token，比看第三個*更多*。提示只能把文字調小聲，再加上自己的東西。在第一層這是精確的，因為那一層的輸入跟原來一樣；後面的層讀到提示加進去的東西，比例就可能改變。（Petrov 等人，[2310.19698](https://arxiv.org/abs/2310.19698)；他們的結論是：提示能引出技能，但可能學不會需要新注意力模式的任務。）我們用反轉的提示，量文字內部的比例移動了多少；對照組是 LoRA，它在第一層動了 query。
 
 # %%
 asking = load_base(settings)[0]
-reading = load_prompt(asking, lab.artifact("prompt-first"))
-item = skill_tasks["first"].held_out[0]
+reading = load_prompt(asking, lab.artifact("prompt-reversed"))
+item = letters["reversed"].held_out[0]
 text = tokenizer(prompt_text(item, tokenizer, chat=settings.chat), add_special_tokens=False, return_tensors="pt")
 one = {"input_ids": text["input_ids"], "attention_mask": torch.ones_like(text["input_ids"])}
 layers = range(base.config.num_hidden_layers)
@@ -371,15 +372,16 @@ lab.figure(
 # ## 這些數字說了什麼
 
 # %%
-learned = [answer for answer in ANSWERS if skilled[answer] >= 0.5]
 later = max(moved["prompt"][1:])
 lab.say(
-    f"""- On the same questions a prompt learns {", ".join(f"`{answer}`" for answer in learned) or "none"} of `first`, `second` and `both`: {", ".join(f"{skilled[answer]:.0%}" for answer in ANSWERS)}. Without a prompt the base gets {", ".join(f"{unasked[answer]:.0%}" for answer in ANSWERS)}. {"It can ask for a skill that is there, and in these steps it did not teach the chain of two." if skilled["first"] > 0.5 > skilled["both"] else "That is not the picture that the section began with: look at the losses."}
-- In the first layer the shares over the text moved by {moved["prompt"][0]:.1e}, in later ones by up to {later:.2g}; LoRA moved the first layer by {moved["LoRA"][0]:.2g}.
-- What this does not prove: that no prompt for `both` exists. Deeper layers do move, and a longer search might find one.""",
-    f"""- 同樣的問題，`first`、`second`、`both` 之中提示學會的是 {"、".join(f"`{answer}`" for answer in learned) or "沒有"}：分別是 {"、".join(f"{skilled[answer]:.0%}" for answer in ANSWERS)}。沒有提示時，基礎模型是 {"、".join(f"{unasked[answer]:.0%}" for answer in ANSWERS)}。{"它能要出一個本來就有的技能；把兩個串起來，在這些步數裡沒有教會。" if skilled["first"] > 0.5 > skilled["both"] else "這跟這一節開頭的說法不同：請看損失。"}
+    f"""- The same letters: reversing is there for the asking ({unasked["reversed"]:.0%} without a prompt, {skilled["reversed"]:.0%} with one), rotating is {"not" if skilled["rotated"] < 0.5 else "there too"} ({skilled["rotated"]:.0%}, in as many steps). {"A prompt chose what the base can do; it did not teach it something new." if skilled["rotated"] < 0.5 < skilled["reversed"] else "That is not what the section expected: look at the losses."}
+- As many numbers inside the layers reach {inside_right:.0%} of rotating in as many steps, loss {np.mean(inside_losses[-10:]):.2f} against {np.mean(skill_losses["rotated"][-10:]):.2f}.
+- In the first layer the ratios over the text moved by {moved["prompt"][0]:.1e}, in later ones by up to {later:.2g}; LoRA moved the first layer by {moved["LoRA"][0]:.2g}.
+- What this does not prove: that no prompt for an untaught answer exists. Deeper layers do move, and a longer search might find one.""",
+    f"""- 同樣的字母：反轉一要就有（不加提示 {unasked["reversed"]:.0%}，加了 {skilled["reversed"]:.0%}），輪轉{"要不到" if skilled["rotated"] < 0.5 else "也有"}（同樣的步數，{skilled["rotated"]:.0%}）。{"提示挑出了基礎模型會做的事，沒有教會它新的事。" if skilled["rotated"] < 0.5 < skilled["reversed"] else "這跟這一節預期的不同：請看損失。"}
+- 同樣多的數字放在層裡面，同樣的步數，輪轉達到 {inside_right:.0%}，損失是 {np.mean(inside_losses[-10:]):.2f}，提示是 {np.mean(skill_losses["rotated"][-10:]):.2f}。
 - 在第一層，文字內部的比例移動了 {moved["prompt"][0]:.1e}，後面的層最多 {later:.2g}；LoRA 把第一層移動了 {moved["LoRA"][0]:.2g}。
-- 這沒有證明的事：「不存在能做 `both` 的提示」。更深的層確實會動，找得更久也許找得到。""",
+- 這沒有證明的事：「不存在能教沒教過的答案的提示」。更深的層確實會動，找得更久也許找得到。""",
 )
 
 # %% [markdown] lang="en"

@@ -40,12 +40,12 @@ settings = lab.settings
 torch.set_num_threads(settings.threads)
 base, tokenizer = load_base(settings)
 table = base.get_input_embeddings().weight.detach()
-files = {"relabel": lab.artifact("prompt-relabel"), "first": lab.artifact("prompt-first")}
+files = {"relabel": lab.artifact("prompt-relabel"), "reversed": lab.artifact("prompt-reversed")}
 prompts = {name: read_prompt(path, table.shape[1]).requires_grad_(False) for name, path in files.items()}
 sizes = {"train_items": settings.batch, "held_out_items": settings.skill_items, "chat": settings.chat}
 tasks = {
     "relabel": load_task("relabel", tokenizer, **sizes),
-    "first": skill_task("first", tokenizer, **sizes),
+    "reversed": skill_task("reversed", tokenizer, **sizes),
 }
 reading = {name: load_prompt(base, path) for name, path in files.items()}
 
@@ -74,12 +74,12 @@ lab.table(
 # %% [markdown] lang="en"
 # ## Predict
 #
-# Row 1 is read with the prompt for `relabel`, row 2 with that for `first`, row 3 with a prompt of three vectors, and so on, all in one batch. By how much do the logits differ from those of each row alone, relative to the largest? Write `mixed_difference = ...` into `predictions.toml`.
+# Row 1 is read with the prompt for `relabel`, row 2 with that for reversing, row 3 with a prompt of three vectors, and so on, all in one batch. By how much do the logits differ from those of each row alone, relative to the largest? Write `mixed_difference = ...` into `predictions.toml`.
 
 # %% [markdown] lang="zh-TW"
 # ## 先猜猜看
 #
-# 第 1 列用 `relabel` 的提示讀，第 2 列用 `first` 的，第 3 列用一個只有三個向量的提示，依此類推，全部放進同一個批次。跟每一列單獨算相比，logits 會差多少（相對於最大值）？把 `mixed_difference = ...` 寫進 `predictions.toml`。
+# 第 1 列用 `relabel` 的提示讀，第 2 列用反轉的，第 3 列用一個只有三個向量的提示，依此類推，全部放進同一個批次。跟每一列單獨算相比，logits 會差多少（相對於最大值）？把 `mixed_difference = ...` 寫進 `predictions.toml`。
 
 # %%
 prompts["three vectors"] = SoftPrompt(prompts["relabel"].vectors[:3].clone()).requires_grad_(False)
@@ -117,7 +117,7 @@ lab.say(
 # 合併過的 LoRA 不花任何代價。提示不能合併：之後的每個 token 都要看它的 key 與 value。這裡讓 PyTorch 數一個新 token 的 FLOPs，再與公式比；對照組忘了注意力，而會隨上下文變長的只有注意力。
 
 # %%
-text = tokenizer(prompt_text(tasks["first"].held_out[0], tokenizer, chat=settings.chat), add_special_tokens=False)["input_ids"]
+text = tokenizer(prompt_text(tasks["reversed"].held_out[0], tokenizer, chat=settings.chat), add_special_tokens=False)["input_ids"]
 ids, virtual = torch.tensor([text], device=base.device), settings.virtual_tokens
 
 
@@ -146,7 +146,7 @@ inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 exactly = {"min_new_tokens": settings.answer_tokens, "max_new_tokens": settings.answer_tokens, "do_sample": False}
 times = timed(
     {
-        "prompt": lambda: reading["first"].generate(**inputs, **exactly),
+        "prompt": lambda: reading["reversed"].generate(**inputs, **exactly),
         "base": lambda: base.generate(**inputs, **exactly),
     },
     repeats=settings.repeats,

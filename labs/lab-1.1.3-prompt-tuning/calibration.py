@@ -48,7 +48,7 @@ def contender(method: str, setting: str, *rates: float) -> Contender:
 SEARCH = Search(
     metric="accuracy on held-out items (0 to 1)",
     contenders=(
-        contender("prompt", "relabel_rate", 0.3, 0.1, 1.0),
+        contender("prompt", "relabel_rate", 1.0, 0.3, 3.0),
         contender("full", "relabel_full_rate", 1e-3, 5e-4, 2e-3),
     ),
     search_seeds=(10,),

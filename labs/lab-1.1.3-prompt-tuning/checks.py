@@ -116,7 +116,10 @@ def check_exercise_3() -> None:
     prompts = Vectors(random(3, 2, 4, seed=3), torch.tensor([[1, 1], [1, 1], [0, 1]]))
     text = Vectors(random(3, 4, 4, seed=4), torch.tensor([[0, 0, 1, 1], [1, 1, 1, 0], [1, 1, 1, 1]]))
     names = (
-        Text("the embeddings of three rows: padded on the left, on the right, with a shorter prompt", "三列的 embedding：左邊補齊、右邊補齊、提示較短"),
+        Text(
+            "the embeddings of three rows: padded on the left, on the right, with a shorter prompt",
+            "三列的 embedding：左邊補齊、右邊補齊、提示較短",
+        ),
         Text("the mask of these rows", "這三列的遮罩"),
         Text("the positions of these rows", "這三列的位置"),
     )
@@ -145,7 +148,8 @@ def check_exercise_3() -> None:
 def check_exercise_4() -> None:
     labels = torch.tensor([[IGNORED, 7, 8, 9], [IGNORED, IGNORED, 5, IGNORED]])
     expect(
-        shifted_labels(labels, 3), broken_labels(labels, 3, None), what=Text("the labels behind a prompt of three", "三個向量的提示後面的標籤"),
+        shifted_labels(labels, 3), broken_labels(labels, 3, None),
+        what=Text("the labels behind a prompt of three", "三個向量的提示後面的標籤"),
         mistakes={wrong.LABELS[name]: broken_labels(labels, 3, name) for name in LABEL_MISTAKES},
     )  # fmt: skip
 
@@ -235,4 +239,6 @@ def check_exercise_7() -> None:
         }  # fmt: skip
         expect(got, wanted[part], atol=SINGLE, what=names[part], mistakes=told)
     half = longer_tables(embeddings.to(torch.bfloat16), head.to(torch.bfloat16), vectors, 2)
-    expect([str(rows.dtype) for rows in half], ["torch.bfloat16"] * 2, what=Text("the types, for tables in bfloat16", "型別（表是 bfloat16）"))
+    expect(
+        [str(rows.dtype) for rows in half], ["torch.bfloat16"] * 2, what=Text("the types, for tables in bfloat16", "型別（表是 bfloat16）")
+    )

@@ -65,7 +65,9 @@ LENGTH = {
     "rounded_up": Text("rounded up: one vector more than the budget allows", "進位了：比預算多一個向量"),
 }
 NAME = {
-    "weights": Text("this is the name inside peft's module: in the file it is prompt_embeddings", "這是 peft 模組裡面的名稱：檔案裡叫 prompt_embeddings"),
+    "weights": Text(
+        "this is the name inside peft's module: in the file it is prompt_embeddings", "這是 peft 模組裡面的名稱：檔案裡叫 prompt_embeddings"
+    ),
     "prefixed": Text("methods inside the layers have this prefix: a prompt has none", "放在層裡的方法才有這個開頭：提示沒有"),
 }
 STILL_TRAINED = Text("the tensor still has a gradient: detach it", "這個張量還連著梯度：要 detach")
@@ -76,5 +78,7 @@ TABLES = {
         "輸出層也放了這些向量：長的向量分數高，模型會說出新的字",
     ),
     "zeros": Text("rows of zeros score 0, which is high where all others are negative", "零的列得 0 分；其他都是負數時，0 分就是高分"),
-    "last_row": Text("the new rows repeat the last word, which may be said: repeat `unsaid`", "新的列重複了最後一個字，而那個字是會說的：要重複 `unsaid`"),
+    "last_row": Text(
+        "the new rows repeat the last word, which may be said: repeat `unsaid`", "新的列重複了最後一個字，而那個字是會說的：要重複 `unsaid`"
+    ),
 }

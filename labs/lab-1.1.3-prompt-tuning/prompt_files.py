@@ -1,7 +1,7 @@
 """A prompt as two small files, in the format of peft: any tool that reads peft's prompts reads these.
 
-    adapter_config.json        how many virtual tokens, how wide
-    adapter_model.safetensors  the vectors, and nothing of the base model
+adapter_config.json        how many virtual tokens, how wide
+adapter_model.safetensors  the vectors, and nothing of the base model
 """
 
 from __future__ import annotations

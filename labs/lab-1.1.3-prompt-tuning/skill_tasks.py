@@ -1,11 +1,9 @@
 """Five letters and no word about what to do with them: which answer is wanted, only the training says.
 
-All tasks have the same texts, and answers of the same letters. What differs is whether pretraining taught the base to give them:
+Both tasks have the same texts, and answers of the same letters. What differs is whether pretraining taught the base to give them:
 
     reversed    e d c b a    the skill `reverse` ("Reverse a b c d e"): it is there, and nobody asks for it
-    picked      b            the skill `pick` ("Letter 2 of a b c d e"): likewise
-    rotated     b c d e a    as simple an exchange of places as reversing, and never taught
-    chained     d b          letters 2 and 4 *after* reversing: both skills, one after the other, as in `compose`
+    rotated     b c d e a    as simple an exchange of places, and never taught
 """
 
 from __future__ import annotations
@@ -22,21 +20,21 @@ from onepiece.world import Item
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-TAUGHT, UNTAUGHT = ("reversed", "picked"), ("rotated", "chained")
+ANSWERS = ("reversed", "rotated")
 
 
 def answered(item: Item, answer: str) -> Item:
-    """The letters of a question of `compose`, with one of the answers above.
+    """The letters of a question of `compose`, with one of ANSWERS.
 
     Raises:
         ValueError: there is no such answer.
     """
     letters = item.key.split(":")[1]
-    places = {"reversed": (4, 3, 2, 1, 0), "picked": (1,), "rotated": (1, 2, 3, 4, 0), "chained": (3, 1)}
-    if answer not in places:
-        msg = f"the answer must be one of {tuple(places)}, not {answer!r}"
+    wanted = {"reversed": letters[::-1], "rotated": letters[1:] + letters[:1]}
+    if answer not in wanted:
+        msg = f"the answer must be one of {ANSWERS}, not {answer!r}"
         raise ValueError(msg)
-    return dataclasses.replace(item, prompt=" ".join(letters), answer=" ".join(letters[place] for place in places[answer]))
+    return dataclasses.replace(item, prompt=" ".join(letters), answer=" ".join(wanted[answer]))
 
 
 def skill_task(answer: str, tokenizer: PreTrainedTokenizerBase, *, train_items: int, held_out_items: int, chat: bool = False) -> Task:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
+from onepiece import world
 from onepiece.adaptation import (
     CONFIG,
     WEIGHTS,
@@ -34,9 +35,7 @@ from onepiece.data import IGNORED
 from onepiece.training import History, train
 
 NAMES = ("prompt_tuning", "prompt_files", "new_words", "attention_over_text", "skill_tasks", "broken_variants")
-prompt_tuning, prompt_files, new_words, attention_over_text, skill_tasks, broken_variants = lab_modules(
-    "lab-1.1.3-prompt-tuning", *NAMES
-)
+prompt_tuning, prompt_files, new_words, attention_over_text, skill_tasks, broken_variants = lab_modules("lab-1.1.3-prompt-tuning", *NAMES)
 
 SETTINGS = prompt_tuning.PromptSettings(virtual_tokens=3)
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10], [11, 12, 13, 14, 2, 2]])
@@ -134,9 +133,7 @@ def test_place_and_labels_are_those_counted_by_hand() -> None:
     prompts = Vectors(torch.randn(2, 3, 4), torch.tensor([[0, 1, 1], [1, 1, 1]]))
     for mask in (torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]]), torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1]])):
         text = Vectors(torch.randn(2, 4, 4), mask)
-        for got, wanted in zip(
-            prompt_tuning.place_in_front(prompts, text), broken_variants.broken_place(prompts, text, None), strict=True
-        ):
+        for got, wanted in zip(prompt_tuning.place_in_front(prompts, text), broken_variants.broken_place(prompts, text, None), strict=True):
             assert torch.equal(got, wanted)
     labels = torch.tensor([[IGNORED, 5, 6]])
     assert prompt_tuning.shifted_labels(labels, 2).tolist() == [[IGNORED, IGNORED, IGNORED, 5, 6]]
@@ -237,14 +234,20 @@ def test_flops_of_a_token_are_those_that_are_counted() -> None:
     assert prompt_tuning.token_flops(base.config, context=7) == counter.get_total_flops()
 
 
-def test_skill_tasks_ask_the_same_and_want_another_answer() -> None:
-    item = next(item for item in small_models.world.items("compose", 4, 0) if item.language == "en")
-    _, letters, places = item.key.split(":")
-    assert skill_tasks.answered(item, "both") == item
-    assert skill_tasks.answered(item, "first").answer == " ".join(reversed(letters))
-    assert skill_tasks.answered(item, "second").answer == f"{letters[int(places[0]) - 1]} {letters[int(places[1]) - 1]}"
+def test_skill_tasks_ask_the_same_letters_and_hold_other_letters_out() -> None:
+    item = next(item for item in world.items("compose", 4, 0) if item.language == "en")
+    letters = item.key.split(":")[1]
+    told = {answer: skill_tasks.answered(item, answer) for answer in skill_tasks.ANSWERS}
+    assert {each.prompt for each in told.values()} == {" ".join(letters)}
+    assert told["reversed"].answer == " ".join(reversed(letters))
+    assert told["rotated"].answer == " ".join([*letters[1:], letters[0]])
     with pytest.raises(ValueError, match="the answer must be one of"):
-        skill_tasks.answered(item, "third")
+        skill_tasks.answered(item, "sorted")
+    task = skill_tasks.skill_task("rotated", small_models.tokenizer(), train_items=200, held_out_items=20)
+    assert len(task.held_out) == 20
+    assert not {each.prompt for each in task.held_out} & {
+        skill_tasks.answered(each, "rotated").prompt for each in world.items("compose", 200, 0)
+    }
 
 
 def test_what_cannot_be_a_prompt_is_refused() -> None:
