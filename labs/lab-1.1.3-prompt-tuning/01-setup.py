@@ -39,6 +39,7 @@ from onepiece import lab
 from onepiece.adaptation import accuracy, batches, distance, family, fit, load_base, load_task, logits_of, traced
 from onepiece.adaptation.soft_prompt import SoftPromptModel
 from onepiece.course.text import Text, tr
+from onepiece.data import IGNORED
 from onepiece.tiny import skills
 from prompt_figures import beside_peft
 from prompt_tuning import (
@@ -75,7 +76,7 @@ print(f"torch {torch.__version__} on {settings.device}, base model {settings.mod
 task = tasks["relabel"]
 asked = task.held_out[:: settings.every_item]
 known = load_task("sentiment", tokenizer, train_items=16, held_out_items=40, chat=settings.chat)
-examples = " ".join(f"{item.prompt} → {item.answer}" for item in family.load_tasks(tokenizer)["relabel"].held_out[1:6:2])
+examples = " ".join(f"{item.prompt} → {item.answer}" for item in task.held_out[1:4])
 written = {
     tr("an instruction", "一段指示"): "Say the colour of the signal: green if the review is good, red if it is bad.",
     tr("three examples", "三個例子"): examples,
@@ -258,7 +259,7 @@ lab.table(columns, [(name or tr("right", "正確"), apart[name], padded[name]) f
 labels, reading = batch["labels"], SoftPromptModel(base, words, before_text)
 with torch.no_grad():
     logits = reading(batch["input_ids"], batch["attention_mask"]).logits[:, settings.virtual_tokens :].cpu().double()
-    counts_in = labels[:, 1:] != -100
+    counts_in = labels[:, 1:] != IGNORED
     by_hand = -logits[:, :-1].log_softmax(dim=-1)[counts_in].gather(1, labels[:, 1:][counts_in][:, None]).mean()
     loss_apart = {}
     for mistake in (None, "prompt_counted", "moved_twice"):

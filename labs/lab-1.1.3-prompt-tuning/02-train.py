@@ -253,25 +253,28 @@ lab.say(
 # %% [markdown] lang="en"
 # ## The same letters, a taught answer and an untaught one
 #
-# Why not `compose`? Its questions are long, and its answer needs two steps: either could be to blame. So ask something as plain as can be: five letters, and no word about what to do with them. Two answers to the same texts, made of the same letters: *reversed* (`e d c b a`), a skill that pretraining taught under the name "Reverse", or *rotated* (`b c d e a`), as simple an exchange of places, which it never taught. Same vectors, same steps, same rate.
+# Why not `compose`? Its questions are long, and its answer needs two steps: either could be to blame. So ask something as plain as can be: five letters, and no word about what to do with them. Two answers to the same texts, made of the same letters: *reversed* (`e d c b a`), a skill that pretraining taught under the name "Reverse", or *rotated* (`b c d e a`), as simple an exchange of places, which it never taught. Same vectors, same steps, and for each answer the best of several rates.
 
 # %% [markdown] lang="zh-TW"
 # ## 同樣的字母，一個教過的答案，一個沒教過的
 #
-# 為什麼 `compose` 不行？它的問題長，答案又要兩步，哪一個都可能是原因。所以問得越單純越好：五個字母，完全不說要做什麼。同樣的文字，兩種答案，用的是同樣的字母：*反轉*（`e d c b a`），預訓練用「反轉」這個名字教過的技能；或是*輪轉*（`b c d e a`），只是交換位置，一樣簡單，但從沒教過。同樣多的向量、同樣的步數、同樣的學習率。
+# 為什麼 `compose` 不行？它的問題長，答案又要兩步，哪一個都可能是原因。所以問得越單純越好：五個字母，完全不說要做什麼。同樣的文字，兩種答案，用的是同樣的字母：*反轉*（`e d c b a`），預訓練用「反轉」這個名字教過的技能；或是*輪轉*（`b c d e a`），只是交換位置，一樣簡單，但從沒教過。同樣多的向量、同樣的步數，兩種答案各取幾個學習率裡最好的。
 
 # %%
 sizes = {"train_items": family.TRAIN_ITEMS, "held_out_items": settings.skill_items, "chat": settings.chat}
 letters = {answer: skill_task(answer, tokenizer, **sizes) for answer in ANSWERS}
-budget = {"steps": settings.skill_steps, "learning_rate": rate, "schedule": settings.schedule, "batch_size": family.BATCH}
-skilled, skill_losses, unasked = {}, {}, {}
-for answer in lab.progress(ANSWERS):
+budget = {"steps": settings.skill_steps, "schedule": settings.schedule, "batch_size": family.BATCH, "seed": first_seed}
+unasked = {answer: accuracy(base, letters[answer]).accuracy for answer in ANSWERS}
+found = {}
+for answer, skill_rate in lab.progress([(answer, each) for answer in ANSWERS for each in settings.skill_rates]):
     model = fresh(seed=first_seed)
-    unasked[answer] = accuracy(base, letters[answer]).accuracy
-    skill_losses[answer] = fit(model, letters[answer], seed=first_seed, progress=False, **budget).losses
-    skilled[answer] = accuracy(model, letters[answer]).accuracy
-    if answer == "reversed":
-        save_prompt(model, lab.artifact("prompt-reversed"), base_name)
+    losses = fit(model, letters[answer], learning_rate=skill_rate, progress=False, **budget).losses
+    found[answer, skill_rate] = accuracy(model, letters[answer]).accuracy, losses, model
+best_rate = {answer: max(settings.skill_rates, key=lambda each, answer=answer: found[answer, each][0]) for answer in ANSWERS}
+skilled = {answer: found[answer, best_rate[answer]][0] for answer in ANSWERS}
+skill_losses = {answer: found[answer, best_rate[answer]][1] for answer in ANSWERS}
+reversing = found["reversed", best_rate["reversed"]][2]
+save_prompt(reversing, lab.artifact("prompt-reversed"), base_name)
 lab.record("taught_skill", skilled["reversed"], seed=first_seed)
 lab.record("taught_skill", skilled["rotated"], seed=first_seed, variant="untaught")
 lab.record("taught_skill", unasked["reversed"], seed=first_seed, variant="no_prompt")
@@ -294,8 +297,11 @@ inside = get_peft_model(load_base(settings)[0], options)
 inside_numbers = count_parameters(inside).trainable
 inside_budget = budget | {"learning_rate": settings.inside_rate, "schedule": "linear"}
 name = tr("rotated, inside the layers", "輪轉，在層裡面")
-inside_losses = fit(inside, letters["rotated"], seed=first_seed, progress=False, **inside_budget).losses
+inside_losses = fit(inside, letters["rotated"], progress=False, **inside_budget).losses
 inside_right = accuracy(inside, letters["rotated"]).accuracy
+lab.record("untaught_inside", inside_right)
+lab.record("untaught_inside", skilled["rotated"], variant="before_the_text")
+lab.record("untaught_inside", unasked["rotated"], variant="untrained")
 
 # %%
 figure = losses_by_answer(skill_losses | {"rotated, inside the layers": inside_losses})
