@@ -5,7 +5,7 @@
 #
 # | | |
 # |---|---|
-# | You build | the training of three tasks over three seeds beside full fine-tuning; starts and lengths compared; the same letters with a taught and an untaught answer; a look into the attention |
+# | You build | the training of three tasks over three seeds beside full fine-tuning; starts and lengths compared; the same letters with taught and untaught answers; a look into the attention |
 # | You need | three to five minutes on two CPU cores, 1 GB of memory |
 # | You should see | what the rate of another method does; which task is out of reach, and whether the size of the prompt is to blame; an equation that says what a prompt cannot change |
 
@@ -52,7 +52,7 @@ from onepiece.world.words import CODES
 from prompt_figures import attention_pictures, losses_by_answer, starts_and_lengths
 from prompt_files import load_prompt, save_prompt
 from prompt_tuning import PromptSettings, add_prompt, answer_tokens
-from skill_tasks import ANSWERS, skill_task
+from skill_tasks import ANSWERS, TAUGHT, skill_task
 
 settings = lab.settings
 torch.set_num_threads(settings.threads)
@@ -251,35 +251,37 @@ lab.say(
 )
 
 # %% [markdown] lang="en"
-# ## The same letters, a taught answer and an untaught one
+# ## The same letters, two taught answers and an untaught one
 #
-# Why not `compose`? Its questions are long, and its answer needs two steps: either could be to blame. So ask something as plain as can be: five letters, and no word about what to do with them. Two answers to the same texts, made of the same letters: *reversed* (`e d c b a`), a skill that pretraining taught under the name "Reverse", or *rotated* (`b c d e a`), as simple an exchange of places, which it never taught. Same vectors, same steps, and for each answer the best of several rates.
+# Why not `compose`? Its questions are long, and its answer needs two steps: either could be to blame. So ask something as plain as can be: five letters, and no word about what to do with them. Three answers to the same texts, made of the same letters: *reversed* (`e d c b a`) and *picked* (`b`), which pretraining taught under the names "Reverse" and "Letter 2 of", and *rotated* (`b c d e a`), an exchange of places as simple as reversing, which it never taught. Same vectors and same steps; the untaught answer even gets the best of several rates.
 
 # %% [markdown] lang="zh-TW"
-# ## 同樣的字母，一個教過的答案，一個沒教過的
+# ## 同樣的字母，兩個教過的答案，一個沒教過的
 #
-# 為什麼 `compose` 不行？它的問題長，答案又要兩步，哪一個都可能是原因。所以問得越單純越好：五個字母，完全不說要做什麼。同樣的文字，兩種答案，用的是同樣的字母：*反轉*（`e d c b a`），預訓練用「反轉」這個名字教過的技能；或是*輪轉*（`b c d e a`），只是交換位置，一樣簡單，但從沒教過。同樣多的向量、同樣的步數，兩種答案各取幾個學習率裡最好的。
+# 為什麼 `compose` 不行？它的問題長，答案又要兩步，哪一個都可能是原因。所以問得越單純越好：五個字母，完全不說要做什麼。同樣的文字，三種答案，用的是同樣的字母：*反轉*（`e d c b a`）與*挑出*（`b`），預訓練用「反轉」與「第2個字母」這兩個名字教過；以及*輪轉*（`b c d e a`），跟反轉一樣只是交換位置，但從沒教過。同樣多的向量、同樣的步數；沒教過的那一個，甚至可以從幾個學習率裡取最好的。
 
 # %%
 sizes = {"train_items": family.TRAIN_ITEMS, "held_out_items": settings.skill_items, "chat": settings.chat}
 letters = {answer: skill_task(answer, tokenizer, **sizes) for answer in ANSWERS}
 budget = {"steps": settings.skill_steps, "schedule": settings.schedule, "batch_size": family.BATCH, "seed": first_seed}
 unasked = {answer: accuracy(base, letters[answer]).accuracy for answer in ANSWERS}
+kept = {"reversed": lab.artifact("prompt-reversed"), "picked": lab.artifact("prompt-picked")}
+plans = [(answer, rate) for answer in TAUGHT] + [("rotated", each) for each in settings.untaught_rates]
 found = {}
-for answer, skill_rate in lab.progress([(answer, each) for answer in ANSWERS for each in settings.skill_rates]):
+for answer, skill_rate in lab.progress(plans):
     model = fresh(seed=first_seed)
     losses = fit(model, letters[answer], learning_rate=skill_rate, progress=False, **budget).losses
-    found[answer, skill_rate] = accuracy(model, letters[answer]).accuracy, losses, model
-best_rate = {answer: max(settings.skill_rates, key=lambda each, answer=answer: found[answer, each][0]) for answer in ANSWERS}
-skilled = {answer: found[answer, best_rate[answer]][0] for answer in ANSWERS}
-skill_losses = {answer: found[answer, best_rate[answer]][1] for answer in ANSWERS}
-reversing = found["reversed", best_rate["reversed"]][2]
-save_prompt(reversing, lab.artifact("prompt-reversed"), base_name)
-lab.record("taught_skill", skilled["reversed"], seed=first_seed)
-lab.record("taught_skill", skilled["rotated"], seed=first_seed, variant="untaught")
-lab.record("taught_skill", unasked["reversed"], seed=first_seed, variant="no_prompt")
+    right = accuracy(model, letters[answer]).accuracy
+    if answer not in found or right > found[answer][0]:
+        found[answer] = right, losses
+    if answer in TAUGHT:
+        save_prompt(model, kept[answer], base_name)
+skilled, skill_losses = ({answer: each[place] for answer, each in found.items()} for place in (0, 1))
+lab.record("taught_skill", min(skilled[answer] for answer in TAUGHT))
+lab.record("taught_skill", skilled["rotated"], variant="untaught")
+lab.record("taught_skill", max(unasked[answer] for answer in TAUGHT), variant="no_prompt")
 lab.record("compose_accuracy", composed)
-lab.record("compose_accuracy", skilled["reversed"], variant="taught_skill")
+lab.record("compose_accuracy", min(skilled[answer] for answer in TAUGHT), variant="taught_skill")
 
 # %% [markdown] lang="en"
 # ## Is the prompt too small?
@@ -313,8 +315,8 @@ lab.figure(
     "taught-and-untaught",
     figure,
     Text(
-        en="Training losses of the same letters with a taught and an untaught answer, and of the untaught one with as many numbers inside the layers.",
-        zh_tw="同樣的字母、教過與沒教過的答案的訓練損失；以及沒教過的答案，改把同樣多的數字放在層裡面。",
+        en="Training losses of the same letters with two taught answers and an untaught one, and of the untaught one with as many numbers inside the layers.",
+        zh_tw="同樣的字母、兩個教過與一個沒教過的答案的訓練損失；以及沒教過的答案，改把同樣多的數字放在層裡面。",
     ),
 )
 rows = [
@@ -388,13 +390,16 @@ lab.figure(
 
 # %%
 later = max(moved["prompt"][1:])
-quick = next((step for step, loss in enumerate(skill_losses["reversed"], start=1) if loss < 0.1), None)
+quick = {name: next((at for at, loss in enumerate(skill_losses[name], start=1) if loss < 0.5), None) for name in TAUGHT}
+reached = ", ".join(f"{name} {at}" for name, at in quick.items())
+before_it = ", ".join(f"{unasked[name]:.0%}" for name in TAUGHT)
+with_it = ", ".join(f"{skilled[name]:.0%}" for name in TAUGHT)
 lab.say(
-    f"""- The same letters: reversing is there for the asking, {unasked["reversed"]:.0%} without a prompt and {skilled["reversed"]:.0%} with one{"" if quick is None else f"; after {quick} steps the loss is below 0.1"}. Rotating gets {skilled["rotated"]:.0%} in {settings.skill_steps} steps, and {patient_right:.0%} in {settings.patient_steps}.
+    f"""- The same letters: what was taught is there for the asking. {", ".join(TAUGHT)}: {before_it} without a prompt, {with_it} with one; the loss is first below 0.5 nats at step {reached}. Rotating gets {skilled["rotated"]:.0%} in {settings.skill_steps} steps, and {patient_right:.0%} in {settings.patient_steps}.
 - As many numbers inside the layers reach {inside_right:.0%} of rotating in {settings.skill_steps} steps. So it is not their number: it is where they are.
 - In the first layer the ratios over the text moved by {moved["prompt"][0]:.1e}, in later ones by up to {later:.2g}; LoRA moved the first layer by {moved["LoRA"][0]:.2g}.
 - A prompt is quick at *choosing* what a model can do and slow at *teaching* it something else. "Cannot" would be too much: what later layers make of the vectors may be new, and patience found {"some" if patient_right > 0.1 else "none"} of it here.""",
-    f"""- 同樣的字母：反轉一要就有，不加提示 {unasked["reversed"]:.0%}，加了 {skilled["reversed"]:.0%}{"" if quick is None else f"；{quick} 步之後損失就低於 0.1"}。輪轉在 {settings.skill_steps} 步之後是 {skilled["rotated"]:.0%}，{settings.patient_steps} 步之後是 {patient_right:.0%}。
+    f"""- 同樣的字母：教過的，一要就有。{"、".join(TAUGHT)}：不加提示 {before_it}，加了提示 {with_it}；損失第一次低於 0.5 nats 是在第幾步：{reached}。輪轉在 {settings.skill_steps} 步之後是 {skilled["rotated"]:.0%}，{settings.patient_steps} 步之後是 {patient_right:.0%}。
 - 同樣多的數字放在層裡面，{settings.skill_steps} 步就讓輪轉達到 {inside_right:.0%}。所以問題不在有多少數字，而在放在哪裡。
 - 在第一層，文字內部的比例移動了 {moved["prompt"][0]:.1e}，後面的層最多 {later:.2g}；LoRA 把第一層移動了 {moved["LoRA"][0]:.2g}。
 - 要*挑出*模型會做的事，提示很快；要*教*它別的事，提示很慢。說「做不到」就太過了：後面的層怎麼處理這些向量，可能是新的，有耐心的話在這裡{"找得到一些" if patient_right > 0.1 else "也沒找到"}。""",

@@ -40,19 +40,24 @@ settings = lab.settings
 torch.set_num_threads(settings.threads)
 base, tokenizer = load_base(settings)
 table = base.get_input_embeddings().weight.detach()
-files = {"relabel": lab.artifact("prompt-relabel"), "reversed": lab.artifact("prompt-reversed")}
+files = {
+    "relabel": lab.artifact("prompt-relabel"),
+    "reversed": lab.artifact("prompt-reversed"),
+    "picked": lab.artifact("prompt-picked"),
+}
 prompts = {name: read_prompt(path, table.shape[1]).requires_grad_(False) for name, path in files.items()}
 sizes = {"train_items": settings.batch, "held_out_items": settings.skill_items, "chat": settings.chat}
 tasks = {
     "relabel": load_task("relabel", tokenizer, **sizes),
     "reversed": skill_task("reversed", tokenizer, **sizes),
+    "picked": skill_task("picked", tokenizer, **sizes),
 }
 reading = {name: load_prompt(base, path) for name, path in files.items()}
 
 # %% [markdown] lang="en"
 # ## Switching is nothing
 #
-# The model is the same object for all prompts; a prompt is an argument. What does each do on the other's task?
+# The model is the same object for all prompts; a prompt is an argument. What does each do on the others' tasks?
 
 # %% [markdown] lang="zh-TW"
 # ## 切換根本不用做什麼
@@ -74,12 +79,12 @@ lab.table(
 # %% [markdown] lang="en"
 # ## Predict
 #
-# Row 1 is read with the prompt for `relabel`, row 2 with that for reversing, row 3 with a prompt of three vectors, and so on, all in one batch. By how much do the logits differ from those of each row alone, relative to the largest? Write `mixed_difference = ...` into `predictions.toml`.
+# Row 1 is read with the prompt for `relabel`, row 2 with that for reversing, another row with a prompt of three vectors, and so on, all in one batch. By how much do the logits differ from those of each row alone, relative to the largest? Write `mixed_difference = ...` into `predictions.toml`.
 
 # %% [markdown] lang="zh-TW"
 # ## 先猜猜看
 #
-# 第 1 列用 `relabel` 的提示讀，第 2 列用反轉的，第 3 列用一個只有三個向量的提示，依此類推，全部放進同一個批次。跟每一列單獨算相比，logits 會差多少（相對於最大值）？把 `mixed_difference = ...` 寫進 `predictions.toml`。
+# 第 1 列用 `relabel` 的提示讀，第 2 列用反轉的，另一列用一個只有三個向量的提示，依此類推，全部放進同一個批次。跟每一列單獨算相比，logits 會差多少（相對於最大值）？把 `mixed_difference = ...` 寫進 `predictions.toml`。
 
 # %%
 prompts["three vectors"] = SoftPrompt(prompts["relabel"].vectors[:3].clone()).requires_grad_(False)
@@ -213,7 +218,7 @@ lab.table(
 
 # %%
 lab.say(
-    f"""- At home a prompt is right in at least {home:.0%}, on the other's task in at most {away:.0%}.
+    f"""- At home a prompt is right in at least {home:.0%}, on the others' tasks in at most {away:.0%}.
 - Rows with prompts of their own do not disturb each other ({mixed_apart:.1e}).
 - The price is paid with every request, in positions and in attention: {bill[virtual] / bill[0] - 1:.1%} more FLOPs for a token here, less in a wider model, more than that for reading.
 - The nearest words get {by_words:.0%}. The vectors are {lengths:.1f} times as long as words: they stand where no word is.""",
@@ -227,7 +232,7 @@ lab.say(
 # ## Limits of the toy scale
 #
 # - The share of attention in the bill depends on width and context; the formula carries over, the percent does not.
-# - Two prompts and one seed. What nearest words say of larger models is in the paper.
+# - Three prompts and one seed. What nearest words say of larger models is in the paper.
 #
 # **Next:** a server that takes no vectors at all. How does it get the prompt?
 
@@ -235,6 +240,6 @@ lab.say(
 # ## 玩具規模的限制
 #
 # - 帳單裡注意力的比例取決於寬度與上下文長度；能帶走的是公式，不是百分比。
-# - 只有兩個提示、一個種子。大模型上最近的字說明了什麼，論文裡有。
+# - 只有三個提示、一個種子。大模型上最近的字說明了什麼，論文裡有。
 #
 # **下一步：** 有一台伺服器，根本不收向量。它要怎麼拿到提示？

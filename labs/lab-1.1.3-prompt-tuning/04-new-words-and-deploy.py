@@ -55,13 +55,18 @@ settings = lab.settings
 torch.set_num_threads(settings.threads)
 base, tokenizer = load_base(settings)
 base_name, _ = base_identity(settings)
-files = {"relabel": lab.artifact("prompt-relabel"), "reversed": lab.artifact("prompt-reversed")}
+files = {
+    "relabel": lab.artifact("prompt-relabel"),
+    "reversed": lab.artifact("prompt-reversed"),
+    "picked": lab.artifact("prompt-picked"),
+}
 reading = {name: load_prompt(base, path) for name, path in files.items()}
 prompts = {name: model.prompt for name, model in reading.items()}
 sizes = {"train_items": settings.batch, "held_out_items": settings.served_prompts, "chat": settings.chat}
 tasks = {
     "relabel": load_task("relabel", tokenizer, **sizes),
     "reversed": skill_task("reversed", tokenizer, **sizes),
+    "picked": skill_task("picked", tokenizer, **sizes),
 }
 batch = batches(tasks["relabel"], batch_size=settings.batch, seed=0)(0)
 
@@ -185,12 +190,12 @@ lab.record("reload_difference", distance(of_text(rounded, "relabel"), wanted), v
 # %% [markdown] lang="en"
 # ## Serve
 #
-# `transformers serve` loads the directory in a process of its own. Each request begins with the words of its prompt: two tasks, one model, no adapter anywhere. Text and number of tokens must be those of the soft prompt here, which has never seen the new vocabulary. The control is the base, asked without a prompt.
+# `transformers serve` loads the directory in a process of its own. Each request begins with the words of its prompt: three tasks, one model, no adapter anywhere. Text and number of tokens must be those of the soft prompt here, which has never seen the new vocabulary. The control is the base, asked without a prompt.
 
 # %% [markdown] lang="zh-TW"
 # ## 部署
 #
-# `transformers serve` 在自己的行程裡載入這個目錄。每個請求都以自己提示的那些字開頭：兩個任務、一個模型，到處都沒有 adapter。文字與 token 數，必須跟這裡的軟提示相同，而軟提示從沒看過新的詞彙。對照組是不加提示、直接問基礎模型。
+# `transformers serve` 在自己的行程裡載入這個目錄。每個請求都以自己提示的那些字開頭：三個任務、一個模型，到處都沒有 adapter。文字與 token 數，必須跟這裡的軟提示相同，而軟提示從沒看過新的詞彙。對照組是不加提示、直接問基礎模型。
 
 # %%
 asked = [(name, prompt_text(item, tokenizer, chat=settings.chat)) for name in tasks for item in tasks[name].held_out]

@@ -1,8 +1,9 @@
 """Five letters and no word about what to do with them: which answer is wanted, only the training says.
 
-Both tasks have the same texts, and answers of the same letters. What differs is whether pretraining taught the base to give them:
+All tasks have the same texts, and answers of the same letters. What differs is whether pretraining taught the base to give them:
 
     reversed    e d c b a    the skill `reverse` ("Reverse a b c d e"): it is there, and nobody asks for it
+    picked      b            the skill `pick` ("Letter 2 of a b c d e"): likewise
     rotated     b c d e a    as simple an exchange of places, and never taught
 """
 
@@ -20,7 +21,8 @@ from onepiece.world import Item
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-ANSWERS = ("reversed", "rotated")
+TAUGHT = ("reversed", "picked")
+ANSWERS = (*TAUGHT, "rotated")
 
 
 def answered(item: Item, answer: str) -> Item:
@@ -30,7 +32,7 @@ def answered(item: Item, answer: str) -> Item:
         ValueError: there is no such answer.
     """
     letters = item.key.split(":")[1]
-    wanted = {"reversed": letters[::-1], "rotated": letters[1:] + letters[:1]}
+    wanted = {"reversed": letters[::-1], "picked": letters[1], "rotated": letters[1:] + letters[:1]}
     if answer not in wanted:
         msg = f"the answer must be one of {ANSWERS}, not {answer!r}"
         raise ValueError(msg)

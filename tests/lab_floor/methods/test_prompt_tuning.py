@@ -240,6 +240,7 @@ def test_skill_tasks_ask_the_same_letters_and_hold_other_letters_out() -> None:
     told = {answer: skill_tasks.answered(item, answer) for answer in skill_tasks.ANSWERS}
     assert {each.prompt for each in told.values()} == {" ".join(letters)}
     assert told["reversed"].answer == " ".join(reversed(letters))
+    assert told["picked"].answer == letters[1]
     assert told["rotated"].answer == " ".join([*letters[1:], letters[0]])
     with pytest.raises(ValueError, match="the answer must be one of"):
         skill_tasks.answered(item, "sorted")
