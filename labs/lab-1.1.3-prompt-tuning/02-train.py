@@ -295,6 +295,7 @@ lab.record("compose_accuracy", min(skilled[answer] for answer in TAUGHT), varian
 
 # %%
 options = LoraConfig(r=1, lora_alpha=2, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+torch.manual_seed(first_seed)  # peft draws the start values of LoRA from the global generator
 inside = get_peft_model(load_base(settings)[0], options)
 inside_numbers = count_parameters(inside).trainable
 inside_budget = budget | {"learning_rate": settings.inside_rate, "schedule": "linear"}
@@ -372,7 +373,12 @@ lab.table(
 tokens = tokenizer.convert_ids_to_tokens(text["input_ids"][0])
 shown = [weights_over_text(reading, one, layer)[0][0].mean(dim=0) for layer in (0, len(layers) - 1)]
 without = weights_over_text(base, one, 0)[0][0].mean(dim=0)
-figure = attention_pictures(without, shown, tokens, ("layer 1, no prompt", "layer 1, prompt", f"layer {len(layers)}, prompt"))
+titles = (
+    tr("layer 1, no prompt", "第 1 層，沒有提示"),
+    tr("layer 1, prompt", "第 1 層，有提示"),
+    tr(f"layer {len(layers)}, prompt", f"第 {len(layers)} 層，有提示"),
+)
+figure = attention_pictures(without, shown, tokens, titles)
 lab.figure(
     "attention-over-text",
     figure,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from onepiece.course.text import tr
 from onepiece.figures import COLORS, subplots
 
 if TYPE_CHECKING:
@@ -20,12 +21,13 @@ def beside_peft(losses: Mapping[str, Sequence[float]]) -> Figure:
     steps = np.arange(1, len(losses["peft"]) + 1)
     for name, style in (("peft", "-"), ("own", "--"), ("text_not_moved", ":")):
         left.plot(steps, losses[name], linestyle=style, markevery=3, label=name)
-    left.set(xlabel="step", ylabel="loss (nats per token)")
+    left.set(xlabel=tr("step", "步"), ylabel=tr("loss (nats per token)", "損失（nats／token）"))
     left.legend()
     right.set_prop_cycle(color=[COLORS["orange"], COLORS["green"]], marker=["s", "^"])
     for name in ("own", "text_not_moved"):
         right.semilogy(steps, np.maximum(np.abs(np.subtract(losses[name], losses["peft"])), 1e-9), markevery=3, label=name)
-    right.set(xlabel="step", ylabel="distance from peft (nats)", title="1e-9 stands for equal")
+    equal = tr("1e-9 stands for equal", "1e-9 代表相等")
+    right.set(xlabel=tr("step", "步"), ylabel=tr("distance from peft (nats)", "與 peft 的距離（nats）"), title=equal)
     right.legend()
     return figure
 
@@ -36,7 +38,7 @@ def losses_by_answer(losses: Mapping[str, Sequence[float]], window: int = 10) ->
     for name, values in losses.items():
         means = np.convolve(values, np.ones(window) / window, mode="valid")
         axes.plot(np.arange(window, len(values) + 1), means, label=name, markevery=max(1, len(means) // 8))
-    axes.set(xlabel="step", ylabel="loss (nats per token)", ylim=(0, None))
+    axes.set(xlabel=tr("step", "步"), ylabel=tr("loss (nats per token)", "損失（nats／token）"), ylim=(0, None))
     axes.legend()
     return figure
 
@@ -65,8 +67,8 @@ def starts_and_lengths(starts: Mapping[str, Sequence[float]], lengths: Mapping[i
     for name, values in starts.items():
         means = np.convolve(values, np.ones(10) / 10, mode="valid")
         left.plot(np.arange(10, len(values) + 1), means, label=name, markevery=max(1, len(means) // 8))
-    left.set(xlabel="step", ylabel="loss (nats per token)", title="start")
+    left.set(xlabel=tr("step", "步"), ylabel=tr("loss (nats per token)", "損失（nats／token）"))
     left.legend()
     right.plot(list(lengths), list(lengths.values()))
-    right.set(xlabel="virtual tokens", ylabel="loss at the end (nats per token)", title="length")
+    right.set(xlabel=tr("virtual tokens", "虛擬 token"), ylabel=tr("loss (nats per token)", "損失（nats／token）"))
     return figure
