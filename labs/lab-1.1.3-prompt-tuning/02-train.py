@@ -36,7 +36,6 @@ from onepiece import lab
 from onepiece.adaptation import (
     accuracy,
     base_identity,
-    batches,
     changed_tensors,
     directory_bytes,
     family,
@@ -47,7 +46,6 @@ from onepiece.adaptation import (
 from onepiece.course.text import Text, tr
 from onepiece.measure import peak_memory
 from onepiece.tiny.tokenizer import prompt_text
-from onepiece.training import accumulate_gradients
 from onepiece.world.words import CODES
 from prompt_figures import attention_pictures, losses_by_answer, starts_and_lengths
 from prompt_files import load_prompt, save_prompt
@@ -156,18 +154,17 @@ lab.record("full_accuracy", constant["relabel"], seed=first_seed, variant="const
 lab.record("relabel_vs_full", relative(at_lora_rate, first_seed), seed=first_seed, variant="lora_rate")
 
 trained = count_parameters(prompts["relabel"]).trainable
-batch = batches(tasks["compose"], batch_size=family.BATCH, seed=0)(0)
-ids = tokenizer(tasks["compose"].held_out[0].prompt, return_tensors="pt")["input_ids"].to(settings.device)
-token_ratio = family.token_ratio(prompts["compose"], base, ids, repeats=settings.repeats)
-family.record_row(
-    runs,
-    trained=trained,
-    total=whole,
-    file_bytes=directory_bytes(adapter),
-    peak_bytes=peak_memory(lambda: accumulate_gradients(fresh(seed=0), [batch]), settings.device),
-    token_ratio=token_ratio,
-    mergeable=False,
-)
+one_step = {"steps": 1, "learning_rate": 0.0, "batch_size": family.BATCH, "seed": 0, "progress": False}
+measured = fresh(seed=first_seed)
+ids = tokenizer("27 + 15 →", return_tensors="pt")["input_ids"].to(settings.device)
+row = {
+    "trained": trained,
+    "total": whole,
+    "file_bytes": directory_bytes(adapter),
+    "peak_bytes": peak_memory(lambda: fit(measured, tasks["compose"], **one_step), settings.device),
+    "token_ratio": family.token_ratio(prompts["compose"], base, ids, repeats=settings.repeats),
+}
+family.record_row(runs, mergeable=False, **row)
 
 
 def by_seed(name):
@@ -203,6 +200,14 @@ lab.say(
     f"""- {whole:,} 個數字中的 {trained:,} 個（{trained / whole:.2%}），在 `relabel` 達到全參數微調的 {against:.0%}{"" if guess is None else f"（你猜 {guess:.0%}）"}，用了 {settings.relabel_steps} 步，全參數微調是 {settings.relabel_full_steps} 步。
 - 用適合 LoRA 的學習率（{settings.lora_rate:g}，而不是 {rate:g}），同一個提示只有 {at_lora_rate:.0%}；永遠答同一個答案有 {constant["relabel"]:.0%}。在這裡停手的人，就會寫下「這個方法很弱」。向量要走很遠，而在 Adam 的一步裡，每個數字最多大約只移動一個學習率。
 - `compose` 在 {settings.compose_steps} 步之後是 {composed:.0%}{"" if guess_compose is None else f"（你猜 {guess_compose:.0%}）"}，`new_facts` 在 {settings.facts_steps} 步之後是 {facts:.0%}。""",
+)
+
+# %%
+forgotten = {name: runs[name, first_seed].kept for name in family.TASKS}
+asked = list(forgotten["relabel"])
+lab.table(
+    [tr("kept with the prompt of", "用這個任務的提示時還會"), *asked],
+    [(name, *(f"{values[skill]:.0%}" for skill in asked)) for name, values in forgotten.items()],
 )
 
 # %% [markdown] lang="en"
@@ -298,7 +303,7 @@ options = LoraConfig(r=1, lora_alpha=2, target_modules=["q_proj", "v_proj"], tas
 torch.manual_seed(first_seed)  # peft draws the start values of LoRA from the global generator
 inside = get_peft_model(load_base(settings)[0], options)
 inside_numbers = count_parameters(inside).trainable
-inside_budget = budget | {"learning_rate": settings.inside_rate, "schedule": "linear"}
+inside_budget = budget | {"learning_rate": settings.inside_rate, "schedule": settings.full_schedule}
 inside_losses = fit(inside, letters["rotated"], progress=False, **inside_budget).losses
 inside_right = accuracy(inside, letters["rotated"]).accuracy
 
@@ -397,16 +402,20 @@ lab.figure(
 # %%
 later = max(moved["prompt"][1:])
 quick = {name: next((at for at, loss in enumerate(skill_losses[name], start=1) if loss < 0.5), None) for name in TAUGHT}
+quick |= {tr("rotated, inside", "輪轉，在層裡面"): next((at for at, loss in enumerate(inside_losses, start=1) if loss < 0.5), None)}
+quick |= {tr("rotated, patient", "輪轉，有耐心"): next((at for at, loss in enumerate(patient_losses, start=1) if loss < 0.5), None)}
 reached = ", ".join(f"{name} {at}" for name, at in quick.items())
 before_it = ", ".join(f"{unasked[name]:.0%}" for name in TAUGHT)
 with_it = ", ".join(f"{skilled[name]:.0%}" for name in TAUGHT)
 lab.say(
-    f"""- The same letters: what was taught is there for the asking. {", ".join(TAUGHT)}: {before_it} without a prompt, {with_it} with one; the loss is first below 0.5 nats at step {reached}. Rotating gets {skilled["rotated"]:.0%} in {settings.skill_steps} steps, and {patient_right:.0%} in {settings.patient_steps}.
-- As many numbers inside the layers reach {inside_right:.0%} of rotating in {settings.skill_steps} steps. So it is not their number: it is where they are.
+    f"""- The same letters: what was taught is there for the asking. {", ".join(TAUGHT)}: {before_it} without a prompt, {with_it} with one. Rotating gets {skilled["rotated"]:.0%} in {settings.skill_steps} steps, and {patient_right:.0%} in {settings.patient_steps}.
+- As many numbers inside the layers reach {inside_right:.0%} of rotating in {settings.skill_steps} steps. {"So it is not their number: it is where they are." if inside_right > 0.5 > skilled["rotated"] else ""}
+- The step at which the loss was first below 0.5 nats: {reached}.
 - In the first layer the ratios over the text moved by {moved["prompt"][0]:.1e}, in later ones by up to {later:.2g}; LoRA moved the first layer by {moved["LoRA"][0]:.2g}.
 - A prompt is quick at *choosing* what a model can do and slow at *teaching* it something else. "Cannot" would be too much: what later layers make of the vectors may be new, and patience found {"some" if patient_right > 0.1 else "none"} of it here.""",
-    f"""- 同樣的字母：教過的，一要就有。{"、".join(TAUGHT)}：不加提示 {before_it}，加了提示 {with_it}；損失第一次低於 0.5 nats 是在第幾步：{reached}。輪轉在 {settings.skill_steps} 步之後是 {skilled["rotated"]:.0%}，{settings.patient_steps} 步之後是 {patient_right:.0%}。
-- 同樣多的數字放在層裡面，{settings.skill_steps} 步就讓輪轉達到 {inside_right:.0%}。所以問題不在有多少數字，而在放在哪裡。
+    f"""- 同樣的字母：教過的，一要就有。{"、".join(TAUGHT)}：不加提示 {before_it}，加了提示 {with_it}。輪轉在 {settings.skill_steps} 步之後是 {skilled["rotated"]:.0%}，{settings.patient_steps} 步之後是 {patient_right:.0%}。
+- 同樣多的數字放在層裡面，{settings.skill_steps} 步讓輪轉達到 {inside_right:.0%}。{"所以問題不在有多少數字，而在放在哪裡。" if inside_right > 0.5 > skilled["rotated"] else ""}
+- 損失第一次低於 0.5 nats，是在第幾步：{reached}。
 - 在第一層，文字內部的比例移動了 {moved["prompt"][0]:.1e}，後面的層最多 {later:.2g}；LoRA 把第一層移動了 {moved["LoRA"][0]:.2g}。
 - 要*挑出*模型會做的事，提示很快；要*教*它別的事，提示很慢。說「做不到」就太過了：後面的層怎麼處理這些向量，可能是新的，有耐心的話在這裡{"找得到一些" if patient_right > 0.1 else "也沒找到"}。""",
 )
