@@ -231,7 +231,12 @@ options |= {length: PromptSettings(length) for length in settings.short_lengths 
 short = {}
 for name, option in lab.progress(options.items()):
     model = fresh(option, seed=first_seed)
-    budget = {"steps": settings.short_steps, "learning_rate": rate, "schedule": settings.schedule, "batch_size": family.BATCH}
+    budget = {
+        "steps": settings.short_steps,
+        "learning_rate": rate,
+        "schedule": settings.schedule,
+        "batch_size": family.BATCH,
+    }
     history = fit(model, tasks["relabel"], seed=first_seed, progress=False, **budget)
     short[name] = history.losses, accuracy(model, tasks["relabel"]).accuracy
 short[settings.virtual_tokens] = short["vocabulary"]
@@ -331,7 +336,11 @@ rows = [
 ]
 others = {
     tr("rotated, inside the layers", "輪轉，在層裡面"): (inside_numbers, inside_right, inside_losses),
-    tr(f"rotated, {settings.patient_steps} steps", f"輪轉，{settings.patient_steps} 步"): (trained, patient_right, patient_losses),
+    tr(f"rotated, {settings.patient_steps} steps", f"輪轉，{settings.patient_steps} 步"): (
+        trained,
+        patient_right,
+        patient_losses,
+    ),
 }
 for name, (numbers, right, losses) in others.items():
     rows.append((name, numbers, f"{unasked['rotated']:.0%}", f"{right:.0%}", f"{np.mean(losses[-10:]):.2f}"))
@@ -370,7 +379,12 @@ lab.record("first_layer_moved", moved["prompt"][0])
 lab.record("first_layer_moved", moved["LoRA"][0], variant="inside_the_layers")
 paid = [float(weights_over_text(reading, one, layer)[1].mean()) for layer in layers]
 lab.table(
-    [tr("layer", "層"), tr("moved by the prompt", "被提示移動"), tr("moved by LoRA", "被 LoRA 移動"), tr("paid to the prompt", "分給提示")],
+    [
+        tr("layer", "層"),
+        tr("moved by the prompt", "被提示移動"),
+        tr("moved by LoRA", "被 LoRA 移動"),
+        tr("paid to the prompt", "分給提示"),
+    ],
     [(layer + 1, moved["prompt"][layer], moved["LoRA"][layer], f"{paid[layer]:.0%}") for layer in layers],
 )
 
@@ -401,9 +415,12 @@ lab.figure(
 
 # %%
 later = max(moved["prompt"][1:])
-quick = {name: next((at for at, loss in enumerate(skill_losses[name], start=1) if loss < 0.5), None) for name in TAUGHT}
-quick |= {tr("rotated, inside", "輪轉，在層裡面"): next((at for at, loss in enumerate(inside_losses, start=1) if loss < 0.5), None)}
-quick |= {tr("rotated, patient", "輪轉，有耐心"): next((at for at, loss in enumerate(patient_losses, start=1) if loss < 0.5), None)}
+timed = {answer: skill_losses[answer] for answer in TAUGHT}
+timed[tr("rotated, inside", "輪轉，在層裡面")] = inside_losses
+timed[tr("rotated, patient", "輪轉，有耐心")] = patient_losses
+quick = {
+    name: next((at for at, loss in enumerate(losses, start=1) if loss < 0.5), None) for name, losses in timed.items()
+}
 reached = ", ".join(f"{name} {at}" for name, at in quick.items())
 before_it = ", ".join(f"{unasked[name]:.0%}" for name in TAUGHT)
 with_it = ", ".join(f"{skilled[name]:.0%}" for name in TAUGHT)

@@ -122,7 +122,9 @@ lab.say(
 # 合併過的 LoRA 不花任何代價。提示不能合併：之後的每個 token 都要看它的 key 與 value。這裡讓 PyTorch 數一個新 token 的 FLOPs，再與公式比；對照組忘了注意力，而會隨上下文變長的只有注意力。
 
 # %%
-text = tokenizer(prompt_text(tasks["reversed"].held_out[0], tokenizer, chat=settings.chat), add_special_tokens=False)["input_ids"]
+text = tokenizer(prompt_text(tasks["reversed"].held_out[0], tokenizer, chat=settings.chat), add_special_tokens=False)[
+    "input_ids"
+]
 ids, virtual = torch.tensor([text], device=base.device), settings.virtual_tokens
 
 
@@ -179,7 +181,9 @@ lab.say(
 # %%
 skills_asked = ("facts", "reverse", "pick", "sentiment")
 kept = {tr("no prompt", "沒有提示"): base} | reading
-left = {name: forgetting(each, tokenizer, skills_asked, per_language=10, chat=settings.chat) for name, each in kept.items()}
+left = {
+    name: forgetting(each, tokenizer, skills_asked, per_language=10, chat=settings.chat) for name, each in kept.items()
+}
 lab.table(
     [tr("prompt", "提示"), *skills_asked],
     [(name, *(f"{scores[skill].accuracy:.0%}" for skill in skills_asked)) for name, scores in left.items()],

@@ -91,7 +91,11 @@ for name, model in reading.items():
     other = reading[next(key for key in reading if key != name)]
     through[name, "the other prompt"] = distance(logits_of(other, batch), wanted)
 lab.record("file_difference", max(value for (_, way), value in through.items() if way != "the other prompt"))
-lab.record("file_difference", min(value for (_, way), value in through.items() if way == "the other prompt"), variant="other_prompt")
+lab.record(
+    "file_difference",
+    min(value for (_, way), value in through.items() if way == "the other prompt"),
+    variant="other_prompt",
+)
 columns = [tr("prompt", "提示"), tr("way", "方式"), tr("logits differ by (relative)", "logits 差異（相對值）")]
 lab.table(columns, [(*key, value) for key, value in through.items()])
 held = {name: directory_bytes(path) for name, path in files.items()}
@@ -234,7 +238,13 @@ else:
         (name, text.removeprefix(tokenizer.bos_token), *(answer for answer, _ in each))
         for (name, text), *each in list(zip(asked, given, expected, without, strict=True))[:: max(1, len(asked) // 6)]
     ]
-    columns = [tr("prompt", "提示"), tr("text", "文字"), tr("served", "伺服器"), tr("here", "這裡"), tr("no prompt", "沒有提示")]
+    columns = [
+        tr("prompt", "提示"),
+        tr("text", "文字"),
+        tr("served", "伺服器"),
+        tr("here", "這裡"),
+        tr("no prompt", "沒有提示"),
+    ]
     lab.table(columns, rows)
     lab.say(
         f"{differing(given, expected)} of {len(asked)} served answers differ from those here, {differing(given, without)} from those of the base.",
