@@ -30,7 +30,6 @@ nox_log.hush()
 
 # After Ctrl-C the host stops its kernels and keeps what finished; nox's own default is half a second.
 PATIENCE = {"interrupt_timeout": 3.0, "terminate_timeout": 12.0}
-
 # What ends nox at once reaches nobody below it: they look whether it is still there.
 OWNED = {OWNER: str(os.getpid())}
 
@@ -39,10 +38,10 @@ COURSE = catalog.load()
 
 def host(session: nox.Session, *arguments: str) -> None:
     """Run a command of the host floor, in its environment."""
-    python = environment(session, "host")
+    command = (environment(session, "host"), "-P", "-m", "onepiece.host", *arguments)
     variables = OWNED | {"PYTHONPATH": str(SHARED), "PYTHONUTF8": "1", "PYTHONDONTWRITEBYTECODE": None}  # packages come without bytecode
     try:
-        session.run(python, "-P", "-m", "onepiece.host", *arguments, env=variables, external=True, log=False, **PATIENCE)
+        session.run(*command, env=variables, external=True, log=False, **PATIENCE)
     except nox.command.CommandFailed as failed:
         nox_log.answered(arguments[0], failed.return_code)
         raise
@@ -124,8 +123,8 @@ def lab_floor_command(name: str, module: str, doc: str) -> None:
     @nox.session(name=name, venv_backend="none", default=False)
     def run_module(session: nox.Session) -> None:
         variables = OWNED | {"PYTHONPATH": str(SHARED), "PYTHONUTF8": "1", "OMP_WAIT_POLICY": "passive"}
-        command = ("-P", "-m", "onepiece.kernel.tethered", f"onepiece.{module}", *session.posargs)
-        session.run(environment(session, "cpu"), *command, env=variables, external=True, **PATIENCE)
+        command = (environment(session, "cpu"), "-P", "-m", "onepiece.kernel.tethered", f"onepiece.{module}")
+        session.run(*command, *session.posargs, env=variables, external=True, **PATIENCE)
 
     run_module.__doc__ = doc
 
@@ -137,9 +136,8 @@ lab_floor_command("skills", "tiny.model_card", "Measure a tiny model and write i
 @nox.session(venv_backend="none", default=False)
 def bench(session: nox.Session) -> None:
     """What the road costs over the bare tools, as ratios within one run."""
-    python = environment(session, "tests")
     variables = {"PYTHONPATH": str(SHARED), "PYTHONUTF8": "1", "ONEPIECE_NOX": sys.executable}
-    session.run(python, "tests/bench/road.py", *session.posargs, env=variables, external=True, **PATIENCE)
+    session.run(environment(session, "tests"), "tests/bench/road.py", *session.posargs, env=variables, external=True, **PATIENCE)
 
 
 @nox.session(default=False, reuse_venv=True)
