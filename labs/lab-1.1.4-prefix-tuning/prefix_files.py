@@ -15,9 +15,11 @@ from torch import Tensor
 
 from onepiece.adaptation import common_config, expect_shape, read_config, read_tensors, write_adapter
 from onepiece.adaptation.prefix_cache import CacheShape, PrefixModel
+from onepiece.models import quiet_libraries
 from prefix_tuning import DirectPrefix, EncodedPrefix, exported
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from transformers import PreTrainedModel
 
 TENSOR = "prompt_embeddings"
@@ -76,3 +78,22 @@ def _only_tensor(directory: Path | str) -> Tensor:
 def load_prefix(base: PreTrainedModel, directory: Path | str) -> PrefixModel:
     """A base with a saved prefix in its cache; errors as `read_prefix`."""
     return PrefixModel(base, read_prefix(directory, CacheShape.of(base.config)))
+
+
+def trainable_in_peft(base: PreTrainedModel, prefix: DirectPrefix | EncodedPrefix) -> PeftModel:
+    """peft's model of a base, with the numbers of a prefix of ours, encoder and all, to be trained on.
+
+    Not by way of files: peft 0.21 loads a prefix for inference only, and of an encoder it saves nothing.
+    """
+    quiet_libraries()
+    from peft import PrefixTuningConfig, get_peft_model
+
+    options: dict[str, Any] = {}
+    state = {"embedding.weight": prefix.rows}
+    if isinstance(prefix, EncodedPrefix):
+        options = {"prefix_projection": True, "encoder_hidden_size": prefix.transform[0].out_features}
+        state = prefix.state_dict()
+    config = PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=len(prefix.rows), **options)
+    model = get_peft_model(base, config)
+    model.prompt_encoder["default"].load_state_dict(state)
+    return model

@@ -118,7 +118,7 @@ class PrefixModel(nn.Module):
 
     def __init__(self, base: PreTrainedModel, prefix: nn.Module) -> None:
         super().__init__()
-        if getattr(base, "is_gradient_checkpointing", False):
+        if getattr(base, "is_activation_checkpointing", False):
             msg = "a prefix stands in the cache, and gradient checkpointing has none: switch one of the two off"
             raise ValueError(msg)
         self.base = base.requires_grad_(False)
