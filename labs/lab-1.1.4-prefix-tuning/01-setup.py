@@ -311,12 +311,12 @@ With eight of them the skills stand at {", ".join(f"{value:.0%} ({name}, before 
 # %% [markdown] lang="en"
 # ## Is it the prefix tuning that `peft` has?
 #
-# Both get the same start, the same base and the same batches: once with the rows themselves, and once with the small network in front of them (notebook 2 says what it is for), (`peft` loads no prefix to train on, so we copy the numbers.) The control has every shape right: keys and values have changed places.
+# Both get the same start, the same base and the same batches: once with the rows themselves, and once with the small network in front of them (notebook 2 says what it is for). `peft` loads no prefix to train on, so the numbers are copied. The control has every shape right: keys and values have changed places.
 
 # %% [markdown] lang="zh-TW"
 # ## 這就是 `peft` 裡的 prefix tuning 嗎？
 #
-# 兩者用同樣的起點、同樣的基礎模型、同樣的批次：一次直接訓練那些數字，另一次在前面加上一個小網路（用途見第 2 本筆記本），權重照抄過去。對照組的每個形狀都對，只是 key 與 value 互換了位置。
+# 兩者用同樣的起點、同樣的基礎模型、同樣的批次：一次直接訓練那些數字，另一次在前面加上一個小網路（用途見第 2 本筆記本）。`peft` 不能載入 prefix 接著訓練，所以數字是直接抄過去的。對照組的每個形狀都對，只是 key 與 value 互換了位置。
 
 # %%
 chosen = PrefixSettings(settings.virtual_tokens)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from onepiece.adaptation import (
     traced,
 )
 from onepiece.adaptation.prefix_cache import CacheShape, PrefixModel
+from onepiece.data import IGNORED
 from onepiece.models import load_model, meta_model
 from onepiece.training import History, train
 
@@ -38,7 +40,8 @@ PrefixSettings = prefix_tuning.PrefixSettings
 
 SHAPE = CacheShape(layers=2, kv_heads=1, head_dim=16)
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10], [11, 12, 13, 14, 2, 2]])
-BATCH = {"input_ids": IDS, "attention_mask": torch.tensor([[1] * 6, [1] * 4 + [0] * 2]), "labels": IDS}
+MASK = torch.tensor([[1] * 6, [1] * 4 + [0] * 2])
+BATCH = {"input_ids": IDS, "attention_mask": MASK, "labels": IDS.masked_fill(MASK == 0, IGNORED)}  # padding has no position in peft
 
 
 def model_with(virtual: int = 3, encoder: int = 0, *, seed: int = 0) -> PrefixModel:
@@ -184,12 +187,13 @@ def test_settings_that_make_no_sense_are_refused_in_words() -> None:
         prefix_tuning.longest_prefix(SHAPE, room=100, shared=True, **room)
 
 
-def test_a_model_with_its_prefix_is_saved_and_loaded_as_one(tmp_path: Path) -> None:
+def test_a_model_with_its_prefix_is_saved_and_loaded_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from transformers import AutoModelForCausalLM
 
     model = prefix_tuning.add_prefix(load_model("tiny", device="cpu", dtype=torch.float32)[0], PrefixSettings(3), seed=0)
     whole = model_with_prefix.with_prefix(model.base, model.prefix())
     assert torch.equal(logits_of(whole, BATCH), logits_of(model, BATCH))
+    monkeypatch.setitem(sys.modules, model_with_prefix.__name__, model_with_prefix)  # Transformers looks for its file there
     whole.save_pretrained(tmp_path)
     again = AutoModelForCausalLM.from_pretrained(tmp_path, trust_remote_code=True)
     assert torch.equal(logits_of(again, BATCH), logits_of(model, BATCH))
