@@ -198,6 +198,7 @@ def test_a_model_with_its_prefix_is_saved_and_loaded_as_one(tmp_path: Path, monk
     again = AutoModelForCausalLM.from_pretrained(tmp_path, trust_remote_code=True)
     assert torch.equal(logits_of(again, BATCH), logits_of(model, BATCH))
     greedy = {"max_new_tokens": 5, "do_sample": False}
-    assert torch.equal(again.generate(IDS, attention_mask=BATCH["attention_mask"], **greedy), model.generate(IDS, BATCH["attention_mask"], **greedy))
+    ids, mask = IDS.flip(1), MASK.flip(1)  # padded on the left
+    assert torch.equal(again.generate(ids, attention_mask=mask, **greedy), model.generate(ids, mask, **greedy))
     with pytest.raises(ValueError, match="gpt_neox is none of llama, qwen2"):
         model_with_prefix.with_prefix(small_models.random_model(small_models.gpt_neox_config()), model.prefix())
