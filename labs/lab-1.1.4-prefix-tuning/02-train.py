@@ -167,6 +167,7 @@ lab.figure(
 #
 # 這是這個方法在 1.1 單元總表裡的一列。這裡訓練的是那些數字本身。
 
+
 # %%
 def learn(model, name, rate, seed):
     """Train, look at the held-out items on the way, score at the end."""
@@ -231,7 +232,13 @@ lab.table(
         *(tr("held-out exact match, by seed", "保留題目答對的比例，逐個種子"), tr("always the same answer", "永遠答同一個")),
     ],
     [
-        (name, way, f"{trained_numbers.get(way, trained_numbers['prefix']):,}", ", ".join(f"{value:.1%}" for value in values), f"{constant[name]:.1%}")
+        (
+            name,
+            way,
+            f"{trained_numbers.get(way, trained_numbers['prefix']):,}",
+            ", ".join(f"{value:.1%}" for value in values),
+            f"{constant[name]:.1%}",
+        )
         for (name, way), values in right.items()
     ],
 )
@@ -289,7 +296,11 @@ for name, rows in rows_of.items():
     starts[name] = history.losses[0], history.losses[settings.equal_steps], at_start, accuracy(model, tasks["relabel"]).accuracy
 lab.table(
     [
-        *(tr("start", "起點"), tr("first loss", "第一步的損失"), tr(f"loss after {settings.equal_steps} steps", f"{settings.equal_steps} 步之後的損失")),
+        *(
+            tr("start", "起點"),
+            tr("first loss", "第一步的損失"),
+            tr(f"loss after {settings.equal_steps} steps", f"{settings.equal_steps} 步之後的損失"),
+        ),
         *(tr("right at the start", "一開始答對"), tr(f"right after {settings.search_steps} steps", f"{settings.search_steps} 步之後答對")),
     ],
     [(name, *values[:2], *(f"{value:.1%}" for value in values[2:])) for name, values in starts.items()],

@@ -247,6 +247,7 @@ Without its last virtual token a prefix has {", ".join(f"{value:.0%} ({name})" f
 #
 # 虛擬 token 不必再讀一遍：它的 key 與 value 已經在那裡。剩下的代價是每個 query 都要跟它們碰面：每個虛擬 token、每一層 `4 * heads * head_dim` 次運算（分數要一次乘、一次加，value 也是）。用 PyTorch 的計數器來數，與這個公式對照。對照組是同樣長度的 prompt，它的 token 得先通過每一層。
 
+
 # %%
 def counted_flops(function):
     """FLOPs of the matrix products of a call, by PyTorch's counter."""

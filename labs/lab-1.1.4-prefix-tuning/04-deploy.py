@@ -59,6 +59,7 @@ encoded.load_state_dict(torch.load(lab.artifact("encoder.pt"), map_location="cpu
 #
 # 寫出 prefix 的那個網路，每次給的數字都一樣：它不看任何文字。所以留下它的輸出，把網路丟掉，而且是在訓練*之後*。順序不能反。對照組留下了表，卻弄丟了網路：有人在訓練途中只存 prefix 的「embedding」，手上就是這個。
 
+
 # %%
 def right_with(prefix):
     """Held-out exact match on relabel."""

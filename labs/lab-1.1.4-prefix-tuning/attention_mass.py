@@ -82,3 +82,29 @@ def shares_by_head(model: PrefixModel, batch: Batch) -> Tensor:
     virtual = weights[0].shape[-1] - real.shape[1]
     shares = torch.stack([of_layer[..., :virtual].sum(dim=-1) for of_layer in weights])  # -> (layers, batch, heads, seq)
     return shares.transpose(2, 3)[:, real].mean(dim=1)  # -> (layers, batch, seq, heads) -> (layers, tokens, heads) -> (layers, heads)
+
+
+@torch.no_grad()
+def patterns(model: PreTrainedModel | PrefixModel, batch: Batch) -> Tensor:
+    """How the attention over the text is shared out among its tokens, (layers, rows, heads, seq): each line sums to 1.
+
+    What goes to a prefix is left out and the rest scaled up again. A row is a real token of the batch; a plain model, and one in which
+    the prefix is all that differs from it, can be compared.
+    """
+    base = model.get_base_model() if isinstance(model, PrefixModel) else model
+    before = base.config._attn_implementation
+    base.set_attn_implementation("eager")
+    try:
+        given = to_device({name: batch[name] for name in ("input_ids", "attention_mask")}, model)
+        weights = torch.stack(model(**given, output_attentions=True).attentions)  # (layers, batch, heads, seq, virtual + seq)
+    finally:
+        base.set_attn_implementation(before)
+    real = given["attention_mask"].bool()
+    of_text = weights[..., -real.shape[1] :].double()
+    of_text = of_text / of_text.sum(dim=-1, keepdim=True)
+    return of_text.transpose(2, 3)[:, real]  # -> (layers, batch, seq, heads, seq) -> (layers, tokens, heads, seq)
+
+
+def pattern_change(model: PreTrainedModel | PrefixModel, base: PreTrainedModel, batch: Batch) -> Tensor:
+    """By how much the shares of the tokens of the text differ from those in the base, (layers,): the largest of each layer, 0 to 1."""
+    return (patterns(model, batch) - patterns(base, batch)).abs().flatten(1).amax(dim=1)

@@ -127,9 +127,7 @@ def broken_share(text_scores: Tensor, prefix_scores: Tensor, mistake: str | None
     return (of_text if mistake == "of_text" else of_prefix) / (of_text + of_prefix)
 
 
-def broken_length(
-    shape: CacheShape, *, room: int, requests: int, tokens: int, number_bytes: int, shared: bool, mistake: str | None
-) -> int:
+def broken_length(shape: CacheShape, *, room: int, requests: int, tokens: int, number_bytes: int, shared: bool, mistake: str | None) -> int:
     """Virtual tokens that fit, with one of LENGTH_MISTAKES or None: counted up, one after the other.
 
     Raises:

@@ -1,7 +1,7 @@
-"""How the learning rates of this lab were found: a prefix, a prompt and full fine-tuning on `relabel`, searched equally hard.
+"""How the learning rates of this lab were found: a prefix, a prompt and full fine-tuning, searched equally hard.
 
-`nox -s calibrate -- lab-1.1.4-prefix-tuning` runs it; `results/calibration.json` is what it found. On `compose` the prefix is alone;
-`new_facts` takes that rate. All keep their rate constant, which is what full fine-tuning chose in the search of `lab-1.1.1-lora`.
+`nox -s calibrate -- lab-1.1.4-prefix-tuning` runs it; `results/calibration.json` is what it found. `new_facts` takes the rate of
+`compose`. All keep their rate constant, which is what full fine-tuning chose in the search of `lab-1.1.1-lora`.
 """
 
 from __future__ import annotations
@@ -62,6 +62,7 @@ SEARCH = Search(
         contender("relabel", "prompt", "prompt_rate", 3e-1, 1e-1, 1.0),
         contender("relabel", "full", "full_rate", 1e-3, 5e-4, 2e-3),
         contender("compose", "prefix", "compose_rate", 1e-1, 3e-2, 3e-1),
+        contender("compose", "full", "compose_full_rate", 1e-3, 5e-4, 2e-3),
     ),
     search_seeds=(10,),
     confirmation_seeds=(0, 1),  # two of those of the lab's gates

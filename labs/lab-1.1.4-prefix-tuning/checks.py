@@ -56,7 +56,9 @@ SHAPE = CacheShape(layers=3, kv_heads=2, head_dim=5)
 )
 def check_exercise_1() -> None:
     for settings in (PrefixSettings(7), PrefixSettings(7, 4)):
-        with_or_without = Text("with an encoder of width 4", "有寬度 4 的編碼器") if settings.encoder else Text("without an encoder", "沒有編碼器")
+        with_or_without = (
+            Text("with an encoder of width 4", "有寬度 4 的編碼器") if settings.encoder else Text("without an encoder", "沒有編碼器")
+        )
         expect(
             list(prefix_parameter_count(SHAPE, settings)), list(broken_count(SHAPE, settings, None)),
             what=Text(
@@ -173,7 +175,11 @@ def check_exercise_4() -> None:
     )  # fmt: skip
     what = Text("whether the rows hang on the model, and their type", "這些數字是否還連著模型，以及型別")
     expect([rows.requires_grad, str(rows.dtype)], [False, "torch.float32"], what=what)
-    expect(str(rows_of_text(model.bfloat16(), token_ids).dtype), "torch.float32", what=Text("the type in a bfloat16 model", "bfloat16 模型得到的型別"))
+    expect(
+        str(rows_of_text(model.bfloat16(), token_ids).dtype),
+        "torch.float32",
+        what=Text("the type in a bfloat16 model", "bfloat16 模型得到的型別"),
+    )
 
 
 @exercise(

@@ -6,9 +6,7 @@ from onepiece.course.text import Text
 
 COUNT = {
     "keys_only": Text("only the keys are counted: each virtual token has values too", "只數了 key：每個虛擬 token 還有 value"),
-    "one_layer": Text(
-        "counted for one layer: a prefix stands in the cache of every layer", "只數了一層：prefix 放在每一層的快取裡"
-    ),
+    "one_layer": Text("counted for one layer: a prefix stands in the cache of every layer", "只數了一層：prefix 放在每一層的快取裡"),
     "no_biases": Text("the linear layers of the encoder have biases too", "編碼器的兩個線性層也有偏差"),
     "encoder_stored": Text(
         "the encoder is counted as stored: only the rows that it makes are", "把編碼器也算成存放的了：存的只有它寫出的數字"
@@ -53,7 +51,9 @@ SHARE = {
         "tokens are counted: virtual / (virtual + seq). What counts is the exponential of each score",
         "只數了 token：virtual /（virtual + seq）。要算的是每個分數的指數",
     ),
-    "mean": Text("means instead of sums: a longer side gets more of a softmax", "用了平均而不是總和：比較長的一邊，在 softmax 裡分得比較多"),
+    "mean": Text(
+        "means instead of sums: a longer side gets more of a softmax", "用了平均而不是總和：比較長的一邊，在 softmax 裡分得比較多"
+    ),
     "odds": Text("prefix to text: the share is of both together", "算成了 prefix 比文字：比例的分母是兩者的總和"),
     "of_text": Text("the share of the text: the prefix gets the rest", "這是文字的比例：prefix 拿的是另一份"),
     "largest": Text("only the largest score of each side: all of them take part", "只用了兩邊各自最大的分數：每一個都要算進去"),

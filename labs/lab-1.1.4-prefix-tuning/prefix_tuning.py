@@ -168,9 +168,7 @@ def fresh_prefix(shape: CacheShape, settings: PrefixSettings, *, seed: int) -> D
         return DirectPrefix(torch.randn(settings.virtual_tokens, shape.numbers), shape)
 
 
-def add_prefix(
-    base: PreTrainedModel, settings: PrefixSettings, *, seed: int = 0, token_ids: Sequence[int] = ()
-) -> PrefixModel:
+def add_prefix(base: PreTrainedModel, settings: PrefixSettings, *, seed: int = 0, token_ids: Sequence[int] = ()) -> PrefixModel:
     """Freeze a model and put a prefix into its cache; only the prefix is trained afterwards.
 
     Args:

@@ -175,9 +175,7 @@ class PrefixModel(nn.Module):
             raise ValueError(msg)
         return Stacked(stacked.entries.to(self.base.dtype), stacked.mask)
 
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, position_ids: Tensor | None = None, **options: Any
-    ) -> Any:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, position_ids: Tensor | None = None, **options: Any) -> Any:
         """Loss and logits as the base gives them; the logits are those of the text alone.
 
         Args:
