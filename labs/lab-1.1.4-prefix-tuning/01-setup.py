@@ -300,12 +300,17 @@ lab.figure(
 
 # %%
 guess = lab.predict("zero_share")
+asked = batches(tasks["relabel"], batch_size=settings.batch, seed=0)(0)
+moved = distance(logits_of(zeros(eight), asked), logits_of(base, asked))
 left = {name: values[lengths.index(eight)] for name, values in over_length.items() if name != "share"}
+at_most = {name: values[-1] for name, values in over_length.items() if name != "share"}
 lab.say(
     f"""Eight zeros take **{share:.0%}** of the first layer's attention on average{"" if guess is None else f" (you guessed {guess:.0%})"}, between {measured.min():.1%} and {measured.max():.1%} by head and place. The formula is right to {(measured - formula).abs().max():.1e}. Whoever only counts tokens, 8 of 8 + n, is off by up to {(measured - by_length).abs().max():.2f}: what matters is how much the query thinks of the text.
-With eight of them the skills stand at {", ".join(f"{value:.0%} ({name}, before {untouched[name]:.0%})" for name, value in left.items())}. "Zero" is no no-op here, whatever it is called; to start from the base one would need keys that no query likes, and there is no key that *every* query dislikes by the same amount.""",
+So zeros are no no-op: they move the logits by {moved:.2g} of the largest one. Whether answers show it is another question. With eight of them the skills stand at {", ".join(f"{value:.0%} ({name}, before {untouched[name]:.0%})" for name, value in left.items())}; with {lengths[-1]}, where they take {over_length["share"][-1]:.0%}, at {", ".join(f"{value:.0%} ({name})" for name, value in at_most.items())}.
+To start from exactly the base one would need keys that no query looks at, and queries differ too much for a key that all of them dislike alike.""",
     f"""八個零平均分走第一層 **{share:.0%}** 的注意力{"" if guess is None else f"（你猜 {guess:.0%}）"}，依 head 與位置不同，從 {measured.min():.1%} 到 {measured.max():.1%}。公式的誤差在 {(measured - formula).abs().max():.1e} 以內。只數 token、算成 8／(8 + n) 的人，最多會差 {(measured - by_length).abs().max():.2f}：重要的是 query 對文字的分數有多高。
-放了八個之後，技能剩下 {"、".join(f"{name} {value:.0%}（原本 {untouched[name]:.0%}）" for name, value in left.items())}。不管叫什麼名字，零在這裡都不是 no-op；要從基礎模型出發，就需要每個 query 都不喜歡的 key，而沒有哪個 key 能讓*每個* query 都同樣不喜歡。""",
+所以零不是 no-op：它讓 logits 移動了最大值的 {moved:.2g}。答案看不看得出來，是另一回事。放了八個之後，技能剩下 {"、".join(f"{name} {value:.0%}（原本 {untouched[name]:.0%}）" for name, value in left.items())}；放了 {lengths[-1]} 個，分走 {over_length["share"][-1]:.0%} 之後，是 {"、".join(f"{name} {value:.0%}" for name, value in at_most.items())}。
+要完全從基礎模型出發，就需要沒有任何 query 會看的 key；但 query 彼此差太多，找不到大家都同樣不喜歡的 key。""",
 )
 
 # %% [markdown] lang="en"
@@ -381,7 +386,7 @@ lab.say(
 # %% [markdown] lang="en"
 # ## Limits of the toy scale
 #
-# - Texts here have some ten tokens, so eight zeros weigh much. Before a text of thousands they weigh less; the formula says how much less, for any scores.
+# - Texts here have some ten tokens, so a few zeros weigh much. Before a text of thousands they weigh less; the formula says how much less, for any scores.
 # - Some models have a place for attention that is to go nowhere, such as a learned sink. `tiny` has none but its first token.
 #
 # **Exercises.** 1, 2, 4 and 5 (`prefix_tuning.py`: the count, rows and entries, a start from real text, the share of attention) belong here: `nox -s check -- lab-1.1.4-prefix-tuning`.
@@ -391,7 +396,7 @@ lab.say(
 # %% [markdown] lang="zh-TW"
 # ## 小規模實驗的限制
 #
-# - 這裡的文字只有十個左右的 token，所以八個零的分量很重。放在幾千個 token 的文字前面就輕得多；輕多少，不論分數如何，公式都算得出來。
+# - 這裡的文字只有十個左右的 token，所以幾個零的分量就很重。放在幾千個 token 的文字前面就輕得多；輕多少，不論分數如何，公式都算得出來。
 # - 有些模型替「不想看任何東西」的注意力留了地方，例如學出來的 sink。`tiny` 除了第一個 token 之外沒有這種地方。
 #
 # **練習。** 練習 1、2、4、5（`prefix_tuning.py`：參數量、數字的排列、從真實文字開始、注意力的比例）屬於這一本：`nox -s check -- lab-1.1.4-prefix-tuning`。

@@ -8,7 +8,7 @@
 # | You build | a search for the learning rate that treats three methods alike; prefixes for three tasks; this method's row in the family's table; a look at where the attention goes |
 # | You write | exercise 3 (`prefix_tuning.py`) |
 # | You need | four minutes on two CPU cores, 2 GB of memory |
-# | You should see | what another method's learning rate does to this one; a prompt and a prefix of the same length, after as many steps; where training begins when it begins from a text |
+# | You should see | what another method's learning rate does to this one; a prompt and a prefix of the same length, after as many steps; where training begins when it begins from a text; what no memory can change |
 
 # %% [markdown] lang="zh-TW"
 # # 2. 沒有任何文字說得出來，該寫什麼？
@@ -20,7 +20,7 @@
 # | 你會做出 | 對三種方法一視同仁的學習率搜尋；三個任務的 prefix；這個方法在家族總表中的一列；看看注意力都去了哪裡 |
 # | 你要寫的 | 練習 3（`prefix_tuning.py`） |
 # | 你需要 | 兩個 CPU 核心跑四分鐘，2 GB 記憶體 |
-# | 你應該看到 | 拿別的方法的學習率來用會怎樣；同樣長度的 prompt 與 prefix，走同樣的步數之後；從一段文字開始訓練，起點在哪裡 |
+# | 你應該看到 | 拿別的方法的學習率來用會怎樣；同樣長度的 prompt 與 prefix，走同樣的步數之後；從一段文字開始訓練，起點在哪裡；什麼是記憶改變不了的 |
 
 # %%
 from onepiece.models import quiet_libraries
@@ -31,7 +31,7 @@ import numpy as np
 import torch
 from peft import PromptTuningConfig, get_peft_model
 
-from attention_mass import shares_by_head
+from attention_mass import pattern_change, shares_by_head
 from broken_variants import best_constant
 from onepiece import lab
 from onepiece.adaptation import (
@@ -215,8 +215,6 @@ for seed in settings.seeds:
     lab.record("prefix_accuracy", prefix, seed=seed)
     lab.record("prompt_accuracy", prompt, seed=seed)
     lab.record("encoded_accuracy", beside["prefix, encoded", seed].accuracy, seed=seed)
-    lab.record("compose_accuracy", runs["compose", seed].accuracy, seed=seed)
-    lab.record("compose_accuracy", constant["compose"], seed=seed, variant="constant")
 lab.record("full_accuracy", slow_full, seed=first_seed, variant="tenth_of_the_rate")
 lab.record("relabel_vs_full", full_rate.accuracy / beside["full", first_seed].accuracy, seed=first_seed, variant="full_rate")
 lab.record("prefix_over_prompt", full_rate.accuracy - beside["prompt", first_seed].accuracy, seed=first_seed, variant="full_rate")
@@ -338,6 +336,45 @@ lab.figure(
         en="The share of attention that goes to the prefix, on a batch of relabel: zeros, a text, and two trained prefixes.",
         zh_tw="分給 prefix 的注意力比例，在一個 relabel 批次上：零、一段文字，以及兩個訓練好的 prefix。",
     ),
+)
+
+# %% [markdown] lang="en"
+# ## What a memory cannot do
+#
+# `compose` is two known skills, one *after* the other. A prefix had as many steps for it as full fine-tuning needs. Look at the table above: is it the search, or the method?
+#
+# A theorem says what a prefix cannot change (Petrov et al., *When Do Prompting and Prefix-Tuning Work?*, [2310.19698](https://arxiv.org/abs/2310.19698)): in an attention layer all scores of the text stay what they were, and only lose the same share to the prefix. So a query looks at the tokens of the text *in the same proportions* as before, and the prefix adds something beside it. Only where the input of a layer was changed by the layers below can its proportions change. We scale the attention over the text up to 1 again and compare it with the base's, layer by layer. The control is the model of full fine-tuning, whose queries and keys may turn.
+
+# %% [markdown] lang="zh-TW"
+# ## 記憶做不到的事
+#
+# `compose` 是兩個已知的技能，一個接著一個。prefix 用的步數，跟全參數微調需要的一樣多。看看上面的表：是沒找好，還是方法本身？
+#
+# 有個定理說明 prefix 改變不了什麼（Petrov 等人，*When Do Prompting and Prefix-Tuning Work?*，[2310.19698](https://arxiv.org/abs/2310.19698)）：在一個注意力層裡，對文字的分數全部不變，只是一起把同樣的比例讓給 prefix。所以 query 看文字各個 token 的*相對比例*跟原來一樣，prefix 只是在旁邊加上一些東西。只有當下面的層已經改變了這一層的輸入，比例才可能改變。我們把對文字的注意力重新放大到總和為 1，一層一層跟基礎模型比。對照組是全參數微調的模型，它的 query 與 key 可以轉向。
+
+# %%
+whole_model = fresh("full", first_seed)
+of_full = learn(whole_model, "compose", settings.compose_full_rate, first_seed)
+compose_batch = batches(tasks["compose"], batch_size=family.BATCH, seed=0)(0)
+by_prefix = pattern_change(trained_models["compose"], base, compose_batch)
+by_full = pattern_change(whole_model, base, compose_batch)
+lab.record("first_pattern_change", by_prefix[0])
+lab.record("first_pattern_change", by_full[0], variant="full")
+for seed in settings.seeds:
+    lab.record("compose_limit", runs["compose", seed].accuracy, seed=seed)
+lab.record("compose_limit", of_full.accuracy, seed=first_seed, variant="full")
+lab.table(
+    [tr("layer", "層"), tr("changed by the prefix", "prefix 造成的改變"), tr("by full fine-tuning", "全參數微調造成的")],
+    [(layer, float(own), float(other)) for layer, (own, other) in enumerate(zip(by_prefix, by_full, strict=True))],
+)
+mean_compose = float(np.mean(right["compose", "prefix"]))
+lab.say(
+    f"""After {steps["compose"]} steps full fine-tuning has {of_full.accuracy:.1%} of `compose`, the prefix {mean_compose:.1%}, at the best of its rates, whose search stopped at three.
+In the first layer the prefix has changed the proportions by {by_prefix[0]:.1e}, that is, by nothing; full fine-tuning by {by_full[0]:.2f}. In the layers above it is {", ".join(f"{float(value):.2f}" for value in by_prefix[1:])} and {", ".join(f"{float(value):.2f}" for value in by_full[1:])}: there the prefix reaches the patterns too, by way of what it adds below.
+So it is no proof that `compose` is impossible; it says where the method is bound. `relabel` needs a known judgement and another word for it: something added is enough.""",
+    f"""{steps["compose"]} 步之後，全參數微調在 `compose` 答對 {of_full.accuracy:.1%}，prefix 答對 {mean_compose:.1%}，用的是它最好的學習率，而搜尋只試了三個。
+在第一層，prefix 讓比例改變了 {by_prefix[0]:.1e}，也就是沒有改變；全參數微調改變了 {by_full[0]:.2f}。上面的層分別是 {"、".join(f"{float(value):.2f}" for value in by_prefix[1:])} 與 {"、".join(f"{float(value):.2f}" for value in by_full[1:])}：在那裡，prefix 靠著下面加進去的東西，也能影響比例。
+所以這並不證明 `compose` 不可能，只說明這個方法被綁住的地方。`relabel` 需要的是一個已知的判斷，加上另一個說法：加點東西就夠了。""",
 )
 
 # %% [markdown] lang="en"

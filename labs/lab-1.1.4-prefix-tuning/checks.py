@@ -75,9 +75,10 @@ def check_exercise_1() -> None:
     minutes=15,
     level="core",
     hint=Text(
-        "Into which five sizes does a row of `layers * 2 * kv_heads * head_dim` numbers split, in the order in which they are stored? Then: "
-        "which of the dimensions has to move, and does `view` move anything?",
-        "一列有 `layers * 2 * kv_heads * head_dim` 個數字，照存放的順序，要拆成哪幾個維度？接著：哪一個維度要搬動？`view` 會搬動任何東西嗎？",
+        "Into which five sizes does a row of `layers * 2 * kv_heads * head_dim` numbers split, in the order in which they are stored? "
+        "Then: which of the dimensions has to move, and does `view` move anything?",
+        "一列有 `layers * 2 * kv_heads * head_dim` 個數字，照存放的順序，要拆成哪幾個維度？"
+        "接著：哪一個維度要搬動？`view` 會搬動任何東西嗎？",
     ),
 )
 def check_exercise_2() -> None:
@@ -151,8 +152,8 @@ def written_by_hand(model: LlamaForCausalLM, token_ids: list[int]) -> Tensor:
     minutes=15,
     level="core",
     hint=Text(
-        "What does a model of Transformers give back besides logits, if it is called with `use_cache=True`? Which of the helpers in this file and "
-        "in `onepiece.adaptation.prefix_cache` go from there to entries, and from entries to rows?",
+        "What does a model of Transformers give back besides logits, if it is called with `use_cache=True`? Which of the helpers in "
+        "this file and in `onepiece.adaptation.prefix_cache` go from there to entries, and from entries to rows?",
         "呼叫 Transformers 的模型時加上 `use_cache=True`，除了 logits 還會得到什麼？這個檔案與 `onepiece.adaptation.prefix_cache` 裡，"
         "哪些函式可以從那裡走到快取的內容，再走到一列一列的數字？",
     ),
@@ -188,8 +189,8 @@ def check_exercise_4() -> None:
     minutes=15,
     level="core",
     hint=Text(
-        "Write the share as a fraction of sums of exponentials, then divide above and below by the numerator. Which well-known function of one "
-        "number is that, and which number is it? `logsumexp` takes the logarithm of a sum of exponentials without ever making one.",
+        "Write the share as a fraction of sums of exponentials, then divide above and below by the numerator. Which well-known function of "
+        "one number is that, and which number is it? `logsumexp` takes the logarithm of a sum of exponentials without ever making one.",
         "先把比例寫成指數總和的分數，再把分子分母同除以分子。這是哪個常見的單變數函數？那個變數是什麼？"
         "`logsumexp` 可以算出指數總和的對數，而不必真的算出指數。",
     ),

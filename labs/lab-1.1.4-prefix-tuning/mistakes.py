@@ -52,7 +52,7 @@ SHARE = {
         "只數了 token：virtual /（virtual + seq）。要算的是每個分數的指數",
     ),
     "mean": Text(
-        "means instead of sums: a longer side gets more of a softmax", "用了平均而不是總和：比較長的一邊，在 softmax 裡分得比較多"
+        "means instead of sums: a longer side gets more of a softmax", "用了平均而不是總和：比較長的一邊，在 softmax 裡分得多"
     ),
     "odds": Text("prefix to text: the share is of both together", "算成了 prefix 比文字：比例的分母是兩者的總和"),
     "of_text": Text("the share of the text: the prefix gets the rest", "這是文字的比例：prefix 拿的是另一份"),
