@@ -6,7 +6,7 @@
 # | | |
 # |---|---|
 # | You build | a prefix: keys and values of every layer, in the cache before any text; its count; its share of attention; the proof that it is the prefix that `peft` trains |
-# | You write | exercises 1, 2, 4 and 5 (`prefix_tuning.py`) |
+# | You write | exercises 1, 2 and 4 (`prefix_tuning.py`), 5 (`attention_share.py`) |
 # | You need | half a minute on two CPU cores, 1 GB of memory |
 # | You should see | a model that answers a question about a text that is not there; what numbers that are all zero do to it |
 
@@ -18,7 +18,7 @@
 # | | |
 # |---|---|
 # | 你會做出 | 一個 prefix：每一層的 key 與 value，在任何文字之前就放進快取；它的參數量；它分走的注意力；並證明它就是 `peft` 訓練的那種 prefix |
-# | 你要寫的 | 練習 1、2、4、5（`prefix_tuning.py`） |
+# | 你要寫的 | 練習 1、2、4（`prefix_tuning.py`）與 5（`attention_share.py`） |
 # | 你需要 | 兩個 CPU 核心跑半分鐘，1 GB 記憶體 |
 # | 你應該看到 | 模型回答一個關於「不在那裡的文字」的問題；全部是零的數字對它做了什麼 |
 
@@ -30,6 +30,7 @@ import torch
 from transformers import LlamaConfig, Qwen2Config
 
 from attention_mass import measured_share, text_scores
+from attention_share import prefix_share
 from broken_variants import ValuesFirst, broken_count, broken_share, from_position_zero, hidden_size_count
 from onepiece import lab
 from onepiece.adaptation import (
@@ -55,7 +56,6 @@ from prefix_tuning import (
     add_prefix,
     exported,
     prefix_parameter_count,
-    prefix_share,
     rows_of_text,
     rows_to_entries,
 )
@@ -389,7 +389,7 @@ lab.say(
 # - Texts here have some ten tokens, so a few zeros weigh much. Before a text of thousands they weigh less; the formula says how much less, for any scores.
 # - Some models have a place for attention that is to go nowhere, such as a learned sink. `tiny` has none but its first token.
 #
-# **Exercises.** 1, 2, 4 and 5 (`prefix_tuning.py`: the count, rows and entries, a start from real text, the share of attention) belong here: `nox -s check -- lab-1.1.4-prefix-tuning`.
+# **Exercises.** 1, 2 and 4 (`prefix_tuning.py`: the count, rows and entries, a start from real text) and 5 (`attention_share.py`: the share of attention) belong here: `nox -s check -- lab-1.1.4-prefix-tuning`.
 #
 # **Next:** what is to be written, if no text says it?
 
@@ -399,6 +399,6 @@ lab.say(
 # - 這裡的文字只有十個左右的 token，所以幾個零的分量就很重。放在幾千個 token 的文字前面就輕得多；輕多少，不論分數如何，公式都算得出來。
 # - 有些模型替「不想看任何東西」的注意力留了地方，例如學出來的 sink。`tiny` 除了第一個 token 之外沒有這種地方。
 #
-# **練習。** 練習 1、2、4、5（`prefix_tuning.py`：參數量、數字的排列、從真實文字開始、注意力的比例）屬於這一本：`nox -s check -- lab-1.1.4-prefix-tuning`。
+# **練習。** 練習 1、2、4（`prefix_tuning.py`：參數量、數字的排列、從真實文字開始）與練習 5（`attention_share.py`：注意力的比例）屬於這一本：`nox -s check -- lab-1.1.4-prefix-tuning`。
 #
 # **下一步：** 如果沒有任何文字說得出來，該寫什麼進去？

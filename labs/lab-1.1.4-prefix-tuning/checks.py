@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import mistakes as wrong
+from attention_share import prefix_share
 from broken_variants import (
     COUNT_MISTAKES,
     ENCODER_MISTAKES,
@@ -33,7 +34,6 @@ from prefix_tuning import (
     exported,
     longest_prefix,
     prefix_parameter_count,
-    prefix_share,
     rows_of_text,
     rows_to_entries,
 )

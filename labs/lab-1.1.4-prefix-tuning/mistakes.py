@@ -51,9 +51,7 @@ SHARE = {
         "tokens are counted: virtual / (virtual + seq). What counts is the exponential of each score",
         "只數了 token：virtual /（virtual + seq）。要算的是每個分數的指數",
     ),
-    "mean": Text(
-        "means instead of sums: a longer side gets more of a softmax", "用了平均而不是總和：比較長的一邊，在 softmax 裡分得多"
-    ),
+    "mean": Text("means instead of sums: a longer side gets more of a softmax", "用了平均而不是總和：比較長的一邊，在 softmax 裡分得多"),
     "odds": Text("prefix to text: the share is of both together", "算成了 prefix 比文字：比例的分母是兩者的總和"),
     "of_text": Text("the share of the text: the prefix gets the rest", "這是文字的比例：prefix 拿的是另一份"),
     "largest": Text("only the largest score of each side: all of them take part", "只用了兩邊各自最大的分數：每一個都要算進去"),

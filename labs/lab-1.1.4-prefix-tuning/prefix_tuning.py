@@ -1,8 +1,8 @@
 """Prefix tuning: a frozen model, and trained keys and values that stand in its cache before any text does, written from the paper.
 
 Read from top to bottom: the settings, the count, rows and entries, the two ways to train them, a start from real text, into a model,
-and how much attention a prefix takes. Paper: Li and Liang 2021, https://arxiv.org/abs/2101.00190, section 4; the share of attention is
-equation 5 of He et al. 2021, https://arxiv.org/abs/2110.04366, section 3.1.
+and what it costs. Paper: Li and Liang 2021, https://arxiv.org/abs/2101.00190, section 4. How much attention a prefix takes is in
+`attention_share.py`.
 
 What is no part of the idea (a cache for each batch, mask, positions, generating, several prefixes in a batch) is in
 `onepiece.adaptation.prefix_cache`.
@@ -191,20 +191,7 @@ def add_prefix(base: PreTrainedModel, settings: PrefixSettings, *, seed: int = 0
     return PrefixModel(base, DirectPrefix(rows_of_text(base, token_ids), shape))
 
 
-# ---------------------------------------------------------------------------------------------- 7. its share of attention
-
-
-# Exercise 5. A query's weights are a softmax over the scores of the text and of the prefix together. Which share of them goes to the
-# prefix? With it, attention is (1 - share) * attention over the text + share * attention over the prefix (He et al., equation 5).
-# Scores can be large: exponentials of them overflow, differences of their logsumexp do not.
-def prefix_share(text_scores: Tensor, prefix_scores: Tensor) -> Tensor:
-    """Scores of one query each, (..., seq) and (..., virtual) -> share, (...), from 0 to 1. A masked score is minus infinity."""
-    # SOLUTION 5
-    return torch.sigmoid(prefix_scores.logsumexp(dim=-1) - text_scores.logsumexp(dim=-1))  # (..., virtual), (..., seq) -> (...)
-    # END SOLUTION
-
-
-# ---------------------------------------------------------------------------------------------- 8. what it costs
+# ---------------------------------------------------------------------------------------------- 7. what it costs
 
 
 # Exercise 6, a design. How long may a prefix be on a server? `room` bytes are free for the cache, `requests` texts of up to `tokens`

@@ -33,8 +33,8 @@ from onepiece.data import IGNORED
 from onepiece.models import load_model, meta_model
 from onepiece.training import History, train
 
-prefix_tuning, prefix_files, broken_variants, attention_mass, model_with_prefix = lab_modules(
-    "lab-1.1.4-prefix-tuning", "prefix_tuning", "prefix_files", "broken_variants", "attention_mass", "model_with_prefix"
+prefix_tuning, prefix_files, broken_variants, attention_share, attention_mass, model_with_prefix = lab_modules(
+    "lab-1.1.4-prefix-tuning", "prefix_tuning", "prefix_files", "broken_variants", "attention_share", "attention_mass", "model_with_prefix"
 )
 PrefixSettings = prefix_tuning.PrefixSettings
 
@@ -64,9 +64,9 @@ def test_attention_with_a_prefix_is_a_gate_between_the_text_and_the_prefix() -> 
         keys, values = (torch.cat([side[:, kind] for side in sides]) for kind in (0, 1))
         return (query @ keys.T).softmax(dim=-1) @ values
 
-    share = prefix_tuning.prefix_share(query @ text[:, 0].T, query @ prefix[:, 0].T)
+    share = attention_share.prefix_share(query @ text[:, 0].T, query @ prefix[:, 0].T)
     torch.testing.assert_close((1 - share) * attend(text) + share * attend(prefix), attend(text, prefix), rtol=1e-12, atol=1e-12)
-    assert prefix_tuning.prefix_share(torch.tensor([900.0, 0.0]), torch.tensor([900.0])).item() == pytest.approx(0.5)
+    assert attention_share.prefix_share(torch.tensor([900.0, 0.0]), torch.tensor([900.0])).item() == pytest.approx(0.5)
 
 
 def test_zeros_take_the_share_that_the_formula_says_and_zero_tokens_would_take_none() -> None:
@@ -74,7 +74,7 @@ def test_zeros_take_the_share_that_the_formula_says_and_zero_tokens_would_take_n
     zeros = prefix_tuning.DirectPrefix(torch.zeros(4, SHAPE.numbers), SHAPE)
     scores = attention_mass.text_scores(base, IDS)
     measured = attention_mass.measured_share(base, PrefixModel(base, zeros), IDS)
-    formula = prefix_tuning.prefix_share(scores, scores.new_zeros(*scores.shape[:-1], 4))
+    formula = attention_share.prefix_share(scores, scores.new_zeros(*scores.shape[:-1], 4))
     torch.testing.assert_close(measured, formula, rtol=0, atol=1e-5)
     assert measured.min() > 0.01
     by_head = attention_mass.shares_by_head(PrefixModel(base, zeros), BATCH)
@@ -124,6 +124,13 @@ def test_a_prefix_of_a_text_is_the_text_and_is_trained_from_there() -> None:
     assert distance(logits_of(model, {"input_ids": IDS[:1]}), base(whole).logits[0, 3:].detach()) < 1e-5
     losses = training(model).losses
     assert losses[-1] < losses[0]
+
+
+def test_a_prefix_leaves_the_proportions_of_the_first_layer_as_they_were() -> None:
+    base = small_models.random_model()
+    change = attention_mass.pattern_change(model_with(3), base, BATCH)
+    assert change[0] < 1e-6
+    assert change[1] > 1e-3
 
 
 def test_without_its_encoder_a_prefix_is_the_same_and_shares_no_memory_with_it() -> None:
