@@ -249,10 +249,10 @@ In the model of this run the heads together are wider than the hidden size ({sha
 # $$\lambda = \frac{v}{v + \sum_{j} e^{s_j}},\qquad \text{attention} = (1-\lambda)\,\text{attention}_{\text{text}} + \lambda\cdot 0$$
 
 # %% [markdown] lang="en"
-# For any prefix the numerator is the sum of $e^{\text{score}}$ over its keys, and the last term is the attention over the prefix: a prefix is a second attention, mixed in by a gate (He et al., [2110.04366](https://arxiv.org/abs/2110.04366), equation 5). The share is computed from the scores of the base, and measured by how much shorter the output of each head has become.
+# For any prefix the numerator is the sum of $e^{\text{score}}$ over its keys, and the last term is the attention over the prefix: a prefix is a second attention, mixed in by a gate (He et al., [2110.04366](https://arxiv.org/abs/2110.04366), section 3.1). The share is computed from the scores of the base, and measured by how much shorter the output of each head has become.
 
 # %% [markdown] lang="zh-TW"
-# 一般的 prefix，分子是對它的 key 的 $e^{\text{score}}$ 總和，最後一項則是對 prefix 的注意力：prefix 就是另一份注意力，由一個閘門混進來（He 等人，[2110.04366](https://arxiv.org/abs/2110.04366)，式 5）。這個比例可以由基礎模型的分數算出來，也可以量出來：看每個 head 的輸出縮短了多少。
+# 一般的 prefix，分子是對它的 key 的 $e^{\text{score}}$ 總和，最後一項則是對 prefix 的注意力：prefix 就是另一份注意力，由一個閘門混進來（He 等人，[2110.04366](https://arxiv.org/abs/2110.04366)，第 3.1 節）。這個比例可以由基礎模型的分數算出來，也可以量出來：看每個 head 的輸出縮短了多少。
 
 # %%
 lab.source(prefix_share)

@@ -27,6 +27,8 @@ from onepiece.models import quiet_libraries
 
 quiet_libraries()  # before peft is imported, which tells of things that are not wrong
 
+import warnings
+
 import numpy as np
 import torch
 from peft import PromptTuningConfig, get_peft_model
@@ -61,6 +63,8 @@ from prefix_tuning import (
     rows_of_text,
 )
 
+# Said at each answer with a prompt: peft counts positions anew, which is right.
+warnings.filterwarnings("ignore", message="Position ids are not supported for parameter efficient tuning")
 settings = lab.settings
 torch.set_num_threads(settings.threads)
 base, tokenizer = load_base(settings)

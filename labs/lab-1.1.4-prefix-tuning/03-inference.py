@@ -100,7 +100,7 @@ lab.table(columns, [(*key, value) for key, value in (through | of_others).items(
 # 切換就是換一份快取。清空之後，模型就是基礎模型，而基礎模型從頭到尾都沒動過。
 
 # %%
-prefixes = {name: read_prefix(directory, shape).to(settings.device) for name, directory in saved.items()}
+prefixes = {name: read_prefix(directory, shape).to(settings.device).requires_grad_(False) for name, directory in saved.items()}
 right = {}
 for name, prefix in prefixes.items():
     for task in tasks.values():

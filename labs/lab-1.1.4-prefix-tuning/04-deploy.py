@@ -29,7 +29,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from broken_variants import another_encoder
-from model_with_prefix import with_prefix
+from model_with_prefix import save_with_code, with_prefix
 from onepiece import lab
 from onepiece.adaptation import accuracy, base_identity, batches, directory_bytes, distance, family, load_base, logits_of
 from onepiece.adaptation.prefix_cache import CacheShape, PrefixModel
@@ -107,6 +107,7 @@ lab.say(
 
 # %%
 lab.source(with_prefix)
+lab.source(save_with_code)
 
 # %% [markdown] lang="en"
 # ## Predict
@@ -122,8 +123,9 @@ lab.source(with_prefix)
 local_model = load_prefix(base, lab.artifact("prefix-relabel"))
 whole = with_prefix(base, local_model.prefix())
 served_directory, plain_directory = lab.artifact("base-and-prefix"), lab.artifact("base-alone")
-for model, place in ((whole, served_directory), (base, plain_directory)):
-    model.save_pretrained(place)
+save_with_code(whole, served_directory)
+base.save_pretrained(plain_directory)
+for place in (served_directory, plain_directory):
     tokenizer.save_pretrained(place)
 reloaded = AutoModelForCausalLM.from_pretrained(served_directory, trust_remote_code=True, dtype=settings.dtype).to(settings.device).eval()
 wanted = logits_of(local_model, batch)

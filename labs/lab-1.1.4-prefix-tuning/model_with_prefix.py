@@ -1,7 +1,6 @@
 """A base and a prefix as one model: weights, prefix, and the few lines that put one into the cache of the other.
 
-    model = with_prefix(base, prefix)
-    model.save_pretrained(directory)          # weights, prefix, and this file
+    save_with_code(with_prefix(base, entries), directory)   # weights, prefix, and this file
 
 Whatever loads models of Transformers loads the directory, if it is told to trust the code in it. Imports nothing of the course.
 """
@@ -9,6 +8,8 @@ Whatever loads models of Transformers loads the directory, if it is told to trus
 from __future__ import annotations
 
 import copy
+import json
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -63,7 +64,7 @@ class PrefixQwen2ForCausalLM(_WithPrefix, Qwen2ForCausalLM):
 
 
 def with_prefix(base: PreTrainedModel, entries: torch.Tensor) -> PreTrainedModel:
-    """One model of a base and a prefix; `save_pretrained` writes this file beside its weights.
+    """One model of a base and a prefix.
 
     Args:
         base: a Llama or a Qwen2; it is copied.
@@ -79,8 +80,21 @@ def with_prefix(base: PreTrainedModel, entries: torch.Tensor) -> PreTrainedModel
         raise ValueError(msg)
     config = copy.deepcopy(base.config)
     config.virtual_tokens = entries.shape[-2]
-    kind.register_for_auto_class("AutoModelForCausalLM")
     model = kind(config).to(device=base.device, dtype=base.dtype)
     model.load_state_dict(base.state_dict() | {"prefix": entries.detach()})
     model.generation_config = copy.deepcopy(base.generation_config)
     return model.eval()
+
+
+def save_with_code(model: PreTrainedModel, directory: Path | str) -> Path:
+    """Write a model of a class above, and this file beside its weights.
+
+    `transformers serve` (5.23) looks for the class that a configuration names among those of Transformers. So the configuration names
+    the auto class, which looks into `auto_map`, and finds the class in this file.
+    """
+    type(model).register_for_auto_class("AutoModelForCausalLM")
+    model.save_pretrained(directory)
+    path = Path(directory) / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(config | {"architectures": ["AutoModelForCausalLM"]}, indent=2) + "\n", encoding="utf-8")
+    return Path(directory)
