@@ -206,7 +206,7 @@ for way, rate in own_rate.items():
         beside[way, seed] = learn(model, "relabel", rate, seed)
         if (way, seed) == ("prefix, encoded", first_seed):
             trained_models["encoded"] = model
-slow_full = learn(fresh("full", first_seed), "relabel", settings.full_rate / 10, first_seed).accuracy
+slow_full = learn(fresh("full", first_seed), "relabel", settings.full_rate / 100, first_seed).accuracy
 full_rate = learn(fresh("prefix", first_seed), "relabel", settings.full_rate, first_seed)
 for seed in settings.seeds:
     reached, prefix, prompt = beside["full", seed].accuracy, runs["relabel", seed].accuracy, beside["prompt", seed].accuracy
@@ -219,7 +219,7 @@ for seed in settings.seeds:
     lab.record("prefix_accuracy", prefix, seed=seed)
     lab.record("prompt_accuracy", prompt, seed=seed)
 lab.record("encoded_accuracy", beside["prefix, encoded", first_seed].accuracy, seed=first_seed)
-lab.record("full_accuracy", slow_full, seed=first_seed, variant="tenth_of_the_rate")
+lab.record("full_accuracy", slow_full, seed=first_seed, variant="hundredth_of_the_rate")
 lab.record("relabel_vs_full", full_rate.accuracy / beside["full", first_seed].accuracy, seed=first_seed, variant="full_rate")
 lab.record("prefix_over_prompt", full_rate.accuracy - beside["prompt", first_seed].accuracy, seed=first_seed, variant="full_rate")
 
@@ -373,10 +373,10 @@ lab.table(
 )
 mean_compose = float(np.mean(right["compose", "prefix"]))
 lab.say(
-    f"""After {steps["compose"]} steps full fine-tuning has {of_full.accuracy:.1%} of `compose`, the prefix {mean_compose:.1%}, at the best of its rates, whose search stopped at three.
+    f"""After {steps["compose"]} steps full fine-tuning has {of_full.accuracy:.1%} of `compose`, the prefix {mean_compose:.1%}, at the better of the rates that were searched.
 In the first layer the prefix has changed the proportions by {by_prefix[0]:.1e}, that is, by nothing; full fine-tuning by {by_full[0]:.2f}. In the layers above it is {", ".join(f"{float(value):.2f}" for value in by_prefix[1:])} and {", ".join(f"{float(value):.2f}" for value in by_full[1:])}: there the prefix reaches the patterns too, by way of what it adds below.
 So it is no proof that `compose` is impossible; it says where the method is bound. `relabel` needs a known judgement and another word for it: something added is enough.""",
-    f"""{steps["compose"]} 步之後，全參數微調在 `compose` 答對 {of_full.accuracy:.1%}，prefix 答對 {mean_compose:.1%}，用的是它最好的學習率，而搜尋只試了三個。
+    f"""{steps["compose"]} 步之後，全參數微調在 `compose` 答對 {of_full.accuracy:.1%}，prefix 答對 {mean_compose:.1%}，用的是搜尋過的學習率裡較好的。
 在第一層，prefix 讓比例改變了 {by_prefix[0]:.1e}，也就是沒有改變；全參數微調改變了 {by_full[0]:.2f}。上面的層分別是 {"、".join(f"{float(value):.2f}" for value in by_prefix[1:])} 與 {"、".join(f"{float(value):.2f}" for value in by_full[1:])}：在那裡，prefix 靠著下面加進去的東西，也能影響比例。
 所以這並不證明 `compose` 不可能，只說明這個方法被綁住的地方。`relabel` 需要的是一個已知的判斷，加上另一個說法：加點東西就夠了。""",
 )

@@ -5,10 +5,10 @@
 #
 # | | |
 # |---|---|
-# | You build | prefixes read from files, in our code and in `peft`; a batch in which each row remembers something else, or nothing; two memories in a row; the cost per token, counted |
+# | You build | prefixes read from files, in our code and in `peft`; a batch in which each row remembers something else, or nothing; a memory beside another; the cost per token, counted |
 # | You write | exercise 6 (`prefix_tuning.py`), a design |
 # | You need | half a minute on two CPU cores, 1 GB of memory; the prefixes of notebook 2 |
-# | You should see | rows of a mixed batch beside the same rows alone; what two memories do to each other; how much of a memory is needed |
+# | You should see | rows of a mixed batch beside the same rows alone; what a neighbour does to a memory; how much of a memory is needed |
 
 # %% [markdown] lang="zh-TW"
 # # 3. 同一個模型，好幾份記憶
@@ -17,10 +17,10 @@
 #
 # | | |
 # |---|---|
-# | 你會做出 | 從檔案讀取 prefix，用我們的程式碼，也用 `peft`；每一列記得不同的東西、或什麼都不記得的批次；兩份記憶接在一起；數出每個 token 的代價 |
+# | 你會做出 | 從檔案讀取 prefix，用我們的程式碼，也用 `peft`；每一列記得不同的東西、或什麼都不記得的批次；一份記憶放在另一份旁邊；數出每個 token 的代價 |
 # | 你要寫的 | 練習 6（`prefix_tuning.py`），一題設計 |
 # | 你需要 | 兩個 CPU 核心跑半分鐘，1 GB 記憶體；第 2 本筆記本的 prefix |
-# | 你應該看到 | 混合批次的每一列，與同一列單獨執行並列；兩份記憶怎麼互相影響；一份記憶需要多少才夠 |
+# | 你應該看到 | 混合批次的每一列，與同一列單獨執行並列；鄰居對一份記憶做了什麼；一份記憶需要多少才夠 |
 
 # %%
 from onepiece.models import quiet_libraries
@@ -52,7 +52,7 @@ from onepiece.measure import timed
 from onepiece.tiny.tokenizer import prompt_text
 from prefix_figures import accuracy_over_part
 from prefix_files import load_prefix, read_prefix
-from prefix_tuning import DirectPrefix, longest_prefix
+from prefix_tuning import DirectPrefix, longest_prefix, rows_of_text
 
 settings = lab.settings
 torch.set_num_threads(settings.threads)
@@ -181,60 +181,63 @@ lab.table(
 # %% [markdown] lang="en"
 # ## Predict
 #
-# Two texts can stand one after the other in a context. What if the memory of `relabel` stands before that of `compose`, or behind it? And if only the first half of a memory is left? Write into `predictions.toml`:
+# Two texts can stand one after the other in a context. What becomes of the memory of `relabel`, if something else stands in the cache before it or behind it: zeros, the memory of an ordinary text, the memory of `compose`? And what if only its first virtual tokens are left? Write into `predictions.toml`:
 #
 # ```toml
-# both = 0.5    # both memories in a row: held-out exact match on the task that suffers more, in the better of the two orders (0 to 1)
+# beside_text = 0.5    # the memory of relabel and that of a text as long, in the better order: held-out exact match on relabel (0 to 1)
 # ```
 
 # %% [markdown] lang="zh-TW"
 # ## 先猜猜看
 #
-# 兩段文字可以一前一後放在同一個脈絡裡。如果 `relabel` 的記憶放在 `compose` 的前面，或是後面，會怎樣？只留下前半段記憶呢？把這些寫進 `predictions.toml`：
+# 兩段文字可以一前一後放在同一個脈絡裡。如果快取裡在 `relabel` 的記憶前面或後面還有別的東西（零、一段普通文字的記憶、`compose` 的記憶），它會變成怎樣？如果只留下它的前幾個虛擬 token 呢？把這些寫進 `predictions.toml`：
 #
 # ```toml
-# both = 0.5    # 兩份記憶接在一起：受影響較大的那個任務，在兩種順序中較好的一種，答對的比例（0 到 1）
+# beside_text = 0.5    # relabel 的記憶，加上一段同樣長度文字的記憶，取較好的順序：relabel 保留題目答對的比例（0 到 1）
 # ```
 
 # %%
-orders = {"relabel, compose": ("relabel", "compose"), "compose, relabel": ("compose", "relabel")}
-in_a_row = {}
-for label, order in orders.items():
-    rows = torch.cat([prefixes[name].rows.detach() for name in order])
-    together = PrefixModel(base, DirectPrefix(rows, shape))
-    in_a_row[label] = {name: accuracy(together, task).accuracy for name, task in tasks.items()}
-both = max(min(found.values()) for found in in_a_row.values())
-lab.record("both", both)
+whole = settings.virtual_tokens
+own = prefixes["relabel"].rows
+text = (tasks["compose"].training[0]["input_ids"].tolist() * whole)[:whole]
+neighbours = {"zeros": torch.zeros_like(own), "text": rows_of_text(base, text), "compose": prefixes["compose"].rows}
+beside = {}
+for name, other in neighbours.items():
+    orders = {"before": torch.cat([other, own]), "behind": torch.cat([own, other])}
+    for place, rows in orders.items():
+        beside[name, place] = accuracy(PrefixModel(base, DirectPrefix(rows, shape)), tasks["relabel"]).accuracy
+beside_text = max(beside["text", place] for place in ("before", "behind"))
+lab.record("beside_text", beside_text)
 lab.table(
-    [tr("in the cache", "快取裡有"), *(tr(f"right on {name}", f"{name} 答對") for name in tasks)],
-    [(label, *(f"{value:.1%}" for value in found.values())) for label, found in in_a_row.items()],
+    [tr("beside the memory of relabel", "放在 relabel 的記憶旁邊"), tr("before it", "放前面"), tr("behind it", "放後面")],
+    [(name, f"{beside[name, 'before']:.1%}", f"{beside[name, 'behind']:.1%}") for name in neighbours],
 )
 
 # %%
-whole = settings.virtual_tokens
 parts = sorted({1, whole // 4, whole // 2, whole - 1, whole} - {0})
-over_part = {name: [] for name in tasks}
+over_part = []
 for left in parts:
-    for name, task in tasks.items():
-        cut = DirectPrefix(prefixes[name].rows.detach()[:left].clone(), shape)
-        over_part[name].append(accuracy(PrefixModel(base, cut), task).accuracy)
+    cut = DirectPrefix(own[:left].clone(), shape)
+    over_part.append(accuracy(PrefixModel(base, cut), tasks["relabel"]).accuracy)
 lab.figure(
     "cut",
-    accuracy_over_part(parts, over_part),
+    accuracy_over_part(parts, {"relabel": over_part}),
     Text(
-        en="Each task with only the first virtual tokens of its own prefix left.",
-        zh_tw="每個任務只留下自己的 prefix 的前幾個虛擬 token。",
+        en="The task relabel with only the first virtual tokens of its own prefix left.",
+        zh_tw="relabel 這個任務，只留下自己的 prefix 的前幾個虛擬 token。",
     ),
 )
 
 # %%
-guess = lab.predict("both")
-without_last = {name: values[parts.index(whole - 1)] for name, values in over_part.items()}
+guess = lab.predict("beside_text")
+alone_right = over_part[-1]
+enough = next(left for left, value in zip(parts, over_part, strict=True) if value >= 0.9 * alone_right)
+worst = min(beside, key=beside.get)
 lab.say(
-    f"""In the better order both tasks have at least {both:.1%}{"" if guess is None else f" (you guessed {guess:.0%})"}: {"memories can be put together like texts, here" if both > 0.8 else "memories are no texts. Each was trained as the only one there; beside another it gets another share of the softmax, and its neighbour's values are added to its own"}.
-Without its last virtual token a prefix has {", ".join(f"{value:.0%} ({name})" for name, value in without_last.items())}: training spread the task over all of them, and nobody asked that a part should do.""",
-    f"""順序較好的時候，兩個任務至少都有 {both:.1%}{"" if guess is None else f"（你猜 {guess:.0%}）"}：{"在這裡，記憶可以像文字一樣接在一起" if both > 0.8 else "記憶不是文字。每一份訓練時都是唯一的一份；旁邊多了另一份，它在 softmax 裡分到的比例就變了，鄰居的 value 還會加到它的上面"}。
-少了最後一個虛擬 token，prefix 剩下 {"、".join(f"{name} {value:.0%}" for name, value in without_last.items())}：訓練把任務分散到所有 token 上，從沒有人要求只留一部分也要能用。""",
+    f"""Alone the memory of `relabel` is right in {alone_right:.1%}. Beside a text, in the better order, {beside_text:.1%}{"" if guess is None else f" (you guessed {guess:.0%})"}; the worst neighbour is `{worst[0]}`, {worst[1]} it: {beside[worst]:.1%}. Each memory was trained as the only one there. Beside another it gets another share of the softmax, and what the neighbour gives is added to what it gives itself.
+Of its {whole} virtual tokens {enough} are enough for nine tenths of that{": it is longer than this task needs" if enough < whole else ", so each of them is needed"}. A shorter one that was trained as a shorter one may do better.""",
+    f"""單獨使用時，`relabel` 的記憶答對 {alone_right:.1%}。旁邊有一段文字，取較好的順序，是 {beside_text:.1%}{"" if guess is None else f"（你猜 {guess:.0%}）"}；最糟的鄰居是放在{"前面" if worst[1] == "before" else "後面"}的 `{worst[0]}`：{beside[worst]:.1%}。每一份記憶訓練時都是唯一的一份。旁邊多了另一份，它在 softmax 裡分到的比例就變了，鄰居給的東西還會加到它給的上面。
+它的 {whole} 個虛擬 token 裡，留 {enough} 個就有上面的九成{"：這個任務用不到這麼長" if enough < whole else "，所以每一個都需要"}。一開始就訓練成比較短的，也許還會更好。""",
 )
 
 # %% [markdown] lang="en"
@@ -300,10 +303,10 @@ lab.say(
 # %%
 lab.say(
     f"""- At home a prefix is right in {home["relabel"]:.1%} (`relabel`) and {home["compose"]:.1%} (`compose`); away in at most {away:.1%}. With an empty cache the logits are the base's, to {emptied:g}.
-- Rows of one batch may remember different things; two memories in a row reach {both:.1%} on both.
+- Rows of one batch may remember different things; beside another, the memory of `relabel` falls to {beside[worst]:.1%} at worst.
 - A prefix takes nothing to be read and something to be looked at, for every token.""",
     f"""- 在自己的任務上，prefix 答對 {home["relabel"]:.1%}（`relabel`）與 {home["compose"]:.1%}（`compose`）；換到別的任務最多 {away:.1%}。清空快取之後，logits 與基礎模型相差 {emptied:g}。
-- 同一批次的每一列可以記得不同的東西；兩份記憶接在一起，兩個任務都至少達到 {both:.1%}。
+- 同一批次的每一列可以記得不同的東西；旁邊多了別的記憶，`relabel` 的記憶最糟掉到 {beside[worst]:.1%}。
 - prefix 不必花時間讀，但每個 token 都得看它一眼。""",
 )
 
@@ -311,7 +314,7 @@ lab.say(
 # ## Limits of the toy scale
 #
 # - In a model this small a call costs more than its arithmetic, so the measured ratio says little about a large one; the counted operations carry over.
-# - Whether memories can be put together was asked of two prefixes with one seed. Training them for it is another method.
+# - What a neighbour does was asked of one prefix, with one seed. Training memories to stand together is another method; that of `compose` learnt little by itself.
 #
 # **Exercise.** 6 (`prefix_tuning.py`: how long may a prefix be) belongs here: `nox -s check -- lab-1.1.4-prefix-tuning`.
 #
@@ -321,7 +324,7 @@ lab.say(
 # ## 小規模實驗的限制
 #
 # - 在這麼小的模型裡，呼叫的代價比計算還大，所以量到的倍數對大模型沒什麼參考價值；數出來的運算次數則可以套用。
-# - 記憶能不能接在一起，只問了兩個 prefix、一個種子。專門為此訓練，是另一種方法。
+# - 鄰居的影響，只問了一個 prefix、一個種子。專門訓練成可以接在一起，是另一種方法；而 `compose` 的記憶本身就沒學到多少。
 #
 # **練習。** 練習 6（`prefix_tuning.py`：prefix 最長可以多長）屬於這一本：`nox -s check -- lab-1.1.4-prefix-tuning`。
 #
