@@ -181,19 +181,19 @@ lab.table(
 # %% [markdown] lang="en"
 # ## Predict
 #
-# Two texts can stand one after the other in a context. What becomes of the memory of `relabel`, if something else stands in the cache before it or behind it: zeros, the memory of an ordinary text, the memory of `compose`? And what if only its first virtual tokens are left? Write into `predictions.toml`:
+# Two texts can stand one after the other in a context. What becomes of the memory of `relabel`, if something else stands in the cache before it, or behind it (and is it the same)? Zeros, the memory of an ordinary text, the memory of `compose`: all are tried. And what if only its first virtual tokens are left? Write into `predictions.toml`:
 #
 # ```toml
-# beside_text = 0.5    # the memory of relabel and that of a text as long, in the better order: held-out exact match on relabel (0 to 1)
+# beside_text = 0.5    # the memory of relabel, and behind it that of a text as long: held-out exact match on relabel (0 to 1)
 # ```
 
 # %% [markdown] lang="zh-TW"
 # ## 先猜猜看
 #
-# 兩段文字可以一前一後放在同一個脈絡裡。如果快取裡在 `relabel` 的記憶前面或後面還有別的東西（零、一段普通文字的記憶、`compose` 的記憶），它會變成怎樣？如果只留下它的前幾個虛擬 token 呢？把這些寫進 `predictions.toml`：
+# 兩段文字可以一前一後放在同一個脈絡裡。如果快取裡在 `relabel` 的記憶前面或後面還有別的東西（零、一段普通文字的記憶、`compose` 的記憶都會試），它會變成怎樣？放前面跟放後面一樣嗎？如果只留下它的前幾個虛擬 token 呢？把這些寫進 `predictions.toml`：
 #
 # ```toml
-# beside_text = 0.5    # relabel 的記憶，加上一段同樣長度文字的記憶，取較好的順序：relabel 保留題目答對的比例（0 到 1）
+# beside_text = 0.5    # relabel 的記憶，後面再放一段同樣長度文字的記憶：relabel 保留題目答對的比例（0 到 1）
 # ```
 
 # %%
@@ -201,12 +201,19 @@ whole = settings.virtual_tokens
 own = prefixes["relabel"].rows
 text = (tasks["compose"].training[0]["input_ids"].tolist() * whole)[:whole]
 neighbours = {"zeros": torch.zeros_like(own), "text": rows_of_text(base, text), "compose": prefixes["compose"].rows}
-beside = {}
+alone_logits = logits_of(model, batch)
+beside, by_order, by_neighbour = {}, [], []
 for name, other in neighbours.items():
     orders = {"before": torch.cat([other, own]), "behind": torch.cat([own, other])}
-    for place, rows in orders.items():
-        beside[name, place] = accuracy(PrefixModel(base, DirectPrefix(rows, shape)), tasks["relabel"]).accuracy
-beside_text = max(beside["text", place] for place in ("before", "behind"))
+    together = {place: PrefixModel(base, DirectPrefix(rows, shape)) for place, rows in orders.items()}
+    for place, both in together.items():
+        beside[name, place] = accuracy(both, tasks["relabel"]).accuracy
+    before, behind = (logits_of(both, batch) for both in together.values())
+    by_order.append(distance(before, behind))
+    by_neighbour.append(distance(behind, alone_logits))
+lab.record("order_difference", max(by_order))
+lab.record("order_difference", min(by_neighbour), variant="no_neighbour")
+beside_text = beside["text", "behind"]
 lab.record("beside_text", beside_text)
 lab.table(
     [tr("beside the memory of relabel", "放在 relabel 的記憶旁邊"), tr("before it", "放前面"), tr("behind it", "放後面")],
@@ -234,9 +241,13 @@ alone_right = over_part[-1]
 enough = next(left for left, value in zip(parts, over_part, strict=True) if value >= 0.9 * alone_right)
 worst = min(beside, key=beside.get)
 lab.say(
-    f"""Alone the memory of `relabel` is right in {alone_right:.1%}. Beside a text, in the better order, {beside_text:.1%}{"" if guess is None else f" (you guessed {guess:.0%})"}; the worst neighbour is `{worst[0]}`, {worst[1]} it: {beside[worst]:.1%}. Each memory was trained as the only one there. Beside another it gets another share of the softmax, and what the neighbour gives is added to what it gives itself.
+    f"""Alone the memory of `relabel` is right in {alone_right:.1%}. Beside a text it is {beside_text:.1%}{"" if guess is None else f" (you guessed {guess:.0%})"}; the worst neighbour is `{worst[0]}`: {beside[worst]:.1%}.
+Before or behind makes no difference ({max(by_order):.1e}): attention sums over a *set*. The order of a text is in the rotation of its keys, and numbers that are read as they are have no place but the one that was written into them.
+Each memory was trained as the only one there. Beside another it gets another share of the softmax, and what the neighbour gives is added to what it gives itself.
 Of its {whole} virtual tokens {enough} are enough for nine tenths of that{": it is longer than this task needs" if enough < whole else ", so each of them is needed"}. A shorter one that was trained as a shorter one may do better.""",
-    f"""單獨使用時，`relabel` 的記憶答對 {alone_right:.1%}。旁邊有一段文字，取較好的順序，是 {beside_text:.1%}{"" if guess is None else f"（你猜 {guess:.0%}）"}；最糟的鄰居是放在{"前面" if worst[1] == "before" else "後面"}的 `{worst[0]}`：{beside[worst]:.1%}。每一份記憶訓練時都是唯一的一份。旁邊多了另一份，它在 softmax 裡分到的比例就變了，鄰居給的東西還會加到它給的上面。
+    f"""單獨使用時，`relabel` 的記憶答對 {alone_right:.1%}。旁邊有一段文字的話是 {beside_text:.1%}{"" if guess is None else f"（你猜 {guess:.0%}）"}；最糟的鄰居是 `{worst[0]}`：{beside[worst]:.1%}。
+放前面或後面沒有差別（{max(by_order):.1e}）：注意力是對一個*集合*求和。文字的順序藏在 key 的旋轉裡；照原樣讀取的數字，除了寫在它們裡面的位置，沒有別的位置。
+每一份記憶訓練時都是唯一的一份。旁邊多了另一份，它在 softmax 裡分到的比例就變了，鄰居給的東西還會加到它給的上面。
 它的 {whole} 個虛擬 token 裡，留 {enough} 個就有上面的九成{"：這個任務用不到這麼長" if enough < whole else "，所以每一個都需要"}。一開始就訓練成比較短的，也許還會更好。""",
 )
 
