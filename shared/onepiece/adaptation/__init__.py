@@ -5,7 +5,8 @@
 - `wrapped_layers`: something trainable around a linear layer, into a model and out again;
 - `comparison`: by logits, step by step against peft, bit by bit;
 - `adapter_files`: files in peft's format, and peft beside us;
-- `soft_prompt`, imported by its own name: vectors before a text, for the methods that train those and nothing inside the model.
+- `soft_prompt`, imported by its own name: vectors before a text, for the methods that train those and nothing inside the model;
+- `prefix_cache`, likewise: keys and values in the cache before those of a text, another in each row of a batch.
 
 A lab of this kind then holds only its method: what is put into the model before `fit`.
 """

@@ -57,13 +57,14 @@ def missing_packages() -> list[str]:
 
 
 @contextlib.contextmanager
-def served(directory: Path | str, *, port: int | None = None, device: str = "cpu") -> Iterator[str]:
+def served(directory: Path | str, *, port: int | None = None, device: str = "cpu", trust_code: bool = False) -> Iterator[str]:
     """Serve a model saved with `save_pretrained` (tokenizer too) while the block runs; gives the base URL.
 
     Args:
         directory: the model, a plain one.
         port: to listen on; None takes a free one.
         device: where the server puts the model.
+        trust_code: run the Python code in the directory, if its configuration names some: the class of a model that Transformers lacks.
 
     Raises:
         ServerError: a package is missing, the server ended, or it was not ready in READY_SECONDS.
@@ -73,7 +74,7 @@ def served(directory: Path | str, *, port: int | None = None, device: str = "cpu
         raise ServerError(msg)
     port = free_port() if port is None else port
     with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(_command(port, device), cwd=directory, env=_environment(), stdout=log, stderr=log)
+        process = subprocess.Popen(_command(port, device, trust_code), cwd=directory, env=_environment(), stdout=log, stderr=log)
         try:
             base_url = f"http://127.0.0.1:{port}"
             _wait_until_ready(base_url, process, log)
@@ -82,12 +83,13 @@ def served(directory: Path | str, *, port: int | None = None, device: str = "cpu
             _stop(process)
 
 
-def _command(port: int, device: str) -> list[str]:
+def _command(port: int, device: str, trust_code: bool) -> list[str]:
     # The entry point of the command line, on this interpreter: a script in bin/ could belong to another one. The model is ".",
     # the child's directory, because the server reads an @ in a path as the start of a revision; -P keeps Python from
     # importing what lies there.
     entry = "from transformers.cli.transformers import main; main()"
     options = ["--host", "127.0.0.1", "--port", str(port), "--device", device, "--dtype", "auto"]
+    options += ["--trust-remote-code"] if trust_code else []
     return [sys.executable, "-P", "-c", entry, "serve", ".", *options]
 
 
