@@ -97,6 +97,24 @@ def test_a_lost_interrupt_is_heard_behind_what_must_not_be_cut() -> None:
     assert run("lose_an_interrupt()\nwith interrupts.held_interrupts():\n    print('whole')\nprint('went on')") == (0, "whole\nstopped\n")
 
 
+def test_who_asks_again_while_we_say_that_we_end_changes_nothing() -> None:
+    """`run` catches outside of `interruptible`, as the program does; a second signal there ended Python by that signal."""
+    code = TOOLS + """
+try:
+    with interrupts.interruptible():
+        send(signal.SIGINT)
+except KeyboardInterrupt:
+    for number in interrupts.stop_signals():
+        send(number)
+    print('stopped')
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={"PYTHONPATH": str(SHARED)}, capture_output=True, text=True, timeout=PATIENCE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, "stopped\n", "")
+
+
 def test_what_must_not_be_cut_is_not() -> None:
     assert run("with interrupts.held_interrupts():\n    send()\n    print('whole')\nprint('went on')") == (0, "whole\nstopped\n")
 

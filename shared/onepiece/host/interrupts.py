@@ -28,15 +28,27 @@ _asked = threading.Event()
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Let SIGTERM and a closed terminal stop us the way Ctrl-C does."""
+    """Let SIGTERM and a closed terminal stop us the way Ctrl-C does.
+
+    Whoever asked once may ask again while we say that we end, and while Python ends: that changes nothing any more.
+    """
+    leaving = False
 
     def interrupt(*_: object) -> None:
         _asked.set()
-        raise KeyboardInterrupt
+        if not leaving:
+            raise KeyboardInterrupt
 
     _asked.clear()
-    with _handled_by(interrupt):
+    previous = {number: signal.getsignal(number) for number in stop_signals()}
+    try:
+        for number in previous:
+            signal.signal(number, interrupt)
         yield
+    finally:
+        leaving = True
+        for number, earlier in previous.items():
+            signal.signal(number, signal.SIG_IGN if _asked.is_set() else earlier)
 
 
 @contextlib.contextmanager
