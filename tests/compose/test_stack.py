@@ -51,7 +51,9 @@ def test_without_the_key_there_is_nothing(stack: Stack, path: str) -> None:
     for wrong in ("", "wrong", key[:-1], key + "0", key.upper() if key.upper() != key else "x", f"{key} {key}"):
         answer = Client(stack.client.port, wrong).ask(path)
         assert answer.status == 401, (path, wrong)
-        assert answer.json["error"]["code"] == "invalid_api_key" and answer.headers["www-authenticate"].startswith("Bearer")
+        assert answer.headers["www-authenticate"].startswith("Bearer")
+        error = answer.json["error"]  # in the form of the server that was meant: Triton's is a text
+        assert "key" in error if path.startswith("/v2") else error["code"] == "invalid_api_key"
     assert Client(stack.client.port).ask("/healthz").json == {"status": "ok"}
 
 
