@@ -244,6 +244,7 @@ def test_a_lab_without_an_image_says_so(course: Course, home: Path, tmp_path: Pa
     other = tmp_path / "course"
     other.mkdir()
     toy_course.write_course(other)
+    shutil.rmtree(other / "images" / LAB)
     done = Checkout(other, home).host("run", LAB, "--backend", "container", **course.settings)
     assert done.code == 2
     assert f"images/{LAB}/Dockerfile" in done.words
@@ -369,9 +370,13 @@ def test_a_single_notebook_reads_earlier_runs_and_cannot_change_them(course: Cou
 def test_the_learners_modules_are_run(course: Course, home: Path) -> None:
     assert Checkout(course.checkout.root, home).host("start", LAB).code == 0
     still_open = course.in_container(LAB, "--mine", home=home)
-    assert still_open.code == 1
-    assert "NotImplementedError" in still_open.output
-    assert f"nox -s check -- {LAB}" in still_open.words
+    assert still_open.code == 0, still_open.output
+    assert "reference: 1-2" in still_open.words
+    count = home / "workspace" / LAB / "counting.py"
+    count.write_text(count.read_text(encoding="utf-8").replace("raise NotImplementedError", "return -1  # raise", 1), encoding="utf-8")
+    wrong = course.in_container(LAB, "--mine", home=home)
+    assert wrong.code == 1, wrong.output
+    assert "yours: 1" in wrong.words
 
 
 def test_a_model_of_ones_own_is_read_in_the_container(course: Course, home: Path, tmp_path: Path) -> None:
