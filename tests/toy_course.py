@@ -15,6 +15,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 LAB = "lab-9.1-toy"
 
+
+def hear_signals() -> None:
+    """`preexec_fn` of commands that a test interrupts: background jobs and `nohup` ignore signals, the tests may be one, and children inherit it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for name in ("SIGHUP", "SIGTERM"):
+        signal.signal(getattr(signal, name), signal.SIG_DFL)
+
+
 MANIFEST = """
 title = { en = "A toy", zh-TW = "玩具" }
 summary = { en = "Counts.", zh-TW = "數數。" }

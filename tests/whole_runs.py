@@ -34,7 +34,7 @@ from onepiece.host.road import shared_modules  # noqa: E402
 
 EXEMPLAR = "lab-1.5-flashattention"
 HOURS = 12
-MINUTES = 25.0
+MINUTES = 15.0
 HANDFUL = 3
 
 

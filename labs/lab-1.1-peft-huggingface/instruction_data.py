@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 
 from onepiece import world
 from onepiece.course.text import tr
+from onepiece.record_files import json_lines
 from onepiece.world import Item
 
 Row = dict[str, Any]
@@ -39,8 +41,8 @@ def raw_instructions(source: str, revision: str, file: str, count: int) -> list[
     """
     if source == "world":
         return world_instructions(count)
-    lines = hub_file(source, revision, file).read_text(encoding="utf-8").splitlines()
-    return [_from_dolly(json.loads(line)) for line in lines[:count]]
+    rows = json_lines(hub_file(source, revision, file).read_bytes())
+    return [_from_dolly(row) for _, row in itertools.islice(rows, count)]
 
 
 def world_instructions(count: int, seed: int = 0) -> list[Instruction]:

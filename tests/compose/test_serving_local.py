@@ -64,7 +64,7 @@ def started(checkout: Checkout, ports: dict[str, str], log: Path) -> subprocess.
             stdout=stream,
             stderr=stream,
             start_new_session=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+            preexec_fn=toy_course.hear_signals,
         )
 
 

@@ -148,7 +148,7 @@ def test_it_is_served_on_loopback_and_says_where(built: Built) -> None:
     command = built.checkout.host_command("docs", "--serve")
     process = subprocess.Popen(
         command, env=built.checkout.host_environ, cwd=built.checkout.root, stdout=subprocess.PIPE, text=True, encoding="utf-8",
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        preexec_fn=toy_course.hear_signals,
     )  # fmt: skip
     try:
         assert process.stdout

@@ -353,7 +353,7 @@ def test_ctrl_c_ends_the_build_and_leaves_nothing_running(stand_ins: Mapping[str
     program = f"""
 import dataclasses, pathlib, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job starts with it ignored
-from onepiece.host import images
+from onepiece.host.containers import images
 here = pathlib.Path({str(tmp_path)!r})
 image = dataclasses.replace(images.image_for("vllm", "cuda"), dockerfile=here / "Dockerfile", context=here, reference="{REGISTRY}/never:built")
 try:

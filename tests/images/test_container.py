@@ -435,7 +435,7 @@ class Started:
             text=True,
             encoding="utf-8",
             start_new_session=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+            preexec_fn=toy_course.hear_signals,
         )
 
     def wait_for(self, condition: Callable[[], object], what: str) -> None:
@@ -545,7 +545,7 @@ class Jupyter:
             stderr=subprocess.DEVNULL,
             text=True,
             start_new_session=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+            preexec_fn=toy_course.hear_signals,
         )
         assert self.process.stdout is not None
         line = next(line for line in self.process.stdout if line.startswith("JupyterLab: "))

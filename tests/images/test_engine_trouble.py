@@ -189,7 +189,7 @@ def asleep(checkout: Checkout, home: Path, private: PrivateEngine) -> subprocess
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        preexec_fn=toy_course.hear_signals,
     )
     wait_for(lambda: list(home.glob(f"runs/{LAB}/*/asleep")) or process.poll() is not None, "a cell to run")
     assert process.poll() is None, process.communicate()[0]

@@ -183,7 +183,7 @@ def test_whatever_ends_it_costs_the_trial_in_progress_only(checkout: Checkout, h
         checkout.host_command("calibrate", LAB),
         cwd=checkout.root, env=checkout.host_environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         text=True, encoding="utf-8", start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # the tests may be a background job, which ignores it
+        preexec_fn=toy_course.hear_signals,
     )  # fmt: skip
     deadline = time.monotonic() + PATIENCE
     while not (checkout.home / "asleep").exists():

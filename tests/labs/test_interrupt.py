@@ -83,8 +83,7 @@ class Started:
             text=True,
             encoding="utf-8",
             start_new_session=True,
-            # A shell starts background jobs with SIGINT ignored, and children inherit that: the tests may be such a job.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+            preexec_fn=toy_course.hear_signals,
         )
 
     @property

@@ -108,7 +108,7 @@ def test_results_that_say_passed_have_their_report_whenever_the_end_came(
     process = subprocess.Popen(
         checkout.host_command("run", QUICK), cwd=checkout.root, env=checkout.host_environ, stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        preexec_fn=toy_course.hear_signals,
     )  # fmt: skip
     deadline = time.monotonic() + 60
     while not any('"status": "ok"' in path.read_text(encoding="utf-8") for path in checkout.home.glob(f"runs/{QUICK}/*/results.json")):

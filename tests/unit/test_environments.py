@@ -99,7 +99,7 @@ class Site:
             text=True,
             start_new_session=True,
             # A background job of a shell ignores Ctrl-C, and hands that down.
-            preexec_fn=None if sys.platform == "win32" else lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+            preexec_fn=None if sys.platform == "win32" else toy_course.hear_signals,
         )
 
     def version(self, module: str = "straw") -> str:

@@ -47,7 +47,7 @@ def run(script: str) -> tuple[int, str]:
     code += "\nexcept KeyboardInterrupt:\n print('stopped')"
     done = subprocess.run(
         [sys.executable, "-c", code], env={"PYTHONPATH": str(SHARED)}, capture_output=True, text=True, timeout=PATIENCE,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        preexec_fn=toy_course.hear_signals,
     )  # fmt: skip
     assert "Traceback" not in done.stderr, done.stderr
     return done.returncode, done.stdout
@@ -110,7 +110,7 @@ except KeyboardInterrupt:
 """
     done = subprocess.run(
         [sys.executable, "-c", code], env={"PYTHONPATH": str(SHARED)}, capture_output=True, text=True, timeout=PATIENCE,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        preexec_fn=toy_course.hear_signals,
     )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (0, "stopped\n", "")
 

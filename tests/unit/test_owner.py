@@ -36,7 +36,7 @@ except KeyboardInterrupt:
 def start(*command: str, **environ: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", *command], env=os.environ | {"PYTHONPATH": str(toy_course.ROOT / "shared")} | environ,
-        stdout=subprocess.PIPE, text=True, start_new_session=True,
+        stdout=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=toy_course.hear_signals,
     )  # fmt: skip
 
 

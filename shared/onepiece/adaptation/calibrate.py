@@ -3,7 +3,7 @@
 `LAB_DIRECTORY/calibration.py` has a module-level `SEARCH`. Standard output is one JSON object per line:
 
     {"event": "refused", "where": "options" | "calibration", "what": "..."}     and nothing else
-    {"event": "plan", "metric": ..., "trials": {label: how many}}
+    {"event": "plan", "metric": ..., "trials": {label: how many}, "sources": what finished trials must be of}
     {"event": "trial", "contender": label, "settings": {...}, "seed": 10, "score": ..., "cpu_seconds": ..., "resumed": false}
     {"event": "result", "metric": ..., "contenders": [...], ...}
 
@@ -173,7 +173,8 @@ def calibrate(search: Search, trials: TrialFile, emit: Emit) -> dict[str, Any]:
         emit({"event": "trial", **dataclasses.asdict(trial), "score": encode_number(trial.score), "resumed": resumed})
         return trial
 
-    emit({"event": "plan", "metric": search.metric, "trials": {each.label: search.trials(each) for each in search.contenders}})
+    planned = {each.label: search.trials(each) for each in search.contenders}
+    emit({"event": "plan", "metric": search.metric, "trials": planned, "sources": trials.sources})
     contenders = [calibrate_one(contender, search, attempt) for contender in search.contenders]
     return {
         "metric": search.metric,

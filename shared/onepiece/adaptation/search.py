@@ -30,6 +30,7 @@ from typing import Any
 
 from onepiece.course.json_numbers import decode_number, encode_number
 from onepiece.evaluation import over_seeds
+from onepiece.record_files import json_lines
 
 Setting = bool | int | float | str
 Settings = Mapping[str, Setting]
@@ -158,15 +159,14 @@ class TrialFile:
     """
 
     def __init__(self, path: Path, sources: str) -> None:
-        self._path, self._sources = path, sources
+        self._path, self.sources = path, sources
         self._trials: dict[str, Trial] = {}
         content = path.read_bytes() if path.exists() else b""
         whole = content[: content.rfind(b"\n") + 1]
         if whole != content:
             with path.open("rb+") as stream:
                 stream.truncate(len(whole))
-        for line in whole.splitlines():
-            row = json.loads(line)
+        for _, row in json_lines(whole):
             if row.pop("sources") == sources:
                 self._keep(Trial(**row | {"score": decode_number(row["score"])}))
 
@@ -179,7 +179,7 @@ class TrialFile:
 
     def add(self, trial: Trial) -> None:
         """Keep a finished trial, on disk too."""
-        row = asdict(trial) | {"score": encode_number(trial.score), "sources": self._sources}
+        row = asdict(trial) | {"score": encode_number(trial.score), "sources": self.sources}
         with self._path.open("ab") as stream:
             stream.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
         self._keep(trial)

@@ -28,6 +28,7 @@ from onepiece.host.road.environments import Environment
 from onepiece.host.road.local import kept_file, run_module
 from onepiece.host.road.plan import Plan, Request
 from onepiece.host.road.prepare import plan_for, prepare_environment
+from onepiece.record_files import json_lines
 
 
 def command(console: Console, arguments: list[str]) -> int:
@@ -70,8 +71,9 @@ def _search(console: Console, lab: Lab, plan: Plan, environment: Environment, op
             exit_code = run_module(environment, program, variables, lambda line: view.hear(json.loads(line)))
         except KeyboardInterrupt:
             view.close()
-            en = f"{view.done} finished trials are kept; the same command goes on from there."
-            console.print(tr(en, f"已完成的 {view.done} 次試驗會保留；再執行同樣的指令就會接著做。"))
+            kept = _kept(trials, view.sources)
+            en = f"{kept} finished trials are kept; the same command goes on from there."
+            console.print(tr(en, f"已完成的 {kept} 次試驗會保留；再執行同樣的指令就會接著做。"))
             raise
     if view.refused is not None:
         what = view.refused["what"]
@@ -125,6 +127,13 @@ def publish(lab: Lab, result: Mapping[str, Any], lock_sha256: str | None) -> Pat
     return path
 
 
+def _kept(trials: Path, sources: str) -> int:
+    """How many trials of these sources the file holds: we may not have heard of the last ones."""
+    content = trials.read_bytes() if trials.exists() else b""
+    whole = content[: content.rfind(b"\n") + 1]
+    return sum(row["sources"] == sources for _, row in json_lines(whole))
+
+
 # --- while it runs ------------------------------------------------------------------------------------------------
 
 
@@ -143,6 +152,7 @@ class View:
         self._finished: dict[str, int] = {}
         self._best: dict[str, dict[str, Any]] = {}
         self._heard = time.monotonic()
+        self.sources = ""
         self.refused: dict[str, Any] | None = None
         self.result: dict[str, Any] | None = None
 
@@ -166,7 +176,7 @@ class View:
         """Take in one event of `onepiece.adaptation.calibrate`."""
         kind = event["event"]
         if kind == "plan":
-            self._planned = event["trials"]
+            self._planned, self.sources = event["trials"], event["sources"]
             self._task = self._progress.add_task(escape(event["metric"]), total=sum(self._planned.values()), left="")
             self._heard = time.monotonic()
         elif kind == "trial":
