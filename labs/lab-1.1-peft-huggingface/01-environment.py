@@ -305,10 +305,15 @@ for name, step in steps.items():
     lab.record("step_peak_ratio", step["peak"] / step["estimate"], variant=name)
 guess = lab.predict("bytes_per_trained_parameter")
 lab.say(
-    f"""- A trained parameter takes **{full["per trained"]:g} bytes**{"" if guess is None else f" (you guessed {guess:g})"}: 4 for itself, 4 for its gradient, 8 for AdamW's two means. A frozen one takes {lora["per frozen"]:g}. (With SGD and momentum, which keeps one mean: {one_mean:g}.)
-- The last column adds activations, what the forward pass keeps for the backward pass, and leaves the weights out. Measured peak over estimate: {full["peak"] / full["estimate"]:.2f} for full fine-tuning, {lora["peak"] / lora["estimate"]:.2f} with LoRA.
+    f"""- A trained parameter takes **{full["per trained"]:g} bytes**{"" if guess is None else f" (you guessed {guess:g})"}: \
+4 for itself, 4 for its gradient, 8 for AdamW's two means. A frozen one takes {lora["per frozen"]:g}. \
+(With SGD and momentum, which keeps one mean: {one_mean:g}.)
+- The last column adds activations, what the forward pass keeps for the backward pass, and leaves the weights out. \
+Measured peak over estimate: {full["peak"] / full["estimate"]:.2f} for full fine-tuning, \
+{lora["peak"] / lora["estimate"]:.2f} with LoRA.
   In full fine-tuning activations are given back one by one while gradients are made, so both are never whole at once.""",
-    f"""- 訓練一個參數要 **{full["per trained"]:g} 位元組**{"" if guess is None else f"（你猜 {guess:g}）"}：自己 4、梯度 4、AdamW 的兩個平均共 8。凍結的參數只要 {lora["per frozen"]:g}。（SGD 加動量只記一個平均，是 {one_mean:g}。）
+    f"""- 訓練一個參數要 **{full["per trained"]:g} 位元組**{"" if guess is None else f"（你猜 {guess:g}）"}：自己 4、梯度 4、AdamW 的兩個平均共 8。\
+凍結的參數只要 {lora["per frozen"]:g}。（SGD 加動量只記一個平均，是 {one_mean:g}。）
 - 最後一欄加上了激勵值（activation），也就是前向傳播替反向傳播留下來的東西，並扣掉權重。量到的峰值除以估計：全參數微調是 {full["peak"] / full["estimate"]:.2f}，LoRA 是 {lora["peak"] / lora["estimate"]:.2f}。
   全參數微調一邊算梯度、一邊釋放用過的激勵值，所以這兩部分不會同時占滿記憶體。""",
 )
@@ -367,11 +372,15 @@ lab.table(
 )
 fewest = min(saved, key=saved.get)
 lab.say(
-    f"""- The formula is {abs(by_formula / saved["full"] - 1):.0%} off in full fine-tuning, and further with LoRA ({by_formula / saved[fewest]:.2f} times what is kept with {fewest}): take it for an upper bound there.
-- LoRA needs most of the activations too, {saved["LoRA, all linear"] / saved["full"]:.0%} on all linear layers and {saved["LoRA, q and v"] / saved["full"]:.0%} on q and v: gradients pass through the frozen layers on their way to the adapters below. What goes is the input of each layer
+    f"""- The formula is {abs(by_formula / saved["full"] - 1):.0%} off in full fine-tuning, and further with LoRA \
+({by_formula / saved[fewest]:.2f} times what is kept with {fewest}): take it for an upper bound there.
+- LoRA needs most of the activations too, {saved["LoRA, all linear"] / saved["full"]:.0%} on all linear layers and \
+{saved["LoRA, q and v"] / saved["full"]:.0%} on q and v: gradients pass through the frozen layers on their way to the \
+adapters below. What goes is the input of each layer
   whose weight gets no gradient and which has no adapter. So LoRA saves gradients and optimizer state; activations are another matter.""",
     f"""- 全參數微調時，公式差了 {abs(by_formula / saved["full"] - 1):.0%}；用 LoRA 時差得更多（{fewest}：公式是實際的 {by_formula / saved[fewest]:.2f} 倍），只能當作上限。
-- LoRA 也需要大部分的激勵值：加在所有線性層是全參數微調的 {saved["LoRA, all linear"] / saved["full"]:.0%}，只加在 q 和 v 是 {saved["LoRA, q and v"] / saved["full"]:.0%}。因為梯度要穿過凍結的層，才到得了更下面的 adapter。
+- LoRA 也需要大部分的激勵值：加在所有線性層是全參數微調的 {saved["LoRA, all linear"] / saved["full"]:.0%}，只加在 q 和 v 是 \
+{saved["LoRA, q and v"] / saved["full"]:.0%}。因為梯度要穿過凍結的層，才到得了更下面的 adapter。
   省下來的，是「權重不需要梯度、又沒有 adapter」的那些層的輸入。所以 LoRA 省的是梯度與最佳化器的狀態；激勵值是另一回事。""",
 )
 
@@ -443,11 +452,15 @@ lab.figure(
 guess = lab.predict("trained_parameters_7b")
 in_full, in_lora, in_qlora = totals.values()
 lab.say(
-    f"""- LoRA on q and v trains **{trained:,}** of {base_count.total:,} parameters{"" if guess is None else f" (you guessed {guess:,.0f})"}: one in {base_count.total / trained:,.0f}. Library and formula agree.
-- Full fine-tuning holds {in_full:.0f} GiB, LoRA {in_lora:.1f} GiB, QLoRA {in_qlora:.1f} GiB. LoRA removes gradients and optimizer state; what is left is the frozen base, and
+    f"""- LoRA on q and v trains **{trained:,}** of {base_count.total:,} \
+parameters{"" if guess is None else f" (you guessed {guess:,.0f})"}: one in {base_count.total / trained:,.0f}. \
+Library and formula agree.
+- Full fine-tuning holds {in_full:.0f} GiB, LoRA {in_lora:.1f} GiB, QLoRA {in_qlora:.1f} GiB. \
+LoRA removes gradients and optimizer state; what is left is the frozen base, and
   QLoRA makes that one smaller: {nf4_bytes() * 8:.3f} bits per matrix entry, scales included.
 - These are sums of tensors. A real run adds the CUDA context, buffers of kernels and fragmentation: expect more.""",
-    f"""- 只調整 q 和 v 的 LoRA，在 {base_count.total:,} 個參數中訓練 **{trained:,}** 個{"" if guess is None else f"（你猜 {guess:,.0f}）"}：每 {base_count.total / trained:,.0f} 個才訓練一個。函式庫與公式一致。
+    f"""- 只調整 q 和 v 的 LoRA，在 {base_count.total:,} 個參數中訓練 **{trained:,}** 個{"" if guess is None else f"（你猜 {guess:,.0f}）"}：每 \
+{base_count.total / trained:,.0f} 個才訓練一個。函式庫與公式一致。
 - 全參數微調要占用 {in_full:.0f} GiB，LoRA {in_lora:.1f} GiB，QLoRA {in_qlora:.1f} GiB。LoRA 拿掉了梯度與最佳化器的狀態，剩下的是凍結的基礎模型；
   QLoRA 再把它縮小：每個矩陣元素 {nf4_bytes() * 8:.3f} 個位元，包含 scale。
 - 這些是張量大小的總和。實際執行還要加上 CUDA context、kernel 的緩衝區和記憶體碎片，會再多一些。""",

@@ -127,8 +127,10 @@ mismatches = sum(differing(records["alpaca"], records[name]) for name in FORMATS
 lab.record("format_mismatches", mismatches)
 lab.record("format_mismatches", differing(records["alpaca"], dropped), variant="input_dropped")
 lab.say(
-    f"""{len(raws):,} raw records, {len(records["alpaca"]):,} read back from each format ({len(bad["alpaca"])} bad ones left out), {mismatches} differences. A converter that forgets
-`input` changes {differing(records["alpaca"], dropped):,} of them, and no error would tell: it would train a model to answer questions about texts that it was not shown.""",
+    f"""{len(raws):,} raw records, {len(records["alpaca"]):,} read back from each format ({len(bad["alpaca"])} bad ones left \
+out), {mismatches} differences. A converter that forgets
+`input` changes {differing(records["alpaca"], dropped):,} of them, and no error would tell: \
+it would train a model to answer questions about texts that it was not shown.""",
     f"""原始資料 {len(raws):,} 筆，每種格式都讀回 {len(records["alpaca"]):,} 筆（略過壞掉的 {len(bad["alpaca"])} 筆），有 {mismatches} 處不同。如果轉換程式漏了
 `input`，就有 {differing(records["alpaca"], dropped):,} 筆會變樣，而且不會有任何錯誤訊息：模型會被訓練成「沒看到文章也要回答文章的問題」。""",
 )
@@ -154,9 +156,11 @@ print(prompts["Alpaca"])
 lengths = {name: len(tokenizer(text, add_special_tokens=False)["input_ids"]) for name, text in prompts.items()}
 lab.table([tr("prompt", "提示"), tr("tokens of this model", "這個模型的 token 數")], lengths.items())
 lab.say(
-    f"""The words of Alpaca's template cost {lengths["Alpaca"] - lengths["plain"]} tokens per record beside the plain form, the chat template {lengths["chat template"] - lengths["plain"]}: its roles are single tokens, made for
+    f"""The words of Alpaca's template cost {lengths["Alpaca"] - lengths["plain"]} tokens per record beside the plain form, \
+the chat template {lengths["chat template"] - lengths["plain"]}: its roles are single tokens, made for
 this purpose. We go on with the chat template for instructions.""",
-    f"""和最精簡的寫法相比，套用 Alpaca 範本每筆資料要多 {lengths["Alpaca"] - lengths["plain"]} 個 token，套用對話範本多 {lengths["chat template"] - lengths["plain"]} 個，因為它的每個角色都只用一個專用的 token 表示。
+    f"""和最精簡的寫法相比，套用 Alpaca 範本每筆資料要多 {lengths["Alpaca"] - lengths["plain"]} 個 token，套用對話範本多 \
+{lengths["chat template"] - lengths["plain"]} 個，因為它的每個角色都只用一個專用的 token 表示。
 接下來的指令資料都用對話範本。""",
 )
 
@@ -222,9 +226,12 @@ lab.record("label_count_difference", count_difference(everything), variant="unma
 lab.record("label_mismatches", differing(own, library))
 share = sum(map(len, library)) / sum(map(len, everything))
 lab.say(
-    f"""In {len(train_records):,} examples the library's labels differ from our own in {differing(own, library)}. {sum(map(len, library)):,} of {sum(map(len, everything)):,} tokens count: **{share:.0%}**. Without the mask
-the other {1 - share:.0%} would steer the gradient. {training.left_out} examples longer than {settings.instruction_length} tokens are left out: cut off, they would teach to stop in mid-sentence.""",
-    f"""{len(train_records):,} 個例子裡，函式庫的標籤和我們自己做的有 {differing(own, library)} 個不同。{sum(map(len, everything)):,} 個 token 裡有 {sum(map(len, library)):,} 個要算：**{share:.0%}**。
+    f"""In {len(train_records):,} examples the library's labels differ from our own in {differing(own, library)}. \
+{sum(map(len, library)):,} of {sum(map(len, everything)):,} tokens count: **{share:.0%}**. Without the mask
+the other {1 - share:.0%} would steer the gradient. {training.left_out} examples longer than \
+{settings.instruction_length} tokens are left out: cut off, they would teach to stop in mid-sentence.""",
+    f"""{len(train_records):,} 個例子裡，函式庫的標籤和我們自己做的有 {differing(own, library)} 個不同。\
+{sum(map(len, everything)):,} 個 token 裡有 {sum(map(len, library)):,} 個要算：**{share:.0%}**。
 不遮掉提示的話，梯度大半會來自另外那 {1 - share:.0%}。超過 {settings.instruction_length} 個 token 的 {training.left_out} 個例子不用：把它截短，等於教模型話講一半就停。""",
 )
 
@@ -282,9 +289,13 @@ lab.table(
     [[name, f"{loss:.6f}"] for name, loss in losses.items()],
 )
 lab.say(
-    f"""{len(chosen)} examples hold {real:,} tokens. Padded they take {sizes["padded"]:,} ({real / sizes["padded"]:.0%} real), packed {sizes["packed"]:,} ({real / sizes["packed"]:.0%} real). The losses of both agree to {abs(losses["packed"] - losses["padded"]):.0e}.
-With positions that run on across a row, every example reads those before it, and the loss moves by {abs(losses["no boundaries"] - losses["padded"]):.2g}.""",
-    f"""{len(chosen)} 個例子共 {real:,} 個 token。補齊後占 {sizes["padded"]:,}（{real / sizes["padded"]:.0%} 是真的），打包後占 {sizes["packed"]:,}（{real / sizes["packed"]:.0%} 是真的）。兩者的損失只差 {abs(losses["packed"] - losses["padded"]):.0e}。
+    f"""{len(chosen)} examples hold {real:,} tokens. Padded they take {sizes["padded"]:,} ({real / sizes["padded"]:.0%} \
+real), packed {sizes["packed"]:,} ({real / sizes["packed"]:.0%} real). \
+The losses of both agree to {abs(losses["packed"] - losses["padded"]):.0e}.
+With positions that run on across a row, every example reads those before it, and the loss moves by \
+{abs(losses["no boundaries"] - losses["padded"]):.2g}.""",
+    f"""{len(chosen)} 個例子共 {real:,} 個 token。補齊後占 {sizes["padded"]:,}（{real / sizes["padded"]:.0%} 是真的），打包後占 \
+{sizes["packed"]:,}（{real / sizes["packed"]:.0%} 是真的）。兩者的損失只差 {abs(losses["packed"] - losses["padded"]):.0e}。
 如果位置在整列裡一路編下去，每個例子都會讀到前面的例子，損失就變了 {abs(losses["no boundaries"] - losses["padded"]):.2g}。""",
 )
 
@@ -352,9 +363,13 @@ lab.record("split_overlap", leaked, variant="shuffled")
 lab.record("shuffled_overlap_share", leaked / len(set(shuffled[:cut])))
 guess = lab.predict("shuffled_overlap_share")
 lab.say(
-    f"""By hash: {len(held_out_prompts)} held-out prompts, {overlap(held_out_prompts, train_prompts)} of them in the training data (instructions: {len(instructions[0] & instructions[1])} of {len(instructions[0])}). By shuffling: **{leaked} of {len(set(shuffled[:cut]))}**
-({leaked / len(set(shuffled[:cut])):.0%}{"" if guess is None else f"; you guessed {guess:.0%}"}) would be questions the model has been shown with their answers.""",
-    f"""用雜湊切：保留 {len(held_out_prompts)} 個提示，其中 {overlap(held_out_prompts, train_prompts)} 個在訓練資料裡（指令資料：{len(instructions[0])} 個裡有 {len(instructions[0] & instructions[1])} 個）。用洗牌切：**{len(set(shuffled[:cut]))} 個裡有 {leaked} 個**
+    f"""By hash: {len(held_out_prompts)} held-out prompts, {overlap(held_out_prompts, train_prompts)} of them in the training \
+data (instructions: {len(instructions[0] & instructions[1])} of {len(instructions[0])}). By shuffling: \
+**{leaked} of {len(set(shuffled[:cut]))}**
+({leaked / len(set(shuffled[:cut])):.0%}{"" if guess is None else f"; you guessed {guess:.0%}"}) would be questions \
+the model has been shown with their answers.""",
+    f"""用雜湊切：保留 {len(held_out_prompts)} 個提示，其中 {overlap(held_out_prompts, train_prompts)} 個在訓練資料裡（指令資料：{len(instructions[0])} \
+個裡有 {len(instructions[0] & instructions[1])} 個）。用洗牌切：**{len(set(shuffled[:cut]))} 個裡有 {leaked} 個**
 （{leaked / len(set(shuffled[:cut])):.0%}{"" if guess is None else f"；你猜 {guess:.0%}"}）是模型連答案都看過的題目。""",
 )
 
@@ -387,9 +402,12 @@ lab.table(
 low, high = wilson(right, len(wanted))
 guess = lab.predict("base_exact_match")
 lab.say(
-    f"""- The base gets {right} of {len(wanted)} right, {right / len(wanted):.1%} [{max(0, low):.1%}, {high:.1%}]{"" if guess is None else f" (you guessed {guess:.0%})"}. The wanted answers themselves, through the tokenizer and back, score
+    f"""- The base gets {right} of {len(wanted)} right, {right / len(wanted):.1%} [{max(0, low):.1%}, \
+{high:.1%}]{"" if guess is None else f" (you guessed {guess:.0%})"}. \
+The wanted answers themselves, through the tokenizer and back, score
   {ruler:.0%}: {"the scoring works" if ruler == 1 else "this tokenizer cannot write all of them"}.
-- The same reviews asked as `sentiment`, with the usual words for an answer: {taught_right / len(taught):.0%}. What fine-tuning has to add is{"" if taught_right / len(taught) > 0.9 else ", beside the skill,"} a new way to answer.""",
+- The same reviews asked as `sentiment`, with the usual words for an answer: {taught_right / len(taught):.0%}. \
+What fine-tuning has to add is{"" if taught_right / len(taught) > 0.9 else ", beside the skill,"} a new way to answer.""",
     f"""- 基礎模型 {len(wanted)} 題對 {right} 題，{right / len(wanted):.1%} [{max(0, low):.1%}, {high:.1%}]{"" if guess is None else f"（你猜 {guess:.0%}）"}。把正確答案經過分詞器再還原，得分是
   {ruler:.0%}：{"評分方式沒有問題" if ruler == 1 else "這個分詞器寫不出全部的答案"}。
 - 同樣的評論改用 `sentiment` 的問法、用平常的字眼回答：{taught_right / len(taught):.0%}。微調要補上的，{"就只是" if taught_right / len(taught) > 0.9 else "除了這項能力，還有"}一種新的回答方式。""",

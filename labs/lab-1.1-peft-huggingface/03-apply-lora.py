@@ -112,7 +112,9 @@ lab.record("trainable_difference", abs(count.trainable - formula))
 lab.record("trainable_difference", abs(count.trainable - square), variant="square_matrices")
 lab.record("trainable_share", count.share)
 lab.say(
-    f"""`peft` trains {count.trainable:,} parameters in {len(names)} matrices; the formula gives {formula:,}, the short cut {square:,}. That is {count.share:.2%} of the model: on Llama-2-7B the same rank
+    f"""`peft` trains {count.trainable:,} parameters in {len(names)} matrices; \
+the formula gives {formula:,}, the short cut {square:,}. That is {count.share:.2%} of the model: \
+on Llama-2-7B the same rank
 on all linear layers was a fraction of a percent (notebook 1). The smaller the model, the larger the share.""",
     f"""`peft` 在 {len(names)} 個矩陣裡訓練 {count.trainable:,} 個參數；公式算出 {formula:,}，簡化的算法是 {square:,}。占整個模型的 {count.share:.2%}：在 Llama-2-7B 上，
 同樣的 rank 放進所有線性層，連百分之一都不到（第 1 本筆記本）。模型愈小，比例愈大。""",
@@ -174,7 +176,9 @@ lab.record("initial_difference", change)
 lab.record("initial_difference", random_change, variant="random_b")
 guess = lab.predict("initial_difference")
 lab.say(
-    f"""The largest change of a logit is **{change:g}**{"" if guess is None else f" (you guessed {guess:g})"}: `peft` begins with B = 0, so the product is zero whatever A is, and training begins exactly where pretraining ended. With a random B it
+    f"""The largest change of a logit is **{change:g}**{"" if guess is None else f" (you guessed {guess:g})"}: \
+`peft` begins with B = 0, so the product is zero whatever A is, and training begins exactly where pretraining ended. \
+With a random B it
 would be {random_change:.3g}, a damaged model that has to be repaired first.""",
     f"""logit 最大的變化是 **{change:g}**{"" if guess is None else f"（你猜 {guess:g}）"}：`peft` 一開始讓 B = 0，不管 A 是什麼，乘積都是零，所以訓練正好從預訓練結束的地方開始。如果 B 是隨機的，
 變化會是 {random_change:.3g}，等於一開始就得先修好一個弄壞的模型。""",
@@ -277,7 +281,8 @@ of_trainer, of_other_order = loss_difference(trainer_losses, own), loss_differen
 lab.record("trainer_loss_difference", of_trainer)
 lab.record("trainer_loss_difference", of_other_order, variant="other_order")
 lab.say(
-    f"""Over {len(own)} steps the curves of the two loops are at most {of_trainer:.1e} nats apart; another order of the same data gives {of_other_order:.2f}. What you learn
+    f"""Over {len(own)} steps the curves of the two loops are at most {of_trainer:.1e} nats apart; \
+another order of the same data gives {of_other_order:.2f}. What you learn
 about the short loop holds for the long one.""",
     f"""{len(own)} 步之間，兩個迴圈的曲線最多只差 {of_trainer:.1e} nats；同樣的資料換個順序，就差 {of_other_order:.2f}。
 在短的迴圈上學到的，對長的那個一樣成立。""",
@@ -388,9 +393,15 @@ lab.figure(
 # %%
 guess = lab.predict("instruction_perplexity_ratio")
 lab.say(
-    f"""On {len(held_out):,} held-out records the perplexity goes from {math.exp(untrained_loss):.2f} to **{math.exp(trained_loss):.2f}** in {settings.instruction_steps} steps, {math.exp(trained_loss - untrained_loss):.2f} of what it was{"" if guess is None else f" (you guessed {guess:.2f})"}.
-The training loss of the last five steps is {sum(history.losses[-5:]) / 5:.3f}, the held-out loss {trained_loss:.3f}: how far they are apart tells how much was learned by heart. With the adapter of `{settings.task}` the perplexity is {other_ratio:.2f} times that of the base.""",
-    f"""在 {len(held_out):,} 筆保留資料上，困惑度在 {settings.instruction_steps} 步之內從 {math.exp(untrained_loss):.2f} 變成 **{math.exp(trained_loss):.2f}**，是原來的 {math.exp(trained_loss - untrained_loss):.2f} 倍{"" if guess is None else f"（你猜 {guess:.2f}）"}。
+    f"""On {len(held_out):,} held-out records the perplexity goes from {math.exp(untrained_loss):.2f} to \
+**{math.exp(trained_loss):.2f}** in {settings.instruction_steps} steps, {math.exp(trained_loss - untrained_loss):.2f} \
+of what it was{"" if guess is None else f" (you guessed {guess:.2f})"}.
+The training loss of the last five steps is {sum(history.losses[-5:]) / 5:.3f}, the held-out loss {trained_loss:.3f}: \
+how far they are apart tells how much was learned by heart. With the adapter of `{settings.task}` the perplexity is \
+{other_ratio:.2f} times that of the base.""",
+    f"""在 {len(held_out):,} 筆保留資料上，困惑度在 {settings.instruction_steps} 步之內從 {math.exp(untrained_loss):.2f} 變成 \
+**{math.exp(trained_loss):.2f}**，是原來的 {math.exp(trained_loss - untrained_loss):.2f} \
+倍{"" if guess is None else f"（你猜 {guess:.2f}）"}。
 最後五步的訓練損失是 {sum(history.losses[-5:]) / 5:.3f}，保留集的損失是 {trained_loss:.3f}：兩者差多少，就看得出死背了多少。換成 `{settings.task}` 的 adapter，困惑度是基礎模型的 {other_ratio:.2f} 倍。""",
 )
 # %% [markdown] lang="en"
@@ -464,9 +475,13 @@ of_prompt_counted = loss_difference(prompt_counted[:1], history.losses[:1])
 lab.record("sft_loss_difference", of_sft)
 lab.record("sft_loss_difference", of_prompt_counted, variant="prompt_counted")
 lab.say(
-    f"""Of {len(ours):,} examples, {other_tokens} have other tokens and {other_labels} other labels than ours. Over {len(sft_losses)} steps the losses are at most {of_sft:.1e} nats apart. With the prompt counted the very first loss is {of_prompt_counted:.2f} nats away, and nothing would say so.
-What `SFTTrainer` adds: packing, evaluation, checkpoints, distributed training. What it decides for you: what counts, and the type of the numbers (bfloat16, even on a CPU).""",
-    f"""{len(ours):,} 個例子裡，token 跟我們不同的有 {other_tokens} 個，標籤不同的有 {other_labels} 個。{len(sft_losses)} 步之間，損失最多只差 {of_sft:.1e} nats。如果連提示也算，第一步的損失就差 {of_prompt_counted:.2f} nats，而且不會有任何提醒。
+    f"""Of {len(ours):,} examples, {other_tokens} have other tokens and {other_labels} other labels than ours. \
+Over {len(sft_losses)} steps the losses are at most {of_sft:.1e} nats apart. \
+With the prompt counted the very first loss is {of_prompt_counted:.2f} nats away, and nothing would say so.
+What `SFTTrainer` adds: packing, evaluation, checkpoints, distributed training. What it decides for you: \
+what counts, and the type of the numbers (bfloat16, even on a CPU).""",
+    f"""{len(ours):,} 個例子裡，token 跟我們不同的有 {other_tokens} 個，標籤不同的有 {other_labels} 個。\
+{len(sft_losses)} 步之間，損失最多只差 {of_sft:.1e} nats。如果連提示也算，第一步的損失就差 {of_prompt_counted:.2f} nats，而且不會有任何提醒。
 `SFTTrainer` 多給你的：打包、評估、checkpoint、分散式訓練。它替你決定的：哪些 token 要算，以及數字的型別（預設 bfloat16，在 CPU 上也一樣）。""",
 )
 
@@ -550,9 +565,13 @@ lab.table(
 means = {name: sum(each.last for each in found) / len(found) for name, found in outcomes.items()}
 best = min(means, key=means.get)
 lab.say(
-    f"""The budget is {budget:,} parameters. Your design trains {spent:,} and ends at {means["your design"]:.3f} nats after {settings.design_steps} steps (mean over {len(settings.design_seeds)} seeds); queries and values with the same budget end at {means["queries and values"]:.3f}, and the lowest of the four is *{best}*.
+    f"""The budget is {budget:,} parameters. Your design trains {spent:,} and ends at {means["your design"]:.3f} nats after \
+{settings.design_steps} steps (mean over {len(settings.design_seeds)} seeds); \
+queries and values with the same budget end at {means["queries and values"]:.3f}, and the lowest of the four is \
+*{best}*.
 So it matters where the parameters are, not only how many. (One small model and one easy task: try again on yours. Longer training narrows the gap.)""",
-    f"""預算是 {budget:,} 個參數。你的設計訓練 {spent:,} 個，{settings.design_steps} 步之後損失是 {means["your design"]:.3f} nats（{len(settings.design_seeds)} 個種子的平均）；同樣的預算放在 query 和 value，則是 {means["queries and values"]:.3f}；四種裡最低的是 *{best}*。
+    f"""預算是 {budget:,} 個參數。你的設計訓練 {spent:,} 個，{settings.design_steps} 步之後損失是 {means["your design"]:.3f} \
+nats（{len(settings.design_seeds)} 個種子的平均）；同樣的預算放在 query 和 value，則是 {means["queries and values"]:.3f}；四種裡最低的是 *{best}*。
 可見要緊的不只是參數有多少，還有放在哪裡。（這只是一個小模型、一個簡單的任務：換成你的，請再試一次。訓練久一點，差距也會縮小。）""",
 )
 

@@ -146,9 +146,14 @@ lab.table(
 lengths = sorted(map(len, sequences))
 guess = lab.predict("padding_mismatches")
 lab.say(
-    f"""{len(sequences)} prompts of {lengths[0]} to {lengths[-1]} tokens. Padded on the left, {left_differ} answers differ from those given one at a time{"" if guess is None else f" (you guessed {guess:g})"}; padded on the right, {len(differ)}: there the model goes on
-after padding, and only the longest prompts are safe. Transformers logs a warning when it finds padding at the end of a prompt; nothing fails, the answers are just worse.""",
-    f"""{len(sequences)} 個提示，長度從 {lengths[0]} 到 {lengths[-1]} 個 token。補在左邊，有 {left_differ} 個答案和逐一回答不同{"" if guess is None else f"（你猜 {guess:g}）"}；補在右邊則有 {len(differ)} 個：模型會從補齊的部分後面接下去，
+    f"""{len(sequences)} prompts of {lengths[0]} to {lengths[-1]} tokens. \
+Padded on the left, {left_differ} answers differ from those given one at a \
+time{"" if guess is None else f" (you guessed {guess:g})"}; padded on the right, {len(differ)}: \
+there the model goes on
+after padding, and only the longest prompts are safe. Transformers logs a warning when it finds padding at the end of \
+a prompt; nothing fails, the answers are just worse.""",
+    f"""{len(sequences)} 個提示，長度從 {lengths[0]} 到 {lengths[-1]} 個 token。補在左邊，有 {left_differ} \
+個答案和逐一回答不同{"" if guess is None else f"（你猜 {guess:g}）"}；補在右邊則有 {len(differ)} 個：模型會從補齊的部分後面接下去，
 只有最長的提示沒事。Transformers 發現提示結尾有補齊時會記一行警告；程式不會失敗，答案就是變差了。""",
 )
 
@@ -215,10 +220,18 @@ lab.table(
 mean = over_seeds([right[name] / len(wanted) for name in names])
 guess = lab.predict("exact_match")
 lab.say(
-    f"""- Over {len(names)} seeds: **{mean.value:.1%}** [{mean.low:.1%}, {min(1, mean.high):.1%}]{"" if guess is None else f"; you guessed {guess:.0%}"}. (The interval of the seeds may reach beyond 100%; it is cut there.)
-- With B frozen at zero the gain is {gains["frozen-b"].difference.value:.3f}: {"a null result, as it must be" if not gains["frozen-b"].decided else "not zero"}. After {settings.early_steps} of {settings.steps} steps: {right["early"] / len(wanted):.1%}. Whoever always gives the same answer: {best_constant(items):.1%}.""",
-    f"""- {len(names)} 個種子平均：**{mean.value:.1%}** [{mean.low:.1%}, {min(1, mean.high):.1%}]{"" if guess is None else f"；你猜 {guess:.0%}"}。（種子的區間可能超過 100%，超過的部分截掉。）
-- B 凍結在零，進步是 {gains["frozen-b"].difference.value:.3f}：{"沒有差別，本來就該如此" if not gains["frozen-b"].decided else "不是零"}。訓練到第 {settings.early_steps} 步（共 {settings.steps} 步）時：{right["early"] / len(wanted):.1%}。永遠答同一個答案：{best_constant(items):.1%}。""",
+    f"""- Over {len(names)} seeds: **{mean.value:.1%}** [{mean.low:.1%}, \
+{min(1, mean.high):.1%}]{"" if guess is None else f"; you guessed {guess:.0%}"}. \
+(The interval of the seeds may reach beyond 100%; it is cut there.)
+- With B frozen at zero the gain is {gains["frozen-b"].difference.value:.3f}: \
+{"a null result, as it must be" if not gains["frozen-b"].decided else "not zero"}. \
+After {settings.early_steps} of {settings.steps} steps: {right["early"] / len(wanted):.1%}. \
+Whoever always gives the same answer: {best_constant(items):.1%}.""",
+    f"""- {len(names)} 個種子平均：**{mean.value:.1%}** [{mean.low:.1%}, \
+{min(1, mean.high):.1%}]{"" if guess is None else f"；你猜 {guess:.0%}"}。（種子的區間可能超過 100%，超過的部分截掉。）
+- B 凍結在零，進步是 {gains["frozen-b"].difference.value:.3f}：{"沒有差別，本來就該如此" if not gains["frozen-b"].decided else "不是零"}。\
+訓練到第 {settings.early_steps} 步（共 {settings.steps} 步）時：{right["early"] / len(wanted):.1%}。\
+永遠答同一個答案：{best_constant(items):.1%}。""",
 )
 
 # %% [markdown] lang="en"
@@ -275,10 +288,14 @@ lab.table(
 late = {kind: sum(kinds[name][kind] for name in names) for kind in KINDS}
 lab.say(
     f"""- The base: {kinds["base"]["something else"]} of {len(items)} answers are something else. It does not know which words to use.
-- After {settings.early_steps} steps {kinds["early"]["something else"]} are: of its {len(wrong)} errors {kinds["early"]["wrong choice"]} are a wrong choice and {kinds["early"]["other language"]} are in the other language.
-- At the end the {len(names)} seeds make {sum(late.values()) - late["right"]} errors in {sum(late.values())} answers. All errors above are from the half-trained adapter, which is what it was kept for.""",
+- After {settings.early_steps} steps {kinds["early"]["something else"]} are: \
+of its {len(wrong)} errors {kinds["early"]["wrong choice"]} are a wrong choice and {kinds["early"]["other language"]} \
+are in the other language.
+- At the end the {len(names)} seeds make {sum(late.values()) - late["right"]} errors in {sum(late.values())} answers. \
+All errors above are from the half-trained adapter, which is what it was kept for.""",
     f"""- 基礎模型：{len(items)} 個回答裡有 {kinds["base"]["something else"]} 個是「其他」。它不知道該用哪些字。
-- 第 {settings.early_steps} 步之後剩下 {kinds["early"]["something else"]} 個：{len(wrong)} 個錯誤裡，{kinds["early"]["wrong choice"]} 個是選錯，{kinds["early"]["other language"]} 個用了另一種語言。
+- 第 {settings.early_steps} 步之後剩下 {kinds["early"]["something else"]} 個：{len(wrong)} 個錯誤裡，\
+{kinds["early"]["wrong choice"]} 個是選錯，{kinds["early"]["other language"]} 個用了另一種語言。
 - 訓練結束時，{len(names)} 個種子的 {sum(late.values())} 個回答裡共有 {sum(late.values()) - late["right"]} 個錯誤。上面列的錯誤都來自訓練到一半的 adapter，當初存下它就是為了這個。""",
 )
 
@@ -324,9 +341,16 @@ guess = lab.predict("forgotten")
 if known:
     worst, best = max(known, key=drops.get), min(known, key=drops.get)
     lab.say(
-        f"""Of {len(families)} families the base does {len(known)}. After LoRA on `{settings.task}` they lose {np.mean([drops[family] for family in known]):.0%} on average{"" if guess is None else f" (you guessed {guess:.0%})"}: most `{worst}` ({before[worst].accuracy:.0%} to {before[worst].accuracy - drops[worst]:.0%}), least `{best}` ({before[best].accuracy:.0%} to {before[best].accuracy - drops[best]:.0%}).
+        f"""Of {len(families)} families the base does {len(known)}. After LoRA on `{settings.task}` they lose \
+{np.mean([drops[family] for family in known]):.0%} on \
+average{"" if guess is None else f" (you guessed {guess:.0%})"}: \
+most `{worst}` ({before[worst].accuracy:.0%} to {before[worst].accuracy - drops[worst]:.0%}), least `{best}` \
+({before[best].accuracy:.0%} to {before[best].accuracy - drops[best]:.0%}).
 That few parameters move does not mean that little changes. What LoRA gives is a way back:""",
-        f"""{len(families)} 類任務裡，基礎模型會 {len(known)} 類。用 LoRA 學了 `{settings.task}` 之後，平均掉了 {np.mean([drops[family] for family in known]):.0%}{"" if guess is None else f"（你猜 {guess:.0%}）"}：掉最多的是 `{worst}`（{before[worst].accuracy:.0%} 變成 {before[worst].accuracy - drops[worst]:.0%}），最少的是 `{best}`（{before[best].accuracy:.0%} 變成 {before[best].accuracy - drops[best]:.0%}）。
+        f"""{len(families)} 類任務裡，基礎模型會 {len(known)} 類。用 LoRA 學了 `{settings.task}` 之後，平均掉了 \
+{np.mean([drops[family] for family in known]):.0%}{"" if guess is None else f"（你猜 {guess:.0%}）"}：掉最多的是 \
+`{worst}`（{before[worst].accuracy:.0%} 變成 {before[worst].accuracy - drops[worst]:.0%}），最少的是 \
+`{best}`（{before[best].accuracy:.0%} 變成 {before[best].accuracy - drops[best]:.0%}）。
 動的參數少，不代表改變就小。但 LoRA 保留了還原的辦法：""",
     )
 else:
@@ -356,7 +380,8 @@ enabled = largest_difference(logits_of(model, inputs), base_logits)
 lab.record("disabled_difference", disabled)
 lab.record("disabled_difference", enabled, variant="enabled")
 lab.say(
-    f"""Switched off, the largest difference from the base is **{disabled:g}**; switched on, {enabled:.3g}. So one process can serve the tuned and the original model, a request at a time.""",
+    f"""Switched off, the largest difference from the base is **{disabled:g}**; switched on, {enabled:.3g}. \
+So one process can serve the tuned and the original model, a request at a time.""",
     f"""關掉時，與基礎模型最大的差異是 **{disabled:g}**；打開時是 {enabled:.3g}。所以一個行程就能同時提供微調後與原本的模型，每個請求各選各的。""",
 )
 scores = {

@@ -132,9 +132,14 @@ lab.table(
 )
 guess = lab.predict("merged_difference")
 lab.say(
-    f"""The library's merge changes a logit by at most **{differences["merge_and_unload"]:.1e}** of the largest one{"" if guess is None else f" (you guessed {guess:.0e})"}, ours by {differences["by hand, alpha / r"]:.1e}: rounding. A scale of 1 instead of {settings.alpha / settings.rank:g} changes {differences["by hand, scale 1"]:.2f}, and that
+    f"""The library's merge changes a logit by at most **{differences["merge_and_unload"]:.1e}** of the largest \
+one{"" if guess is None else f" (you guessed {guess:.0e})"}, ours by {differences["by hand, alpha / r"]:.1e}: \
+rounding. A scale of 1 instead of {settings.alpha / settings.rank:g} changes {differences["by hand, scale 1"]:.2f}, \
+and that
 model answers {right["by hand, scale 1"]:.0%} right. A wrong merge can hide behind a good score: compare logits.""",
-    f"""函式庫的合併，logit 的變動最多是最大 logit 的 **{differences["merge_and_unload"]:.1e}** 倍{"" if guess is None else f"（你猜 {guess:.0e}）"}，我們的是 {differences["by hand, alpha / r"]:.1e} 倍：只是捨入。縮放用 1 而不是 {settings.alpha / settings.rank:g}，變動就有 {differences["by hand, scale 1"]:.2f} 倍，
+    f"""函式庫的合併，logit 的變動最多是最大 logit 的 **{differences["merge_and_unload"]:.1e}** \
+倍{"" if guess is None else f"（你猜 {guess:.0e}）"}，我們的是 {differences["by hand, alpha / r"]:.1e} 倍：只是捨入。\
+縮放用 1 而不是 {settings.alpha / settings.rank:g}，變動就有 {differences["by hand, scale 1"]:.2f} 倍，
 而那個模型答對 {right["by hand, scale 1"]:.0%}。合併錯了，分數不一定看得出來：要比 logits。""",
 )
 
@@ -161,8 +166,10 @@ rounded = copy.deepcopy(merged).to(torch.bfloat16).to(settings.dtype)
 of_rounded, right_of_rounded = graded(rounded)
 lab.record("reloaded_difference", distance(logits_of(rounded, inputs), merged_logits), variant="through_bfloat16")
 lab.say(
-    f"""The fresh process differs from the merged model in this one by {distance(fresh, merged_logits):g} of the largest logit, and from the adapter by {distance(fresh, wanted):.1e}.
-Through bfloat16 it would be {of_rounded:.1e}, with {right_of_rounded:.0%} of the answers right: the logits notice, the score {"does not" if right_of_rounded == right["merge_and_unload"] else "does too"}.""",
+    f"""The fresh process differs from the merged model in this one by {distance(fresh, merged_logits):g} of the largest \
+logit, and from the adapter by {distance(fresh, wanted):.1e}.
+Through bfloat16 it would be {of_rounded:.1e}, with {right_of_rounded:.0%} of the answers right: \
+the logits notice, the score {"does not" if right_of_rounded == right["merge_and_unload"] else "does too"}.""",
     f"""全新的行程與這裡的合併模型，差異是最大 logit 的 {distance(fresh, merged_logits):g} 倍；與 adapter 的差異是 {distance(fresh, wanted):.1e} 倍。
 經過 bfloat16 則是 {of_rounded:.1e} 倍，答對 {right_of_rounded:.0%}：logits 看得出來，分數{"看不出來" if right_of_rounded == right["merge_and_unload"] else "也看得出來"}。""",
 )
@@ -220,11 +227,20 @@ lab.figure(
 guess = lab.predict("shipped_share")
 many = tasks[-1]
 lab.say(
-    f"""- The adapter's numbers are {trained:,} × 4 = {4 * trained:,} bytes, exactly what the file holds. Its directory is **{whole["adapter"] / whole["merged"]:.1%}** of the merged one{"" if guess is None else f" (you guessed {guess:.1%})"}. {many} tasks take {many * whole["merged"] / 1e6:.1f} MB merged, {(base_bytes + many * whole["adapter"]) / 1e6:.1f} MB as adapters.
-- A forward pass with the adapter takes {speed["adapter"].median / speed["merged"].median:.2f} times as long as merged (base: {speed["base"].median / speed["merged"].median:.2f}): two more products per layer. Reported, not gated.
-- Ship the adapter if many tasks share a base, if it may be switched off, or if it will be trained on. Ship merged if one task must be fast or the other side has no `peft`.""",
-    f"""- adapter 的數字是 {trained:,} × 4 = {4 * trained:,} 位元組，正好是檔案裡的大小。它的目錄是合併後的 **{whole["adapter"] / whole["merged"]:.1%}**{"" if guess is None else f"（你猜 {guess:.1%}）"}。{many} 個任務，合併要 {many * whole["merged"] / 1e6:.1f} MB，用 adapter 要 {(base_bytes + many * whole["adapter"]) / 1e6:.1f} MB。
-- 帶著 adapter 的一次前向傳播，時間是合併後的 {speed["adapter"].median / speed["merged"].median:.2f} 倍（基礎模型：{speed["base"].median / speed["merged"].median:.2f}）：每層多兩次矩陣乘法。只回報，不當作關卡。
+    f"""- The adapter's numbers are {trained:,} × 4 = {4 * trained:,} bytes, exactly what the file holds. \
+Its directory is **{whole["adapter"] / whole["merged"]:.1%}** of the merged \
+one{"" if guess is None else f" (you guessed {guess:.1%})"}. {many} tasks take {many * whole["merged"] / 1e6:.1f} MB \
+merged, {(base_bytes + many * whole["adapter"]) / 1e6:.1f} MB as adapters.
+- A forward pass with the adapter takes {speed["adapter"].median / speed["merged"].median:.2f} times as long as \
+merged (base: {speed["base"].median / speed["merged"].median:.2f}): two more products per layer. Reported, not gated.
+- Ship the adapter if many tasks share a base, if it may be switched off, or if it will be trained on. \
+Ship merged if one task must be fast or the other side has no `peft`.""",
+    f"""- adapter 的數字是 {trained:,} × 4 = {4 * trained:,} 位元組，正好是檔案裡的大小。它的目錄是合併後的 \
+**{whole["adapter"] / whole["merged"]:.1%}**{"" if guess is None else f"（你猜 {guess:.1%}）"}。\
+{many} 個任務，合併要 {many * whole["merged"] / 1e6:.1f} MB，用 adapter 要 {(base_bytes + many * whole["adapter"]) / 1e6:.1f} \
+MB。
+- 帶著 adapter 的一次前向傳播，時間是合併後的 {speed["adapter"].median / speed["merged"].median:.2f} 倍（基礎模型：\
+{speed["base"].median / speed["merged"].median:.2f}）：每層多兩次矩陣乘法。只回報，不當作關卡。
 - 多個任務共用一個基礎模型、需要能關掉、或之後還要繼續訓練，就出貨 adapter。只有一個任務而且要快、或對方沒有 `peft`，就出貨合併後的模型。""",
 )
 
@@ -298,8 +314,10 @@ else:
     lab.record("exact_match_on_another_base", nf4, variant="nf4")
     off = distance(logits_of(small, inputs), wanted)
     lab.say(
-        f"""Exact match {nf4:.1%} (float32: {right["merge_and_unload"]:.1%}), logits off by {off:.2f} of the largest, weights with adapter {small_bytes / 1e6:.2f} MB (float32: {full_bytes / 1e6:.2f} MB).""",
-        f"""完全相符 {nf4:.1%}（float32：{right["merge_and_unload"]:.1%}），logits 的差異是最大值的 {off:.2f}，權重連同 adapter 共 {small_bytes / 1e6:.2f} MB（float32：{full_bytes / 1e6:.2f} MB）。""",
+        f"""Exact match {nf4:.1%} (float32: {right["merge_and_unload"]:.1%}), logits off by {off:.2f} of the largest, weights \
+with adapter {small_bytes / 1e6:.2f} MB (float32: {full_bytes / 1e6:.2f} MB).""",
+        f"""完全相符 {nf4:.1%}（float32：{right["merge_and_unload"]:.1%}），logits 的差異是最大值的 {off:.2f}，權重連同 adapter 共 \
+{small_bytes / 1e6:.2f} MB（float32：{full_bytes / 1e6:.2f} MB）。""",
     )
 
 # %% [markdown] lang="en"

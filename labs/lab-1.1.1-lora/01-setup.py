@@ -167,9 +167,12 @@ lab.figure(
 # %%
 total = {name: values.sum() for name, values in bills.items()}
 lab.say(
-    f"""Each trained weight takes {2 + beside.sum():g} bytes: 2 for itself, {beside[0]:g} for its gradient, {beside[1]:g} for the master copy, {beside[2]:g} for the moments.
-So full fine-tuning of {all_of_it / 1e9:.2f} billion weights holds **{total["full fine-tuning"]:.0f} GiB** before the first activation, {full_bill[1:].sum() / full_bill[0]:.0f} times the weights on top of them.
-With a frozen base, all but the weights shrinks to {lora_bill[1:].sum() * 1024:.0f} MiB, and what is left is the base itself: {total["LoRA, bfloat16 base"]:.1f} GiB, or {total["LoRA, 4-bit base"]:.1f} GiB if it is stored in 4 bits.
+    f"""Each trained weight takes {2 + beside.sum():g} bytes: 2 for itself, {beside[0]:g} for its gradient, {beside[1]:g} for \
+the master copy, {beside[2]:g} for the moments.
+So full fine-tuning of {all_of_it / 1e9:.2f} billion weights holds **{total["full fine-tuning"]:.0f} GiB** before the \
+first activation, {full_bill[1:].sum() / full_bill[0]:.0f} times the weights on top of them.
+With a frozen base, all but the weights shrinks to {lora_bill[1:].sum() * 1024:.0f} MiB, and what is left is the base \
+itself: {total["LoRA, bfloat16 base"]:.1f} GiB, or {total["LoRA, 4-bit base"]:.1f} GiB if it is stored in 4 bits.
 (Activations come on top, for LoRA as well.)""",
     f"""每個要訓練的權重占 {2 + beside.sum():g} 位元組：自己 2、梯度 {beside[0]:g}、主權重 {beside[1]:g}、動量 {beside[2]:g}。
 所以全參數微調 {all_of_it / 1e8:.1f} 億個權重，在還沒有任何激勵值（activation）之前就要 **{total["full fine-tuning"]:.0f} GiB**，也就是在權重之外再加上 {full_bill[1:].sum() / full_bill[0]:.0f} 倍的權重。
@@ -251,7 +254,9 @@ lab.record("parameter_count_difference", wrong_by)
 lab.record("parameter_count_difference", forgotten_by, variant="forgotten_out_side")
 lab.table([tr("layers", "哪些層"), *(tr(f"rank {rank}", f"秩 {rank}") for rank in ranks)], rows)
 lab.say(
-    f"Counted in {len(rows) * len(ranks)} models that were really built; the formula is off by {wrong_by} numbers in all of them together. A formula that forgets B would be off by {forgotten_by:,}.",
+    f"Counted in {len(rows) * len(ranks)} models that were really built; "
+    f"the formula is off by {wrong_by} numbers in all of them together. "
+    f"A formula that forgets B would be off by {forgotten_by:,}.",
     f"這是實際建出 {len(rows) * len(ranks)} 個模型數出來的；公式在它們身上總共差了 {wrong_by} 個數字。忘了 B 的公式則會差 {forgotten_by:,} 個。",
 )
 
@@ -314,7 +319,9 @@ guess = lab.predict("llama_trained")
 share = {name: many / whole for name, (whole, _, many) in counts.items()}
 lab.say(
     f"""- Llama-2-7B, queries and values, rank 8: **{counts["Llama-2-7B"][1]:,}** numbers{"" if guess is None else f" (you guessed {guess:,.0f})"}.
-- Layers grow with the *product* of their sides, LoRA with the *sum*. So the same rank is a smaller share of a larger model: {share["Llama-2-70B"]:.3%} of 70B, {share["Llama-2-7B"]:.2%} of 7B, and {share["this run"]:.1%} of the model of this run.
+- Layers grow with the *product* of their sides, LoRA with the *sum*. \
+So the same rank is a smaller share of a larger model: {share["Llama-2-70B"]:.3%} of 70B, {share["Llama-2-7B"]:.2%} \
+of 7B, and {share["this run"]:.1%} of the model of this run.
   At toy scale LoRA is not small, and we do not claim that it is. What carries over is the formula, which is exact at every size.""",
     f"""- Llama-2-7B、query 與 value、秩 8：**{counts["Llama-2-7B"][1]:,}** 個數字{"" if guess is None else f"（你猜 {guess:,.0f}）"}。
 - 層的大小隨兩邊長度的*乘積*成長，LoRA 則隨兩邊長度的*和*成長。所以同樣的秩，模型越大，比例越小：70B 的 {share["Llama-2-70B"]:.3%}、7B 的 {share["Llama-2-7B"]:.2%}，而這次執行的模型是 {share["this run"]:.1%}。
@@ -421,11 +428,14 @@ new, old = max(before[name].accuracy for name in tasks), min(before[name].accura
 lab.say(
     f"""- The base answers at most {new:.1%} of the new tasks and at least {old:.1%} of the skills that they are made of.
 - Before training, LoRA changes {"nothing, to the last bit" if identity == 0 else f"{identity:.1e}"}.
-- Over {len(settings.seeds)} seeds and {settings.equal_steps} steps, the largest distance between our losses and `peft`'s is {in_words(worst["own"][0])} nats, and between the logits at the end {in_words(worst["own"][1])} (relative). With twice the scale it would be {worst["double_scale"][0]:.2g} and {worst["double_scale"][1]:.2g}.
+- Over {len(settings.seeds)} seeds and {settings.equal_steps} steps, the largest distance between our losses and \
+`peft`'s is {in_words(worst["own"][0])} nats, and between the logits at the end {in_words(worst["own"][1])} \
+(relative). With twice the scale it would be {worst["double_scale"][0]:.2g} and {worst["double_scale"][1]:.2g}.
   So what the next notebooks find out about our layer holds for `peft`'s.""",
     f"""- 基礎模型在新任務上最多答對 {new:.1%}，在組成它們的技能上至少答對 {old:.1%}。
 - 訓練之前，LoRA {"一個位元都沒有改變" if identity == 0 else f"改變了 {identity:.1e}"}。
-- {len(settings.seeds)} 個種子、{settings.equal_steps} 步之中，我們的損失與 `peft` 最大的差距是 {in_words(worst["own"][0])} nats，最後的 logits 則是 {in_words(worst["own"][1])}（相對值）。縮放大一倍的話，會差 {worst["double_scale"][0]:.2g} 與 {worst["double_scale"][1]:.2g}。
+- {len(settings.seeds)} 個種子、{settings.equal_steps} 步之中，我們的損失與 `peft` 最大的差距是 {in_words(worst["own"][0])} nats，最後的 \
+logits 則是 {in_words(worst["own"][1])}（相對值）。縮放大一倍的話，會差 {worst["double_scale"][0]:.2g} 與 {worst["double_scale"][1]:.2g}。
   所以接下來的筆記本在我們這一層上發現的事，對 `peft` 的也成立。""",
 )
 

@@ -205,7 +205,8 @@ merged_changed = len(changed_tensors(hashed, tensor_hashes(merge_lora(model))))
 lab.record("changed_tensors", changed)
 lab.record("changed_tensors", merged_changed, variant="merged")
 lab.say(
-    f"Switched off, the model differs from the base by {off:g}; left on, by {on:.2g}. Of {len(hashed)} tensors, {changed} changed; merging changes {merged_changed}.",
+    f"Switched off, the model differs from the base by {off:g}; left on, by {on:.2g}. "
+    f"Of {len(hashed)} tensors, {changed} changed; merging changes {merged_changed}.",
     f"關掉之後，模型與基礎模型的差異是 {off:g}；沒關則是 {on:.2g}。{len(hashed)} 個張量中有 {changed} 個改變；合併會改變 {merged_changed} 個。",
 )
 
@@ -251,10 +252,14 @@ less = [name for name in adapters if lost[f"{name}, LoRA"] < lost[f"{name}, full
 lab.record("forgotten", max(lost[f"{name}, LoRA"] for name in adapters))
 lab.say(
     f"""- The base has {averages["base"]:.0%} on average. {"; ".join(f"{name} loses {value:.0%} (most on `{worst[name]}`)" for name, value in lost.items())}.
-- LoRA forgets less than full fine-tuning on {len(less)} of {len(adapters)} tasks here (one seed, {settings.forget_items} items per family and language). {"Few trained numbers are no protection by themselves; LoRA also had the larger learning rate." if len(less) < len(adapters) else "Do not take that for a law: it depends on rates and steps."}
-- The difference that always holds: LoRA's forgetting is a switch. With the adapter off, everything is back, as the hashes above prove; after full fine-tuning it is gone.""",
+- LoRA forgets less than full fine-tuning on {len(less)} of {len(adapters)} tasks here (one seed, \
+{settings.forget_items} items per family and language). \
+{"Few trained numbers are no protection by themselves; LoRA also had the larger learning rate." if len(less) < len(adapters) else "Do not take that for a law: it depends on rates and steps."}
+- The difference that always holds: LoRA's forgetting is a switch. \
+With the adapter off, everything is back, as the hashes above prove; after full fine-tuning it is gone.""",
     f"""- 基礎模型平均 {averages["base"]:.0%}。{"；".join(f"{name} 掉了 {value:.0%}（掉最多的是 `{worst[name]}`）" for name, value in lost.items())}。
-- 在這裡的 {len(adapters)} 個任務中，LoRA 比全參數微調忘得少的有 {len(less)} 個（一個種子，每類、每種語言 {settings.forget_items} 題）。{"光是訓練的數字少，並不能防止遺忘；而且 LoRA 的學習率比較大。" if len(less) < len(adapters) else "別把它當成定律：這取決於學習率與步數。"}
+- 在這裡的 {len(adapters)} 個任務中，LoRA 比全參數微調忘得少的有 {len(less)} 個（一個種子，每類、每種語言 {settings.forget_items} 題）。\
+{"光是訓練的數字少，並不能防止遺忘；而且 LoRA 的學習率比較大。" if len(less) < len(adapters) else "別把它當成定律：這取決於學習率與步數。"}
 - 永遠成立的差別是：LoRA 的遺忘可以關掉。關掉 adapter，一切都會恢復，上面的雜湊值就是證明；全參數微調之後，失去的就回不來了。""",
 )
 
@@ -330,7 +335,8 @@ def answer_all(rows):
 speed = timed({rows: functools.partial(answer_all, rows) for rows in rows_at_once}, repeats=settings.repeats)
 gain = speed[1].median / speed[len(prompts)].median
 lab.say(
-    f"{different} of {len(asked)} answers differ. All prompts in one batch take {speed[len(prompts)]}, one at a time {speed[1]}: {gain:.1f} times as long.",
+    f"{different} of {len(asked)} answers differ. All prompts in one batch take {speed[len(prompts)]}, one at a time "
+    f"{speed[1]}: {gain:.1f} times as long.",
     f"{len(asked)} 個答案中有 {different} 個不同。全部放進一個批次要 {speed[len(prompts)]}，逐一回答要 {speed[1]}：{gain:.1f} 倍的時間。",
 )
 
@@ -344,9 +350,11 @@ lab.say(
 guess = lab.predict("away")
 lab.say(
     f"""- At home an adapter is right in at least {home:.1%}, away from home in at most {away:.1%}{"" if guess is None else f" (you guessed {guess:.0%})"}.
-- A switch takes {one_switch * 1e6:.0f} µs, {times["load the base"].median / one_switch:,.0f} times less than loading the base again, even from memory's own file cache and with a base this small.
+- A switch takes {one_switch * 1e6:.0f} µs, {times["load the base"].median / one_switch:,.0f} times less than loading \
+the base again, even from memory's own file cache and with a base this small.
 - Bit by bit, the base is what it was: {changed} of {len(hashed)} tensors changed.
-- Each further task costs {max(size.values()) / 1e3:,.0f} KB instead of another {whole / 1e3:,.0f} KB (and a smaller share of a larger model, see notebook 1). The price: while it is on, an adapter also unlearns.""",
+- Each further task costs {max(size.values()) / 1e3:,.0f} KB instead of another {whole / 1e3:,.0f} KB (and a smaller \
+share of a larger model, see notebook 1). The price: while it is on, an adapter also unlearns.""",
     f"""- 在自己的任務上，adapter 至少答對 {home:.1%}；換到別的任務，最多答對 {away:.1%}{"" if guess is None else f"（你猜 {guess:.0%}）"}。
 - 切換一次要 {one_switch * 1e6:.0f} µs，是重新載入基礎模型的 {times["load the base"].median / one_switch:,.0f} 分之一；而且這還是檔案已在快取裡、基礎模型又這麼小的情況。
 - 基礎模型逐位元不變：{len(hashed)} 個張量中有 {changed} 個改變。

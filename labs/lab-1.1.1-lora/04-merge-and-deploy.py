@@ -35,8 +35,8 @@ from onepiece.adaptation import ALL_LINEAR, accuracy, batches, distance, load_ba
 from onepiece.course.text import Text, tr
 from onepiece.measure import timed
 from onepiece.models import count_parameters, load_model
+from onepiece.serving.plain_model import GREEDY, complete, missing_packages, served
 from onepiece.tiny.tokenizer import prompt_text
-from serving import GREEDY, complete, missing_packages, served
 
 settings = lab.settings
 torch.set_num_threads(settings.threads)
@@ -120,10 +120,17 @@ lab.table(
 guess = lab.predict("merge_difference")
 worst = max(*exact.values(), *in_place.values())
 lab.say(
-    f"""The merged model differs by {worst:.1e}{"" if guess is None else f" (you guessed {guess:.1e})"}, which is {worst / torch.finfo(settings.dtype).eps:.0f} times the rounding unit of {settings.dtype}; the wrong scale differs by {min(wrong.values()):.2g} at least. The merged model has {extra["relabel"][0]} parameters more than the base, the adapted one {extra["relabel"][1]:,}.
-With the wrong scale accuracy falls to {", ".join(f"{values[2]:.0%} ({name})" for name, values in right.items())}. {"An error in the logits does not always show in the answers: compare logits, not only answers." if max(values[2] for values in right.values()) > 0.5 else "Still, compare logits and not only answers: smaller mistakes do not show in them."}""",
-    f"""合併後的模型差了 {worst:.1e}{"" if guess is None else f"（你猜 {guess:.1e}）"}，是 {settings.dtype} 捨入單位的 {worst / torch.finfo(settings.dtype).eps:.0f} 倍；錯誤的縮放至少差 {min(wrong.values()):.2g}。合併後的模型比基礎模型多 {extra["relabel"][0]} 個參數，帶著 adapter 的則多 {extra["relabel"][1]:,} 個。
-縮放錯誤時，準確率掉到 {"、".join(f"{values[2]:.0%}（{name}）" for name, values in right.items())}。{"logits 的錯誤不一定會反映在答案裡：要比 logits，不能只比答案。" if max(values[2] for values in right.values()) > 0.5 else "即使如此，還是要比 logits，不能只比答案：比較小的錯誤在答案裡看不出來。"}""",
+    f"""The merged model differs by {worst:.1e}{"" if guess is None else f" (you guessed {guess:.1e})"}, which is \
+{worst / torch.finfo(settings.dtype).eps:.0f} times the rounding unit of {settings.dtype}; \
+the wrong scale differs by {min(wrong.values()):.2g} at least. The merged model has {extra["relabel"][0]} parameters \
+more than the base, the adapted one {extra["relabel"][1]:,}.
+With the wrong scale accuracy falls to {", ".join(f"{values[2]:.0%} ({name})" for name, values in right.items())}. \
+{"An error in the logits does not always show in the answers: compare logits, not only answers." if max(values[2] for values in right.values()) > 0.5 else "Still, compare logits and not only answers: smaller mistakes do not show in them."}""",
+    f"""合併後的模型差了 {worst:.1e}{"" if guess is None else f"（你猜 {guess:.1e}）"}，是 {settings.dtype} 捨入單位的 \
+{worst / torch.finfo(settings.dtype).eps:.0f} 倍；錯誤的縮放至少差 {min(wrong.values()):.2g}。\
+合併後的模型比基礎模型多 {extra["relabel"][0]} 個參數，帶著 adapter 的則多 {extra["relabel"][1]:,} 個。
+縮放錯誤時，準確率掉到 {"、".join(f"{values[2]:.0%}（{name}）" for name, values in right.items())}。\
+{"logits 的錯誤不一定會反映在答案裡：要比 logits，不能只比答案。" if max(values[2] for values in right.values()) > 0.5 else "即使如此，還是要比 logits，不能只比答案：比較小的錯誤在答案裡看不出來。"}""",
 )
 
 # %% [markdown] lang="en"
@@ -159,7 +166,9 @@ restored, changed = from_before()
 lab.record("unmerge_difference", restored)
 lab.record("unmerge_difference", while_merged, variant="still_merged")
 lab.say(
-    f"Merged and unmerged, the weights lie {restored:.1e} from where they were (still merged: {while_merged:.2g}), and {changed:.0%} of them are no longer equal to the bit. Whoever needs the base exactly keeps the adapter apart, or keeps the base.",
+    f"Merged and unmerged, the weights lie {restored:.1e} from where they were (still merged: "
+    f"{while_merged:.2g}), and {changed:.0%} of them are no longer equal to the bit. "
+    f"Whoever needs the base exactly keeps the adapter apart, or keeps the base.",
     f"合併再還原之後，權重與原來差 {restored:.1e}（還沒還原時是 {while_merged:.2g}），其中 {changed:.0%} 已經不是逐位元相等。需要基礎模型一個位元都不差的話，就把 adapter 分開放，或把基礎模型留一份。",
 )
 
@@ -228,8 +237,16 @@ lab.figure(
 )
 gains = {name: value - four_bit_right["adapter on 4 bits"] for name, value in four_bit_right.items()}
 lab.say(
-    f"Only the first way gives the model that was trained ({apart['1. dense, merged']:.1e}). On the original weights, beside which the adapter has not learned, the logits differ by {apart['2. original, merged']:.2g} and the accuracy changes by {100 * gains['2. original, merged']:+.1f} points; in four bits again, where the levels are coarse for a small update, they differ by {apart['3. merged, 4 bits again']:.2g} and it changes by {100 * gains['3. merged, 4 bits again']:+.1f} points. {'This task forgives both; measure it on yours.' if min(gains.values()) > -0.02 else 'That is the price of another rounding error than the one trained with.'}",
-    f"只有第一種做法給出訓練過的那個模型（{apart['1. dense, merged']:.1e}）。用原本的權重（adapter 不是搭配它們學的）差 {apart['2. original, merged']:.2g}，準確率變化 {100 * gains['2. original, merged']:+.1f} 個百分點；再量化一次（和小小的更新量相比，位準很粗）差 {apart['3. merged, 4 bits again']:.2g}，變化 {100 * gains['3. merged, 4 bits again']:+.1f} 個百分點。{'這個任務對兩者都不敏感；你的任務請自己量。' if min(gains.values()) > -0.02 else '這就是捨入誤差跟訓練時不一樣的代價。'}",
+    f"Only the first way gives the model that was trained ({apart['1. dense, merged']:.1e}). "
+    f"On the original weights, beside which the adapter has not learned, the logits differ by "
+    f"{apart['2. original, merged']:.2g} and the accuracy changes by {100 * gains['2. original, merged']:+.1f} points; "
+    f"in four bits again, where the levels are coarse for a small update, they differ by "
+    f"{apart['3. merged, 4 bits again']:.2g} and it changes by {100 * gains['3. merged, 4 bits again']:+.1f} points. "
+    f"{'This task forgives both; measure it on yours.' if min(gains.values()) > -0.02 else 'That is the price of another rounding error than the one trained with.'}",
+    f"只有第一種做法給出訓練過的那個模型（{apart['1. dense, merged']:.1e}）。用原本的權重（adapter 不是搭配它們學的）差 {apart['2. original, merged']:.2g}，準確率變化 "
+    f"{100 * gains['2. original, merged']:+.1f} 個百分點；再量化一次（和小小的更新量相比，位準很粗）差 {apart['3. merged, 4 bits again']:.2g}，變化 "
+    f"{100 * gains['3. merged, 4 bits again']:+.1f} 個百分點。"
+    f"{'這個任務對兩者都不敏感；你的任務請自己量。' if min(gains.values()) > -0.02 else '這就是捨入誤差跟訓練時不一樣的代價。'}",
 )
 
 # %% [markdown] lang="en"

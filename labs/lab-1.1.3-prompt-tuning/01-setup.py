@@ -98,7 +98,8 @@ lab.record("base_accuracy", max(accuracy(base, each).accuracy for each in tasks.
 lab.record("base_accuracy", accuracy(base, known).accuracy, variant="known_skill")
 best_words = max(score.accuracy for score in by_words.values())
 lab.say(
-    f"The best of {len(by_words)} prompts of real words gets {best_words:.0%} right. A model this small follows no instruction; large ones follow some.",
+    f"The best of {len(by_words)} prompts of real words gets {best_words:.0%} right. "
+    f"A model this small follows no instruction; large ones follow some.",
     f"{len(by_words)} 個用真正的字寫的提示，最好的答對 {best_words:.0%}。這麼小的模型聽不懂指示；大模型有時聽得懂。",
 )
 
@@ -178,9 +179,14 @@ lab.record("trained_share", with_table, variant="whole_table")
 # %%
 guess = lab.predict("llama_trained")
 lab.say(
-    f"""- A prompt of 20 trains **{counts["Llama-2-7B"]:,}** numbers in Llama-2-7B{"" if guess is None else f" (you guessed {guess:,.0f})"}; LoRA's number is {4_194_304 / counts["Llama-2-7B"]:.0f} times as large. The prompt of this lab has {settings.virtual_tokens} vectors: {share:.2%} of the base.
-- The formula is off by {wrong_by} in {len(settings.lengths)} models that were built. Counted as prefix tuning counts, with keys and values in every layer, it would be off by {as_prefix:,}.""",
-    f"""- 長度 20 的提示，在 Llama-2-7B 訓練 **{counts["Llama-2-7B"]:,}** 個數字{"" if guess is None else f"（你猜 {guess:,.0f}）"}；LoRA 是它的 {4_194_304 / counts["Llama-2-7B"]:.0f} 倍。這個實驗的提示有 {settings.virtual_tokens} 個向量：基礎模型的 {share:.2%}。
+    f"""- A prompt of 20 trains **{counts["Llama-2-7B"]:,}** numbers in \
+Llama-2-7B{"" if guess is None else f" (you guessed {guess:,.0f})"}; \
+LoRA's number is {4_194_304 / counts["Llama-2-7B"]:.0f} times as large. \
+The prompt of this lab has {settings.virtual_tokens} vectors: {share:.2%} of the base.
+- The formula is off by {wrong_by} in {len(settings.lengths)} models that were built. \
+Counted as prefix tuning counts, with keys and values in every layer, it would be off by {as_prefix:,}.""",
+    f"""- 長度 20 的提示，在 Llama-2-7B 訓練 **{counts["Llama-2-7B"]:,}** 個數字{"" if guess is None else f"（你猜 {guess:,.0f}）"}；\
+LoRA 是它的 {4_194_304 / counts["Llama-2-7B"]:.0f} 倍。這個實驗的提示有 {settings.virtual_tokens} 個向量：基礎模型的 {share:.2%}。
 - 公式在 {len(settings.lengths)} 個實際建出的模型上總共差 {wrong_by}。要是照 prefix tuning 的算法，每一層都有 key 與 value，就會差 {as_prefix:,}。""",
 )
 
@@ -358,11 +364,16 @@ def in_words(difference):
 
 
 lab.say(
-    f"""- Vectors of words do what the words do, up to {in_words(apart[None])} of the largest logit; with the text at its old positions it would be {apart["text_not_moved"]:.2g}.
-- Over {len(settings.seeds)} seeds and {settings.equal_steps} steps our losses and `peft`'s differ by at most {in_words(worst["own"][0])} nats, the logits at the end by {in_words(worst["own"][1])}. The control differs by {worst["text_not_moved"][0]:.2g} nats, and no error tells.
-- A batch padded on the left differs by {in_words(padded[None])} here, and by {padded["over_padding"]:.2g} where padding is counted: `generate` pads on the left.""",
+    f"""- Vectors of words do what the words do, up to {in_words(apart[None])} of the largest logit; \
+with the text at its old positions it would be {apart["text_not_moved"]:.2g}.
+- Over {len(settings.seeds)} seeds and {settings.equal_steps} steps our losses and `peft`'s differ by at most \
+{in_words(worst["own"][0])} nats, the logits at the end by {in_words(worst["own"][1])}. \
+The control differs by {worst["text_not_moved"][0]:.2g} nats, and no error tells.
+- A batch padded on the left differs by {in_words(padded[None])} here, and by {padded["over_padding"]:.2g} where \
+padding is counted: `generate` pads on the left.""",
     f"""- 字的向量做的事跟字一樣，最多差最大 logit 的 {in_words(apart[None])}；文字留在舊位置的話會差 {apart["text_not_moved"]:.2g}。
-- {len(settings.seeds)} 個種子、{settings.equal_steps} 步之中，我們的損失與 `peft` 最多差 {in_words(worst["own"][0])} nats，最後的 logits 差 {in_words(worst["own"][1])}。對照組差 {worst["text_not_moved"][0]:.2g} nats，而且不會有任何錯誤訊息。
+- {len(settings.seeds)} 個種子、{settings.equal_steps} 步之中，我們的損失與 `peft` 最多差 {in_words(worst["own"][0])} nats，最後的 logits \
+差 {in_words(worst["own"][1])}。對照組差 {worst["text_not_moved"][0]:.2g} nats，而且不會有任何錯誤訊息。
 - 左邊補齊的批次，在這裡差 {in_words(padded[None])}；把補齊也算進位置的話差 {padded["over_padding"]:.2g}：而 `generate` 正是補在左邊。""",
 )
 

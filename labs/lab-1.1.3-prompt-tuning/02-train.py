@@ -194,12 +194,23 @@ guess, guess_compose = lab.predict("relabel_vs_full"), lab.predict("compose_accu
 against = float(np.mean([relative(runs["relabel", seed].accuracy, seed) for seed in settings.seeds]))
 composed, facts = float(np.mean(by_seed("compose"))), float(np.mean(by_seed("new_facts")))
 lab.say(
-    f"""- {trained:,} of {whole:,} numbers ({trained / whole:.2%}) reach {against:.0%} of full fine-tuning on `relabel`{"" if guess is None else f" (you guessed {guess:.0%})"}, in {settings.relabel_steps} steps instead of {settings.relabel_full_steps}.
-- With the rate that suits LoRA, {settings.lora_rate:g} instead of {rate:g}, the same prompt gets {at_lora_rate:.0%}; always the same answer gets {constant["relabel"]:.0%}. Whoever stops there writes that the method is weak. A vector has to travel far, and each of its numbers moves at most by about the rate in a step of Adam.
-- On `compose` it gets {composed:.0%} in {settings.compose_steps} steps{"" if guess_compose is None else f" (you guessed {guess_compose:.0%})"}, on `new_facts` {facts:.0%} in {settings.facts_steps}.""",
-    f"""- {whole:,} 個數字中的 {trained:,} 個（{trained / whole:.2%}），在 `relabel` 達到全參數微調的 {against:.0%}{"" if guess is None else f"（你猜 {guess:.0%}）"}，用了 {settings.relabel_steps} 步，全參數微調是 {settings.relabel_full_steps} 步。
-- 用適合 LoRA 的學習率（{settings.lora_rate:g}，而不是 {rate:g}），同一個提示只有 {at_lora_rate:.0%}；永遠答同一個答案有 {constant["relabel"]:.0%}。在這裡停手的人，就會寫下「這個方法很弱」。向量要走很遠，而在 Adam 的一步裡，每個數字最多大約只移動一個學習率。
-- `compose` 在 {settings.compose_steps} 步之後是 {composed:.0%}{"" if guess_compose is None else f"（你猜 {guess_compose:.0%}）"}，`new_facts` 在 {settings.facts_steps} 步之後是 {facts:.0%}。""",
+    f"""- {trained:,} of {whole:,} numbers ({trained / whole:.2%}) reach {against:.0%} of full fine-tuning on \
+`relabel`{"" if guess is None else f" (you guessed {guess:.0%})"}, in {settings.relabel_steps} steps instead of \
+{settings.relabel_full_steps}.
+- With the rate that suits LoRA, {settings.lora_rate:g} instead of {rate:g}, the same prompt gets {at_lora_rate:.0%}; \
+always the same answer gets {constant["relabel"]:.0%}. Whoever stops there writes that the method is weak. \
+A vector has to travel far, and each of its numbers moves at most by about the rate in a step of Adam.
+- On `compose` it gets {composed:.0%} in {settings.compose_steps} \
+steps{"" if guess_compose is None else f" (you guessed {guess_compose:.0%})"}, on `new_facts` {facts:.0%} in \
+{settings.facts_steps}.""",
+    f"""- {whole:,} 個數字中的 {trained:,} 個（{trained / whole:.2%}），在 `relabel` 達到全參數微調的 \
+{against:.0%}{"" if guess is None else f"（你猜 {guess:.0%}）"}，用了 {settings.relabel_steps} 步，全參數微調是 \
+{settings.relabel_full_steps} 步。
+- 用適合 LoRA 的學習率（{settings.lora_rate:g}，而不是 {rate:g}），同一個提示只有 {at_lora_rate:.0%}；永遠答同一個答案有 {constant["relabel"]:.0%}。\
+在這裡停手的人，就會寫下「這個方法很弱」。向量要走很遠，而在 Adam 的一步裡，每個數字最多大約只移動一個學習率。
+- `compose` 在 {settings.compose_steps} 步之後是 \
+{composed:.0%}{"" if guess_compose is None else f"（你猜 {guess_compose:.0%}）"}，`new_facts` 在 {settings.facts_steps} \
+步之後是 {facts:.0%}。""",
 )
 
 # %%
@@ -254,10 +265,15 @@ lab.figure(
 ends = {name: float(np.mean(values[-10:])) for name, values in starts.items()}
 best, worst = min(ends, key=ends.get), max(ends, key=ends.get)
 lab.say(
-    f"""- After {settings.short_steps} steps the best start is `{best}` ({ends[best]:.2f} nats), the worst `{worst}` ({ends[worst]:.2f}); their accuracies are {short[best][1]:.0%} and {short[worst][1]:.0%}. One seed: do not take the order for a law.
-- From {settings.short_lengths[0]} to {settings.virtual_tokens} vectors the loss falls from {lengths[settings.short_lengths[0]]:.2f} to {lengths[settings.virtual_tokens]:.2f}.""",
-    f"""- {settings.short_steps} 步之後，最好的初始值是 `{best}`（{ends[best]:.2f} nats），最差的是 `{worst}`（{ends[worst]:.2f}）；準確率分別是 {short[best][1]:.0%} 與 {short[worst][1]:.0%}。只有一個種子：別把順序當成定律。
-- 從 {settings.short_lengths[0]} 個向量到 {settings.virtual_tokens} 個，損失從 {lengths[settings.short_lengths[0]]:.2f} 降到 {lengths[settings.virtual_tokens]:.2f}。""",
+    f"""- After {settings.short_steps} steps the best start is `{best}` ({ends[best]:.2f} nats), the worst `{worst}` \
+({ends[worst]:.2f}); their accuracies are {short[best][1]:.0%} and {short[worst][1]:.0%}. One seed: \
+do not take the order for a law.
+- From {settings.short_lengths[0]} to {settings.virtual_tokens} vectors the loss falls from \
+{lengths[settings.short_lengths[0]]:.2f} to {lengths[settings.virtual_tokens]:.2f}.""",
+    f"""- {settings.short_steps} 步之後，最好的初始值是 `{best}`（{ends[best]:.2f} nats），最差的是 `{worst}`（{ends[worst]:.2f}）；\
+準確率分別是 {short[best][1]:.0%} 與 {short[worst][1]:.0%}。只有一個種子：別把順序當成定律。
+- 從 {settings.short_lengths[0]} 個向量到 {settings.virtual_tokens} 個，損失從 {lengths[settings.short_lengths[0]]:.2f} 降到 \
+{lengths[settings.virtual_tokens]:.2f}。""",
 )
 
 # %% [markdown] lang="en"
@@ -326,7 +342,8 @@ lab.figure(
     "taught-and-untaught",
     figure,
     Text(
-        en="Training losses of the same letters with two taught answers and an untaught one, and of the untaught one with as many numbers inside the layers.",
+        en="Training losses of the same letters with two taught answers and an untaught one, and of the untaught one with as many "
+            "numbers inside the layers.",
         zh_tw="同樣的字母、兩個教過與一個沒教過的答案的訓練損失；以及沒教過的答案，改把同樣多的數字放在層裡面。",
     ),
 )
@@ -425,12 +442,19 @@ reached = ", ".join(f"{name} {at}" for name, at in quick.items())
 before_it = ", ".join(f"{unasked[name]:.0%}" for name in TAUGHT)
 with_it = ", ".join(f"{skilled[name]:.0%}" for name in TAUGHT)
 lab.say(
-    f"""- The same letters: what was taught is there for the asking. {", ".join(TAUGHT)}: {before_it} without a prompt, {with_it} with one. Rotating gets {skilled["rotated"]:.0%} in {settings.skill_steps} steps, and {patient_right:.0%} in {settings.patient_steps}.
-- As many numbers inside the layers reach {inside_right:.0%} of rotating in {settings.skill_steps} steps. {"So it is not their number: it is where they are." if inside_right > 0.5 > skilled["rotated"] else ""}
+    f"""- The same letters: what was taught is there for the asking. {", ".join(TAUGHT)}: \
+{before_it} without a prompt, {with_it} with one. Rotating gets {skilled["rotated"]:.0%} in {settings.skill_steps} \
+steps, and {patient_right:.0%} in {settings.patient_steps}.
+- As many numbers inside the layers reach {inside_right:.0%} of rotating in {settings.skill_steps} steps. \
+{"So it is not their number: it is where they are." if inside_right > 0.5 > skilled["rotated"] else ""}
 - The step at which the loss was first below 0.5 nats: {reached}.
-- In the first layer the ratios over the text moved by {moved["prompt"][0]:.1e}, in later ones by up to {later:.2g}; LoRA moved the first layer by {moved["LoRA"][0]:.2g}.
-- A prompt is quick at *choosing* what a model can do and slow at *teaching* it something else. "Cannot" would be too much: what later layers make of the vectors may be new, and patience found {"some" if patient_right > 0.1 else "none"} of it here.""",
-    f"""- 同樣的字母：教過的，一要就有。{"、".join(TAUGHT)}：不加提示 {before_it}，加了提示 {with_it}。輪轉在 {settings.skill_steps} 步之後是 {skilled["rotated"]:.0%}，{settings.patient_steps} 步之後是 {patient_right:.0%}。
+- In the first layer the ratios over the text moved by {moved["prompt"][0]:.1e}, in later ones by up to {later:.2g}; \
+LoRA moved the first layer by {moved["LoRA"][0]:.2g}.
+- A prompt is quick at *choosing* what a model can do and slow at *teaching* it something else. \
+"Cannot" would be too much: what later layers make of the vectors may be new, and patience found \
+{"some" if patient_right > 0.1 else "none"} of it here.""",
+    f"""- 同樣的字母：教過的，一要就有。{"、".join(TAUGHT)}：不加提示 {before_it}，加了提示 {with_it}。\
+輪轉在 {settings.skill_steps} 步之後是 {skilled["rotated"]:.0%}，{settings.patient_steps} 步之後是 {patient_right:.0%}。
 - 同樣多的數字放在層裡面，{settings.skill_steps} 步讓輪轉達到 {inside_right:.0%}。{"所以問題不在有多少數字，而在放在哪裡。" if inside_right > 0.5 > skilled["rotated"] else ""}
 - 損失第一次低於 0.5 nats，是在第幾步：{reached}。
 - 在第一層，文字內部的比例移動了 {moved["prompt"][0]:.1e}，後面的層最多 {later:.2g}；LoRA 把第一層移動了 {moved["LoRA"][0]:.2g}。

@@ -107,8 +107,14 @@ lab.record("mixed_difference", mixed_apart)
 lab.record("mixed_difference", wrong_apart, variant="swapped")
 guess = lab.predict("mixed_difference")
 lab.say(
-    f"{len(set(names))} prompts of {', '.join(str(len(prompt.vectors)) for prompt in prompts.values())} vectors in one batch of {settings.batch}: the logits differ by {mixed_apart:.1e}{'' if guess is None else f' (you guessed {guess:.1e})'}. With the prompts handed to the wrong rows it would be {wrong_apart:.2g}. No kernel was written for it: prompts are rows of inputs.",
-    f"{len(set(names))} 個提示，長度分別是 {'、'.join(str(len(prompt.vectors)) for prompt in prompts.values())} 個向量，放在 {settings.batch} 列的同一個批次：logits 差 {mixed_apart:.1e}{'' if guess is None else f'（你猜 {guess:.1e}）'}。提示給錯列的話，會差 {wrong_apart:.2g}。沒有為它寫任何 kernel：提示就是輸入的一部分。",
+    f"{len(set(names))} prompts of {', '.join(str(len(prompt.vectors)) for prompt in prompts.values())} vectors in one "
+    f"batch of {settings.batch}: the logits differ by "
+    f"{mixed_apart:.1e}{'' if guess is None else f' (you guessed {guess:.1e})'}. "
+    f"With the prompts handed to the wrong rows it would be {wrong_apart:.2g}. No kernel was written for it: "
+    f"prompts are rows of inputs.",
+    f"{len(set(names))} 個提示，長度分別是 {'、'.join(str(len(prompt.vectors)) for prompt in prompts.values())} 個向量，放在 "
+    f"{settings.batch} 列的同一個批次：logits 差 {mixed_apart:.1e}{'' if guess is None else f'（你猜 {guess:.1e}）'}。"
+    f"提示給錯列的話，會差 {wrong_apart:.2g}。沒有為它寫任何 kernel：提示就是輸入的一部分。",
 )
 
 # %% [markdown] lang="en"
@@ -160,7 +166,9 @@ times = timed(
 )
 ratio = times["prompt"].median / times["base"].median
 lab.say(
-    f"""- One new token after {len(text)} tokens of text: {bill[0]:,} FLOPs; with {virtual} vectors before them {bill[virtual]:,}, {bill[virtual] / bill[0] - 1:.1%} more. The formula is off by {off}.
+    f"""- One new token after {len(text)} tokens of text: {bill[0]:,} FLOPs; \
+with {virtual} vectors before them {bill[virtual]:,}, {bill[virtual] / bill[0] - 1:.1%} more. \
+The formula is off by {off}.
 - Before the first token the prompt is read like {virtual} more tokens of text: {(len(text) + virtual) / len(text):.1f} times as many here.
 - Measured, {settings.answer_tokens} tokens take {ratio:.2f} times as long as without a prompt (reported, not gated).""",
     f"""- {len(text)} 個 token 的文字之後，一個新 token 要 {bill[0]:,} FLOPs；前面多了 {virtual} 個向量則是 {bill[virtual]:,}，多 {bill[virtual] / bill[0] - 1:.1%}。公式差 {off}。
@@ -224,7 +232,8 @@ lab.table(
 lab.say(
     f"""- At home a prompt is right in at least {home:.0%}, on the others' tasks in at most {away:.0%}.
 - Rows with prompts of their own do not disturb each other ({mixed_apart:.1e}).
-- The price is paid with every request, in positions and in attention: {bill[virtual] / bill[0] - 1:.1%} more FLOPs for a token here, less in a wider model, more than that for reading.
+- The price is paid with every request, in positions and in attention: \
+{bill[virtual] / bill[0] - 1:.1%} more FLOPs for a token here, less in a wider model, more than that for reading.
 - The nearest words get {by_words:.0%}. The vectors are {lengths:.1f} times as long as words: they stand where no word is.""",
     f"""- 在自己的任務上，提示至少答對 {home:.0%}；在別人的任務上最多 {away:.0%}。
 - 各列有自己的提示，不會互相干擾（{mixed_apart:.1e}）。

@@ -165,9 +165,16 @@ lab.record("new_words_said", max(said_tied), variant="tied")
 # %%
 guess = lab.predict("said_when_tied")
 lab.say(
-    f"""- The plain model has {new} words and {count_parameters(plain).total - count_parameters(base).total:,} numbers more ({vocabulary * base.config.hidden_size:,} of them because the head now has a table of its own). Its logits differ by {max(exported):.1e} from those of the model with the prompt; with the nearest words of the old vocabulary they would by {min(by_words):.2g}.
-- A new word scores highest at {said} places. With the vectors in the head it would at {max(said_tied):.0%} of them{"" if guess is None else f" (you guessed {guess:.0f}%)"}: long vectors score high with everything that points their way.""",
-    f"""- 這個普通的模型多了 {new} 個字、{count_parameters(plain).total - count_parameters(base).total:,} 個數字（其中 {vocabulary * base.config.hidden_size:,} 個，是因為輸出層現在有自己的表）。它的 logits 與帶著提示的模型差 {max(exported):.1e}；用舊詞彙裡最近的字，則會差 {min(by_words):.2g}。
+    f"""- The plain model has {new} words and {count_parameters(plain).total - count_parameters(base).total:,} numbers more \
+({vocabulary * base.config.hidden_size:,} of them because the head now has a table of its own). \
+Its logits differ by {max(exported):.1e} from those of the model with the prompt; \
+with the nearest words of the old vocabulary they would by {min(by_words):.2g}.
+- A new word scores highest at {said} places. With the vectors in the head it would at {max(said_tied):.0%} of \
+them{"" if guess is None else f" (you guessed {guess:.0f}%)"}: long vectors score high with everything that points \
+their way.""",
+    f"""- 這個普通的模型多了 {new} 個字、{count_parameters(plain).total - count_parameters(base).total:,} 個數字（其中 \
+{vocabulary * base.config.hidden_size:,} 個，是因為輸出層現在有自己的表）。它的 logits 與帶著提示的模型差 {max(exported):.1e}；\
+用舊詞彙裡最近的字，則會差 {min(by_words):.2g}。
 - 新字得分最高的位置有 {said} 個。輸出層放了這些向量的話，會有 {max(said_tied):.0%} 的位置{"" if guess is None else f"（你猜 {guess:.0f}%）"}：向量很長，凡是朝著它的方向，分數都高。""",
 )
 
@@ -259,7 +266,8 @@ else:
 
 # %%
 lab.say(
-    f"""- The file of a prompt has {max(held.values()) / 1e3:.1f} KB, and `peft` reads it and writes it (largest difference {max(value for (_, way), value in through.items() if way != "the other prompt"):.1e}).
+    f"""- The file of a prompt has {max(held.values()) / 1e3:.1f} KB, and `peft` reads it and writes it (largest difference \
+{max(value for (_, way), value in through.items() if way != "the other prompt"):.1e}).
 - As {new} new words the prompts need nothing of a server that a plain model does not need, and requests with different prompts can share a batch.
 - What is served is what was trained: {max(exported):.1e} of the largest logit.""",
     f"""- 一個提示的檔案有 {max(held.values()) / 1e3:.1f} KB，`peft` 讀得懂，也寫得回來（最大差異 {max(value for (_, way), value in through.items() if way != "the other prompt"):.1e}）。

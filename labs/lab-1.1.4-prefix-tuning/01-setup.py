@@ -126,7 +126,9 @@ lab.table(
 # %%
 lab.say(
     f"""The memory of a text *is* the text: the logits differ by {max(differences):.1e} of the largest one from those of a model that reads all of it.
-One thing must be right besides: the positions. A Llama rotates each key by its position before it keeps it, so the question has to stand behind the memory. If it begins at position 0 again, the logits are off by {min(from_zero):.2g} at least, and nothing complains.""",
+One thing must be right besides: the positions. A Llama rotates each key by its position before it keeps it, so the \
+question has to stand behind the memory. If it begins at position 0 again, the logits are off by {min(from_zero):.2g} \
+at least, and nothing complains.""",
     f"""一段文字的記憶*就是*那段文字：跟把全文讀完的模型相比，logits 只差最大值的 {max(differences):.1e}。
 除此之外還有一件事要對：位置。Llama 在留下 key 之前，會依位置旋轉它，所以題目必須排在記憶後面。如果位置又從 0 開始，logits 至少差 {min(from_zero):.2g}，而且不會有任何錯誤訊息。""",
 )
@@ -134,12 +136,12 @@ One thing must be right besides: the positions. A Llama rotates each key by its 
 # %% [markdown] lang="en"
 # ## Numbers that no text has
 #
-# Nobody says that the numbers in the memory must come from a text. Make them parameters, freeze everything else, and train them. That is prefix tuning (Li and Liang, [2101.00190](https://arxiv.org/abs/2101.00190), section 4). A prompt as in prompt tuning (Lester et al., [2104.08691](https://arxiv.org/abs/2104.08691)) is read by the first layer, and the layers make keys and values of it; a prefix is written into every layer directly.
+# Nobody says that the numbers in the memory must come from a text. Make them parameters, freeze everything else, and train them. That is prefix tuning (Li and Liang, [2101.00190](https://arxiv.org/abs/2101.00190)). A prompt as in prompt tuning (Lester et al., [2104.08691](https://arxiv.org/abs/2104.08691)) is read by the first layer, and the layers make keys and values of it; a prefix is written into every layer directly.
 
 # %% [markdown] lang="zh-TW"
 # ## 沒有任何文字寫得出來的數字
 #
-# 誰說記憶裡的數字一定要來自文字？把它們當成參數，其他全部凍結，拿去訓練。這就是 prefix tuning（Li 與 Liang，[2101.00190](https://arxiv.org/abs/2101.00190)，第 4 節）。Prompt tuning（Lester 等人，[2104.08691](https://arxiv.org/abs/2104.08691)）的 prompt 由第一層讀進去，再由各層算成 key 與 value；prefix 則是直接寫進每一層。
+# 誰說記憶裡的數字一定要來自文字？把它們當成參數，其他全部凍結，拿去訓練。這就是 prefix tuning（Li 與 Liang，[2101.00190](https://arxiv.org/abs/2101.00190)）。Prompt tuning（Lester 等人，[2104.08691](https://arxiv.org/abs/2104.08691)）的 prompt 由第一層讀進去，再由各層算成 key 與 value；prefix 則是直接寫進每一層。
 
 # %%
 lab.source(rows_to_entries)
@@ -229,9 +231,13 @@ lab.table(
 guess = lab.predict("stored_70b")
 whole, seventy, by_hidden = counts["Llama-2-70B"]
 lab.say(
-    f"""Llama-2-70B keeps **{seventy:,}** numbers{"" if guess is None else f" (you guessed {guess:,.0f})"}, fewer than the {counts["Llama-2-7B"][1]:,} of 7B: heads that share their keys have a small memory. By the hidden size it would be {by_hidden:,}.
-In the model of this run the heads together are wider than the hidden size ({shape.width} and {base.config.hidden_size}), so even without shared keys the hidden size gives a wrong number.""",
-    f"""Llama-2-70B 要存 **{seventy:,}** 個數字{"" if guess is None else f"（你猜 {guess:,.0f}）"}，比 7B 的 {counts["Llama-2-7B"][1]:,} 個還少：head 共用 key，記憶就小。用 hidden size 來算會得到 {by_hidden:,}。
+    f"""Llama-2-70B keeps **{seventy:,}** numbers{"" if guess is None else f" (you guessed {guess:,.0f})"}, fewer than the \
+{counts["Llama-2-7B"][1]:,} of 7B: heads that share their keys have a small memory. \
+By the hidden size it would be {by_hidden:,}.
+In the model of this run the heads together are wider than the hidden size ({shape.width} and \
+{base.config.hidden_size}), so even without shared keys the hidden size gives a wrong number.""",
+    f"""Llama-2-70B 要存 **{seventy:,}** 個數字{"" if guess is None else f"（你猜 {guess:,.0f}）"}，比 7B 的 {counts["Llama-2-7B"][1]:,} \
+個還少：head 共用 key，記憶就小。用 hidden size 來算會得到 {by_hidden:,}。
 這次執行的模型，所有 head 合起來比 hidden size 還寬（{shape.width} 與 {base.config.hidden_size}），所以就算沒有共用 key，用 hidden size 算也是錯的。""",
 )
 
@@ -249,10 +255,10 @@ In the model of this run the heads together are wider than the hidden size ({sha
 # $$\lambda = \frac{v}{v + \sum_{j} e^{s_j}},\qquad \text{attention} = (1-\lambda)\,\text{attention}_{\text{text}} + \lambda\cdot 0$$
 
 # %% [markdown] lang="en"
-# For any prefix the numerator is the sum of $e^{\text{score}}$ over its keys, and the last term is the attention over the prefix: a prefix is a second attention, mixed in by a gate (He et al., [2110.04366](https://arxiv.org/abs/2110.04366), section 3.1). The share is computed from the scores of the base, and measured by how much shorter the output of each head has become.
+# For any prefix the numerator is the sum of $e^{\text{score}}$ over its keys, and the last term is the attention over the prefix: a prefix is a second attention, mixed in by a gate (He et al., [2110.04366](https://arxiv.org/abs/2110.04366)). The share is computed from the scores of the base, and measured by how much shorter the output of each head has become.
 
 # %% [markdown] lang="zh-TW"
-# 一般的 prefix，分子是對它的 key 的 $e^{\text{score}}$ 總和，最後一項則是對 prefix 的注意力：prefix 就是另一份注意力，由一個閘門混進來（He 等人，[2110.04366](https://arxiv.org/abs/2110.04366)，第 3.1 節）。這個比例可以由基礎模型的分數算出來，也可以量出來：看每個 head 的輸出縮短了多少。
+# 一般的 prefix，分子是對它的 key 的 $e^{\text{score}}$ 總和，最後一項則是對 prefix 的注意力：prefix 就是另一份注意力，由一個閘門混進來（He 等人，[2110.04366](https://arxiv.org/abs/2110.04366)）。這個比例可以由基礎模型的分數算出來，也可以量出來：看每個 head 的輸出縮短了多少。
 
 # %%
 lab.source(prefix_share)
@@ -305,11 +311,24 @@ moved = distance(logits_of(zeros(eight), asked), logits_of(base, asked))
 left = {name: values[lengths.index(eight)] for name, values in over_length.items() if name != "share"}
 at_most = {name: values[-1] for name, values in over_length.items() if name != "share"}
 lab.say(
-    f"""Eight zeros take **{share:.0%}** of the first layer's attention on average{"" if guess is None else f" (you guessed {guess:.0%})"}, between {measured.min():.1%} and {measured.max():.1%} by head and place. The formula is right to {(measured - formula).abs().max():.1e}. Whoever only counts tokens, 8 of 8 + n, is off by up to {(measured - by_length).abs().max():.2f}: what matters is how much the query thinks of the text.
-So zeros are no no-op: they move the logits by {moved:.2g} of the largest one. Whether answers show it is another question. With eight of them the skills stand at {", ".join(f"{value:.0%} ({name}, before {untouched[name]:.0%})" for name, value in left.items())}; with {lengths[-1]}, where they take {over_length["share"][-1]:.0%}, at {", ".join(f"{value:.0%} ({name})" for name, value in at_most.items())}.
+    f"""Eight zeros take **{share:.0%}** of the first layer's attention on \
+average{"" if guess is None else f" (you guessed {guess:.0%})"}, between {measured.min():.1%} and \
+{measured.max():.1%} by head and place. The formula is right to {(measured - formula).abs().max():.1e}. \
+Whoever only counts tokens, 8 of 8 + n, is off by up to {(measured - by_length).abs().max():.2f}: \
+what matters is how much the query thinks of the text.
+So zeros are no no-op: they move the logits by {moved:.2g} of the largest one. \
+Whether answers show it is another question. With eight of them the skills stand at \
+{", ".join(f"{value:.0%} ({name}, before {untouched[name]:.0%})" for name, value in left.items())}; \
+with {lengths[-1]}, where they take {over_length["share"][-1]:.0%}, at \
+{", ".join(f"{value:.0%} ({name})" for name, value in at_most.items())}.
 To start from exactly the base one would need keys that no query looks at, and queries differ too much for a key that all of them dislike alike.""",
-    f"""八個零平均分走第一層 **{share:.0%}** 的注意力{"" if guess is None else f"（你猜 {guess:.0%}）"}，依 head 與位置不同，從 {measured.min():.1%} 到 {measured.max():.1%}。公式的誤差在 {(measured - formula).abs().max():.1e} 以內。只數 token、算成 8／(8 + n) 的人，最多會差 {(measured - by_length).abs().max():.2f}：重要的是 query 對文字的分數有多高。
-所以零不是 no-op：它讓 logits 移動了最大值的 {moved:.2g}。答案看不看得出來，是另一回事。放了八個之後，技能剩下 {"、".join(f"{name} {value:.0%}（原本 {untouched[name]:.0%}）" for name, value in left.items())}；放了 {lengths[-1]} 個，分走 {over_length["share"][-1]:.0%} 之後，是 {"、".join(f"{name} {value:.0%}" for name, value in at_most.items())}。
+    f"""八個零平均分走第一層 **{share:.0%}** 的注意力{"" if guess is None else f"（你猜 {guess:.0%}）"}，依 head 與位置不同，從 {measured.min():.1%} 到 \
+{measured.max():.1%}。公式的誤差在 {(measured - formula).abs().max():.1e} 以內。\
+只數 token、算成 8／(8 + n) 的人，最多會差 {(measured - by_length).abs().max():.2f}：重要的是 query 對文字的分數有多高。
+所以零不是 no-op：它讓 logits 移動了最大值的 {moved:.2g}。答案看不看得出來，是另一回事。放了八個之後，技能剩下 \
+{"、".join(f"{name} {value:.0%}（原本 {untouched[name]:.0%}）" for name, value in left.items())}；\
+放了 {lengths[-1]} 個，分走 {over_length["share"][-1]:.0%} 之後，是 \
+{"、".join(f"{name} {value:.0%}" for name, value in at_most.items())}。
 要完全從基礎模型出發，就需要沒有任何 query 會看的 key；但 query 彼此差太多，找不到大家都同樣不喜歡的 key。""",
 )
 
@@ -361,7 +380,8 @@ lab.figure(
     "own-and-peft",
     beside_peft(losses[settings.seeds[0]]),
     Text(
-        en="Left: losses of our prefix, of peft's, and of ours with values before keys. Right: their distance from peft's, with and without the encoder.",
+        en="Left: losses of our prefix, of peft's, and of ours with values before keys. Right: "
+            "their distance from peft's, with and without the encoder.",
         zh_tw="左：我們的 prefix、peft 的 prefix，以及 key 與 value 互換的版本各自的損失。右：它們與 peft 的距離，有編碼器與沒有編碼器。",
     ),
 )
@@ -376,8 +396,10 @@ lab.figure(
 worst = [max(found[place].loss for found in apart.values()) for place in range(3)]
 lab.say(
     f"""- The memory of a text stands for the text ({max(differences):.1e}), if the positions go on behind it.
-- {prefix_parameter_count(shape, chosen)[0]:,} numbers are stored for {chosen.virtual_tokens} virtual tokens in the model of this run. Eight zeros take {share:.0%} of the first layer's attention.
-- Ours and `peft`'s differ by {worst[0]:.1e} nats at most over {settings.equal_steps} steps without the encoder, {worst[1]:.1e} with it; with values before keys by {worst[2]:.2g}.""",
+- {prefix_parameter_count(shape, chosen)[0]:,} numbers are stored for {chosen.virtual_tokens} virtual tokens in the \
+model of this run. Eight zeros take {share:.0%} of the first layer's attention.
+- Ours and `peft`'s differ by {worst[0]:.1e} nats at most over {settings.equal_steps} steps without the encoder, \
+{worst[1]:.1e} with it; with values before keys by {worst[2]:.2g}.""",
     f"""- 一段文字的記憶可以代替那段文字（{max(differences):.1e}），只要位置接在它後面。
 - 這次執行的模型，{chosen.virtual_tokens} 個虛擬 token 要存 {prefix_parameter_count(shape, chosen)[0]:,} 個數字。八個零分走第一層 {share:.0%} 的注意力。
 - {settings.equal_steps} 步之內，我們與 `peft` 的損失：沒有編碼器最多差 {worst[0]:.1e} nats，有編碼器差 {worst[1]:.1e}；key 與 value 互換則差 {worst[2]:.2g}。""",

@@ -92,12 +92,12 @@ def fresh(way, seed):
 # %% [markdown] lang="en"
 # ## One network for all numbers
 #
-# The paper trains no row directly: to do so was unstable there, and ended a little worse (section 4.3). It trains a small table and a network that makes the rows out of it, and throws both away in the end. All rows share the network, so one step moves all of them together. What is left at the end?
+# The paper trains no row directly: to do so was unstable there, and ended a little worse. It trains a small table and a network that makes the rows out of it, and throws both away in the end. All rows share the network, so one step moves all of them together. What is left at the end?
 
 # %% [markdown] lang="zh-TW"
 # ## 用一個網路寫出所有數字
 #
-# 論文並不直接訓練那些數字：那樣做在論文裡不穩定，結果也略差（第 4.3 節）。它訓練一張小表，和一個把表變成數字的網路，最後兩個都丟掉。所有數字共用這個網路，所以走一步，大家一起動。最後留下的是什麼？
+# 論文並不直接訓練那些數字：那樣做在論文裡不穩定，結果也略差。它訓練一張小表，和一個把表變成數字的網路，最後兩個都丟掉。所有數字共用這個網路，所以走一步，大家一起動。最後留下的是什麼？
 
 # %%
 lab.source(EncodedPrefix)
@@ -264,12 +264,26 @@ said = {name: "" if value is None else f" (you guessed {value:.0%})" for name, v
 said_zh = {name: "" if value is None else f"（你猜 {value:.0%}）" for name, value in guesses.items()}
 gap = mean["relabel", "prefix, encoded"] - runs["relabel", first_seed].accuracy
 lab.say(
-    f"""On `relabel` a prefix reaches {mean["relabel", "prefix"]:.1%}{said["prefix_accuracy"]}, a prompt of the same length {mean["relabel", "prompt"]:.1%}{said["prompt_accuracy"]}, full fine-tuning {mean["relabel", "full"]:.1%}. The prefix trains {trained_numbers["prefix"] / trained_numbers["prompt"]:.0f} times as many numbers as the prompt: of each virtual token, keys and values for {shape.layers} layers instead of one vector.
-At full fine-tuning's rate the same prefix has {full_rate.accuracy:.1%}: its numbers begin at size 1, and {steps["relabel"]} steps of {settings.full_rate:g} move none by more than about {steps["relabel"] * settings.full_rate:.1f}.
-With the network in front, and one seed, it reaches {mean["relabel", "prefix, encoded"]:.1%}: {abs(gap):.1%} {"more" if gap > 0 else "less"} than without, with {trained_numbers["prefix, encoded"] / trained_numbers["prefix"]:.1f} times the numbers trained. {"What the paper saw is seen here too." if gap > 0.05 else "The paper's reason for it, that training without it is unstable, does not show on this model and task: an easier task, Adam, and a rate that was searched for each of the two."}""",
-    f"""在 `relabel` 上，prefix 達到 {mean["relabel", "prefix"]:.1%}{said_zh["prefix_accuracy"]}，同樣長度的 prompt 是 {mean["relabel", "prompt"]:.1%}{said_zh["prompt_accuracy"]}，全參數微調 {mean["relabel", "full"]:.1%}。prefix 訓練的數字是 prompt 的 {trained_numbers["prefix"] / trained_numbers["prompt"]:.0f} 倍：每個虛擬 token 是 {shape.layers} 層的 key 與 value，而不是一個向量。
-用全參數微調的學習率，同一個 prefix 只有 {full_rate.accuracy:.1%}：它的數字一開始大約是 1，而 {steps["relabel"]} 步、每步 {settings.full_rate:g}，誰都移動不了 {steps["relabel"] * settings.full_rate:.1f} 左右以上。
-前面加上網路之後（一個種子）達到 {mean["relabel", "prefix, encoded"]:.1%}：比沒有網路{"多" if gap > 0 else "少"}了 {abs(gap):.1%}，訓練的數字是 {trained_numbers["prefix, encoded"] / trained_numbers["prefix"]:.1f} 倍。{"論文看到的，這裡也看到了。" if gap > 0.05 else "論文用它的理由是不用就不穩定，這在這個模型、這個任務上看不出來：任務比較簡單，用的是 Adam，而且兩邊的學習率都各自找過。"}""",
+    f"""On `relabel` a prefix reaches {mean["relabel", "prefix"]:.1%}{said["prefix_accuracy"]}, a prompt of the same length \
+{mean["relabel", "prompt"]:.1%}{said["prompt_accuracy"]}, full fine-tuning {mean["relabel", "full"]:.1%}. \
+The prefix trains {trained_numbers["prefix"] / trained_numbers["prompt"]:.0f} times as many numbers as the prompt: \
+of each virtual token, keys and values for {shape.layers} layers instead of one vector.
+At full fine-tuning's rate the same prefix has {full_rate.accuracy:.1%}: \
+its numbers begin at size 1, and {steps["relabel"]} steps of {settings.full_rate:g} move none by more than about \
+{steps["relabel"] * settings.full_rate:.1f}.
+With the network in front, and one seed, it reaches {mean["relabel", "prefix, encoded"]:.1%}: \
+{abs(gap):.1%} {"more" if gap > 0 else "less"} than without, with \
+{trained_numbers["prefix, encoded"] / trained_numbers["prefix"]:.1f} times the numbers trained. \
+{"What the paper saw is seen here too." if gap > 0.05 else "The paper's reason for it, that training without it is unstable, does not show on this model and task: an easier task, Adam, and a rate that was searched for each of the two."}""",
+    f"""在 `relabel` 上，prefix 達到 {mean["relabel", "prefix"]:.1%}{said_zh["prefix_accuracy"]}，同樣長度的 prompt 是 \
+{mean["relabel", "prompt"]:.1%}{said_zh["prompt_accuracy"]}，全參數微調 {mean["relabel", "full"]:.1%}。\
+prefix 訓練的數字是 prompt 的 {trained_numbers["prefix"] / trained_numbers["prompt"]:.0f} 倍：每個虛擬 token 是 {shape.layers} 層的 \
+key 與 value，而不是一個向量。
+用全參數微調的學習率，同一個 prefix 只有 {full_rate.accuracy:.1%}：它的數字一開始大約是 1，而 {steps["relabel"]} 步、每步 {settings.full_rate:g}，\
+誰都移動不了 {steps["relabel"] * settings.full_rate:.1f} 左右以上。
+前面加上網路之後（一個種子）達到 {mean["relabel", "prefix, encoded"]:.1%}：比沒有網路{"多" if gap > 0 else "少"}了 {abs(gap):.1%}，訓練的數字是 \
+{trained_numbers["prefix, encoded"] / trained_numbers["prefix"]:.1f} 倍。\
+{"論文看到的，這裡也看到了。" if gap > 0.05 else "論文用它的理由是不用就不穩定，這在這個模型、這個任務上看不出來：任務比較簡單，用的是 Adam，而且兩邊的學習率都各自找過。"}""",
 )
 
 # %% [markdown] lang="en"
@@ -310,8 +324,12 @@ lab.table(
 sizes = {name: rows.square().mean().sqrt().item() for name, rows in rows_of.items()}
 sizes["trained"] = trained_models["relabel"].prefix.rows.detach().square().mean().sqrt().item()
 lab.say(
-    f"Of the three, `{max(starts, key=lambda name: starts[name][3])}` is best after {settings.search_steps} steps, and `{min(starts, key=lambda name: starts[name][0])}` has the lowest loss at the first. Root mean square of the numbers: random {sizes['random']:.2f}, text {sizes['text']:.2f}, after training {sizes['trained']:.2f}.",
-    f"三者之中，{settings.search_steps} 步之後最好的是 `{max(starts, key=lambda name: starts[name][3])}`，第一步損失最低的是 `{min(starts, key=lambda name: starts[name][0])}`。數字的均方根：亂數 {sizes['random']:.2f}，文字 {sizes['text']:.2f}，訓練之後 {sizes['trained']:.2f}。",
+    f"Of the three, `{max(starts, key=lambda name: starts[name][3])}` is best after {settings.search_steps} steps, and "
+    f"`{min(starts, key=lambda name: starts[name][0])}` has the lowest loss at the first. Root mean square of the numbers: "
+    f"random {sizes['random']:.2f}, text {sizes['text']:.2f}, after training {sizes['trained']:.2f}.",
+    f"三者之中，{settings.search_steps} 步之後最好的是 `{max(starts, key=lambda name: starts[name][3])}`，第一步損失最低的是 "
+    f"`{min(starts, key=lambda name: starts[name][0])}`。數字的均方根：亂數 {sizes['random']:.2f}，文字 {sizes['text']:.2f}，訓練之後 "
+    f"{sizes['trained']:.2f}。",
 )
 
 # %% [markdown] lang="en"
@@ -373,11 +391,19 @@ lab.table(
 )
 mean_compose = float(np.mean(right["compose", "prefix"]))
 lab.say(
-    f"""After {steps["compose"]} steps full fine-tuning has {of_full.accuracy:.1%} of `compose`, the prefix {mean_compose:.1%}, at the better of the rates that were searched.
-In the first layer the prefix has changed the proportions by {by_prefix[0]:.1e}, that is, by nothing; full fine-tuning by {by_full[0]:.2f}. In the layers above it is {", ".join(f"{float(value):.2f}" for value in by_prefix[1:])} and {", ".join(f"{float(value):.2f}" for value in by_full[1:])}: there the prefix reaches the patterns too, by way of what it adds below.
-So it is no proof that `compose` is impossible; it says where the method is bound. `relabel` needs a known judgement and another word for it: something added is enough.""",
+    f"""After {steps["compose"]} steps full fine-tuning has {of_full.accuracy:.1%} of `compose`, the prefix \
+{mean_compose:.1%}, at the better of the rates that were searched.
+In the first layer the prefix has changed the proportions by {by_prefix[0]:.1e}, that is, by nothing; \
+full fine-tuning by {by_full[0]:.2f}. In the layers above it is \
+{", ".join(f"{float(value):.2f}" for value in by_prefix[1:])} and \
+{", ".join(f"{float(value):.2f}" for value in by_full[1:])}: there the prefix reaches the patterns too, by way of \
+what it adds below.
+So it is no proof that `compose` is impossible; it says where the method is bound. \
+`relabel` needs a known judgement and another word for it: something added is enough.""",
     f"""{steps["compose"]} 步之後，全參數微調在 `compose` 答對 {of_full.accuracy:.1%}，prefix 答對 {mean_compose:.1%}，用的是搜尋過的學習率裡較好的。
-在第一層，prefix 讓比例改變了 {by_prefix[0]:.1e}，也就是沒有改變；全參數微調改變了 {by_full[0]:.2f}。上面的層分別是 {"、".join(f"{float(value):.2f}" for value in by_prefix[1:])} 與 {"、".join(f"{float(value):.2f}" for value in by_full[1:])}：在那裡，prefix 靠著下面加進去的東西，也能影響比例。
+在第一層，prefix 讓比例改變了 {by_prefix[0]:.1e}，也就是沒有改變；全參數微調改變了 {by_full[0]:.2f}。\
+上面的層分別是 {"、".join(f"{float(value):.2f}" for value in by_prefix[1:])} 與 \
+{"、".join(f"{float(value):.2f}" for value in by_full[1:])}：在那裡，prefix 靠著下面加進去的東西，也能影響比例。
 所以這並不證明 `compose` 不可能，只說明這個方法被綁住的地方。`relabel` 需要的是一個已知的判斷，加上另一個說法：加點東西就夠了。""",
 )
 
@@ -432,13 +458,20 @@ lab.table([tr("column", "欄位"), tr("value", "值")], [(key, f"{value:,.4g}" i
 
 # %%
 lab.say(
-    f"""- {row["trained"]:,} numbers ({row["trained"] / row["total"]:.2%} of the base) reach {mean["relabel", "prefix"]:.1%} on `relabel`, {mean["compose", "prefix"]:.1%} on `compose` and {mean["new_facts", "prefix"]:.1%} on `new_facts`. Of {len(frozen)} tensors of the base {changed} changed; without freezing {changed_by_mistake} after two steps.
+    f"""- {row["trained"]:,} numbers ({row["trained"] / row["total"]:.2%} of the base) reach {mean["relabel", "prefix"]:.1%} \
+on `relabel`, {mean["compose", "prefix"]:.1%} on `compose` and {mean["new_facts", "prefix"]:.1%} on `new_facts`. \
+Of {len(frozen)} tensors of the base {changed} changed; without freezing {changed_by_mistake} after two steps.
 - The best rate of the small search: {", ".join(f"{rate:g} ({way})" for way, rate in best.items())}.
-- On `relabel` the trained prefix gets {shares["relabel"].mean():.0%} of all attention, zeros {shares["zeros"].mean():.0%}, a text {shares["text"].mean():.0%}; in one head up to {shares["relabel"].max():.0%}.
-- Afterwards the skills of pretraining stand at {average["relabel"]:.0%} on average, after full fine-tuning at {average["relabel, full"]:.0%}. The prefix's forgetting ends when the cache is emptied.""",
-    f"""- {row["trained"]:,} 個數字（基礎模型的 {row["trained"] / row["total"]:.2%}）在 `relabel` 達到 {mean["relabel", "prefix"]:.1%}，`compose` {mean["compose", "prefix"]:.1%}，`new_facts` {mean["new_facts", "prefix"]:.1%}。基礎模型的 {len(frozen)} 個張量中有 {changed} 個改變；沒有凍結的話，兩步之後就有 {changed_by_mistake} 個。
+- On `relabel` the trained prefix gets {shares["relabel"].mean():.0%} of all attention, zeros \
+{shares["zeros"].mean():.0%}, a text {shares["text"].mean():.0%}; in one head up to {shares["relabel"].max():.0%}.
+- Afterwards the skills of pretraining stand at {average["relabel"]:.0%} on average, after full fine-tuning at \
+{average["relabel, full"]:.0%}. The prefix's forgetting ends when the cache is emptied.""",
+    f"""- {row["trained"]:,} 個數字（基礎模型的 {row["trained"] / row["total"]:.2%}）在 `relabel` 達到 {mean["relabel", "prefix"]:.1%}，\
+`compose` {mean["compose", "prefix"]:.1%}，`new_facts` {mean["new_facts", "prefix"]:.1%}。\
+基礎模型的 {len(frozen)} 個張量中有 {changed} 個改變；沒有凍結的話，兩步之後就有 {changed_by_mistake} 個。
 - 小搜尋裡最好的學習率：{"、".join(f"{way} 是 {rate:g}" for way, rate in best.items())}。
-- 在 `relabel` 上，訓練好的 prefix 分到所有注意力的 {shares["relabel"].mean():.0%}，零 {shares["zeros"].mean():.0%}，文字 {shares["text"].mean():.0%}；單一個 head 最高 {shares["relabel"].max():.0%}。
+- 在 `relabel` 上，訓練好的 prefix 分到所有注意力的 {shares["relabel"].mean():.0%}，零 {shares["zeros"].mean():.0%}，文字 \
+{shares["text"].mean():.0%}；單一個 head 最高 {shares["relabel"].max():.0%}。
 - 訓練之後，預訓練的技能平均剩 {average["relabel"]:.0%}，全參數微調之後是 {average["relabel, full"]:.0%}。prefix 造成的遺忘，清空快取就結束了。""",
 )
 

@@ -241,10 +241,17 @@ alone_right = over_part[-1]
 enough = next(left for left, value in zip(parts, over_part, strict=True) if value >= 0.9 * alone_right)
 worst = min(beside, key=beside.get)
 lab.say(
-    f"""Alone the memory of `relabel` is right in {alone_right:.1%}. Beside a text it is {beside_text:.1%}{"" if guess is None else f" (you guessed {guess:.0%})"}; the worst neighbour is `{worst[0]}`: {beside[worst]:.1%}.
-Before or behind makes no difference ({max(by_order):.1e}): attention sums over a *set*. The order of a text is in the rotation of its keys, and numbers that are read as they are have no place but the one that was written into them.
-Each memory was trained as the only one there. Beside another it gets another share of the softmax, and what the neighbour gives is added to what it gives itself.
-Of its {whole} virtual tokens {enough} are enough for nine tenths of that{": it is longer than this task needs" if enough < whole else ", so each of them is needed"}. A shorter one that was trained as a shorter one may do better.""",
+    f"""Alone the memory of `relabel` is right in {alone_right:.1%}. Beside a text it is \
+{beside_text:.1%}{"" if guess is None else f" (you guessed {guess:.0%})"}; the worst neighbour is `{worst[0]}`: \
+{beside[worst]:.1%}.
+Before or behind makes no difference ({max(by_order):.1e}): attention sums over a *set*. \
+The order of a text is in the rotation of its keys, and numbers that are read as they are have no place but the one \
+that was written into them.
+Each memory was trained as the only one there. Beside another it gets another share of the softmax, and what the \
+neighbour gives is added to what it gives itself.
+Of its {whole} virtual tokens {enough} are enough for nine tenths of \
+that{": it is longer than this task needs" if enough < whole else ", so each of them is needed"}. \
+A shorter one that was trained as a shorter one may do better.""",
     f"""單獨使用時，`relabel` 的記憶答對 {alone_right:.1%}。旁邊有一段文字的話是 {beside_text:.1%}{"" if guess is None else f"（你猜 {guess:.0%}）"}；最糟的鄰居是 `{worst[0]}`：{beside[worst]:.1%}。
 放前面或後面沒有差別（{max(by_order):.1e}）：注意力是對一個*集合*求和。文字的順序藏在 key 的旋轉裡；照原樣讀取的數字，除了寫在它們裡面的位置，沒有別的位置。
 每一份記憶訓練時都是唯一的一份。旁邊多了另一份，它在 softmax 裡分到的比例就變了，鄰居給的東西還會加到它給的上面。
@@ -295,11 +302,18 @@ seven_billion = CacheShape.of(LlamaConfig())
 room = {"room": 20 * 2**30, "requests": 32, "tokens": 1000, "number_bytes": 2}
 longest = {shared: longest_prefix(seven_billion, shared=shared, **room) for shared in (False, True)}
 lab.say(
-    f"""- For a text of {text.shape[1]} tokens the prefix adds {of_prefix:,} operations, {of_prefix / formula:.3f} times the formula; a prompt of the same length adds {of_prompt:,}, {of_prompt / of_prefix:.0f} times as much, though once per request only. The base itself takes {of_base:,}.
-- A decoded token takes {slower:.2f} times as long as without; the file has {held / 1e3:.1f} KB beside {weights / 1e3:,.0f} KB of weights ({held / weights:.1%}).
-- On the 7B model one virtual token takes {seven_billion.numbers * 2 / 2**20:.2f} MiB. A prefix may have {longest[False]} virtual tokens with a copy for each request, and {longest[True]:,} if they share one.
-- One mixed batch takes {mixed_ratio:.2f} times as long as three separate ones; rows differ by {mixed_difference:.1e}, and {differing} of {len(asked)} answers differ.""",
-    f"""- 對 {text.shape[1]} 個 token 的文字，prefix 多了 {of_prefix:,} 次運算，是公式的 {of_prefix / formula:.3f} 倍；同樣長度的 prompt 多了 {of_prompt:,} 次，是 prefix 的 {of_prompt / of_prefix:.0f} 倍，不過每個請求只有一次。基礎模型本身要 {of_base:,} 次。
+    f"""- For a text of {text.shape[1]} tokens the prefix adds {of_prefix:,} operations, {of_prefix / formula:.3f} times the \
+formula; a prompt of the same length adds {of_prompt:,}, {of_prompt / of_prefix:.0f} times as much, though once per \
+request only. The base itself takes {of_base:,}.
+- A decoded token takes {slower:.2f} times as long as without; the file has {held / 1e3:.1f} KB beside \
+{weights / 1e3:,.0f} KB of weights ({held / weights:.1%}).
+- On the 7B model one virtual token takes {seven_billion.numbers * 2 / 2**20:.2f} MiB. \
+A prefix may have {longest[False]} virtual tokens with a copy for each request, and {longest[True]:,} if they share \
+one.
+- One mixed batch takes {mixed_ratio:.2f} times as long as three separate ones; \
+rows differ by {mixed_difference:.1e}, and {differing} of {len(asked)} answers differ.""",
+    f"""- 對 {text.shape[1]} 個 token 的文字，prefix 多了 {of_prefix:,} 次運算，是公式的 {of_prefix / formula:.3f} 倍；\
+同樣長度的 prompt 多了 {of_prompt:,} 次，是 prefix 的 {of_prompt / of_prefix:.0f} 倍，不過每個請求只有一次。基礎模型本身要 {of_base:,} 次。
 - 解碼一個 token 的時間是沒有 prefix 時的 {slower:.2f} 倍；檔案 {held / 1e3:.1f} KB，權重 {weights / 1e3:,.0f} KB（{held / weights:.1%}）。
 - 在 7B 模型上，一個虛擬 token 占 {seven_billion.numbers * 2 / 2**20:.2f} MiB。每個請求各存一份時，prefix 最長 {longest[False]} 個虛擬 token；共用一份時 {longest[True]:,} 個。
 - 一個混合批次的時間是三個分開批次的 {mixed_ratio:.2f} 倍；每一列相差 {mixed_difference:.1e}，{len(asked)} 個答案中有 {differing} 個不同。""",
@@ -313,7 +327,8 @@ lab.say(
 
 # %%
 lab.say(
-    f"""- At home a prefix is right in {home["relabel"]:.1%} (`relabel`) and {home["compose"]:.1%} (`compose`); away in at most {away:.1%}. With an empty cache the logits are the base's, to {emptied:g}.
+    f"""- At home a prefix is right in {home["relabel"]:.1%} (`relabel`) and {home["compose"]:.1%} (`compose`); \
+away in at most {away:.1%}. With an empty cache the logits are the base's, to {emptied:g}.
 - Rows of one batch may remember different things; beside another, the memory of `relabel` falls to {beside[worst]:.1%} at worst.
 - A prefix takes nothing to be read and something to be looked at, for every token.""",
     f"""- 在自己的任務上，prefix 答對 {home["relabel"]:.1%}（`relabel`）與 {home["compose"]:.1%}（`compose`）；換到別的任務最多 {away:.1%}。清空快取之後，logits 與基礎模型相差 {emptied:g}。

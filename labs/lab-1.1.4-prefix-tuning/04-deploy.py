@@ -81,8 +81,10 @@ lab.table(
     [(name, f"{value:.1%}") for name, value in accuracies.items()],
 )
 lab.say(
-    f"""{trained:,} numbers were trained, {stored:,} are stored; the logits differ by {without_network:g}. With the table and another network they differ by {network_lost:.2g}, and {accuracies["network lost"]:.1%} are right.
-`peft` stores the same: so a training of a prefix with a network cannot be *resumed* from its files, neither by us nor by `peft`, which refuses to load any prefix for training. Keep a checkpoint of the training as well.""",
+    f"""{trained:,} numbers were trained, {stored:,} are stored; the logits differ by {without_network:g}. \
+With the table and another network they differ by {network_lost:.2g}, and {accuracies["network lost"]:.1%} are right.
+`peft` stores the same: so a training of a prefix with a network cannot be *resumed* from its files, neither by us \
+nor by `peft`, which refuses to load any prefix for training. Keep a checkpoint of the training as well.""",
     f"""訓練了 {trained:,} 個數字，存下 {stored:,} 個；logits 相差 {without_network:g}。只有表、配上另一個網路，則差 {network_lost:.2g}，答對 {accuracies["network lost"]:.1%}。
 `peft` 存的也是這些：所以帶網路的 prefix，沒辦法從檔案*接著*訓練，我們不行，`peft` 也不行，它根本不准載入 prefix 來訓練。訓練的 checkpoint 要另外留。""",
 )
@@ -192,7 +194,8 @@ else:
 # %%
 lab.say(
     f"""- Without its network the prefix is the same ({without_network:g}); a lost network cannot be made up for ({accuracies["network lost"]:.1%} right).
-- The directory has {more:,} bytes more than the base's; the prefix alone is {stored * settings.dtype.itemsize:,} bytes, the rest is the code that puts it in and what the files say about it.
+- The directory has {more:,} bytes more than the base's; the prefix alone is {stored * settings.dtype.itemsize:,} \
+bytes, the rest is the code that puts it in and what the files say about it.
 - Over HTTP: {over_http}.""",
     f"""- 拿掉網路，prefix 不變（{without_network:g}）；弄丟了網路，就補不回來（答對 {accuracies["network lost"]:.1%}）。
 - 這個目錄比基礎模型的多 {more:,} 個位元組；prefix 本身占 {stored * settings.dtype.itemsize:,} 個，其餘是把它放進去的程式碼，以及檔案裡的說明。

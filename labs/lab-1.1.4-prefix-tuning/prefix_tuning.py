@@ -1,7 +1,7 @@
 """Prefix tuning: a frozen model, and trained keys and values that stand in its cache before any text does, written from the paper.
 
 Read from top to bottom: the settings, the count, rows and entries, the two ways to train them, a start from real text, into a model,
-and what it costs. Paper: Li and Liang 2021, https://arxiv.org/abs/2101.00190, section 4. How much attention a prefix takes is in
+and what it costs. Paper: Li and Liang 2021, https://arxiv.org/abs/2101.00190. How much attention a prefix takes is in
 `attention_share.py`.
 
 What is no part of the idea (a cache for each batch, mask, positions, generating, several prefixes in a batch) is in
@@ -105,7 +105,7 @@ class DirectPrefix(nn.Module):
 
 
 class EncodedPrefix(nn.Module):
-    """Rows that come out of a small network, whose weights they all share (section 4.3 of the paper; names as in peft)."""
+    """Rows that come out of a small network, whose weights they all share (as in the paper; names as in peft)."""
 
     def __init__(self, settings: PrefixSettings, shape: CacheShape) -> None:
         super().__init__()

@@ -77,12 +77,12 @@ lab.table(
 # %% [markdown] lang="en"
 # ## Where the knobs are
 #
-# LoRA puts a new path beside a layer. (IA)3, *Infused Adapter by Inhibiting and Amplifying Inner Activations* (Liu et al., [2205.05638](https://arxiv.org/abs/2205.05638), section 3.3), puts nothing beside it: three vectors per block multiply what is there already, element by element.
+# LoRA puts a new path beside a layer. (IA)3, *Infused Adapter by Inhibiting and Amplifying Inner Activations* (Liu et al., [2205.05638](https://arxiv.org/abs/2205.05638)), puts nothing beside it: three vectors per block multiply what is there already, element by element.
 
 # %% [markdown] lang="zh-TW"
 # ## 旋鈕在哪裡
 #
-# LoRA 在一層旁邊加一條新的路。(IA)3（*Infused Adapter by Inhibiting and Amplifying Inner Activations*，Liu 等人，[2205.05638](https://arxiv.org/abs/2205.05638)，第 3.3 節）什麼都不加：每個 block 有三個向量，逐元素乘在本來就有的東西上。
+# LoRA 在一層旁邊加一條新的路。(IA)3（*Infused Adapter by Inhibiting and Amplifying Inner Activations*，Liu 等人，[2205.05638](https://arxiv.org/abs/2205.05638)）什麼都不加：每個 block 有三個向量，逐元素乘在本來就有的東西上。
 
 # %% [markdown]
 # $$K' = l_k\odot K,\qquad V' = l_v\odot V,\qquad h' = W_{\text{down}}\,\bigl(l_{ff}\odot \mathrm{silu}(W_{\text{gate}}x)\odot W_{\text{up}}x\bigr)$$
@@ -165,10 +165,15 @@ lab.table(
 guess = lab.predict("llama_trained")
 whole, seven, of_lora = counts["Llama-2-7B"]
 lab.say(
-    f"""Llama-2-7B has **{seven:,}** knobs{"" if guess is None else f" (you guessed {guess:,.0f})"}, {of_lora / seven:.1f} times fewer than LoRA has numbers. Whoever counts the outputs of `down_proj` gets {misplaced:,}.
-Of 70B it is {counts["Llama-2-70B"][1] / counts["Llama-2-70B"][0]:.4%}, of the model of this run {counts["this run"][1] / counts["this run"][0]:.2%}. In 70B several heads share their keys and values, so these vectors are short there.""",
-    f"""Llama-2-7B 有 **{seven:,}** 個旋鈕{"" if guess is None else f"（你猜 {guess:,.0f}）"}，LoRA 的數字是它的 {of_lora / seven:.1f} 倍。把 `down_proj` 算成輸出的人，會得到 {misplaced:,}。
-在 70B 上是 {counts["Llama-2-70B"][1] / counts["Llama-2-70B"][0]:.4%}，在這次執行的模型上是 {counts["this run"][1] / counts["this run"][0]:.2%}。70B 的好幾個 head 共用 key 與 value，所以那裡這兩種向量很短。""",
+    f"""Llama-2-7B has **{seven:,}** knobs{"" if guess is None else f" (you guessed {guess:,.0f})"}, {of_lora / seven:.1f} \
+times fewer than LoRA has numbers. Whoever counts the outputs of `down_proj` gets {misplaced:,}.
+Of 70B it is {counts["Llama-2-70B"][1] / counts["Llama-2-70B"][0]:.4%}, of the model of this run \
+{counts["this run"][1] / counts["this run"][0]:.2%}. In 70B several heads share their keys and values, so these \
+vectors are short there.""",
+    f"""Llama-2-7B 有 **{seven:,}** 個旋鈕{"" if guess is None else f"（你猜 {guess:,.0f}）"}，LoRA 的數字是它的 {of_lora / seven:.1f} 倍。\
+把 `down_proj` 算成輸出的人，會得到 {misplaced:,}。
+在 70B 上是 {counts["Llama-2-70B"][1] / counts["Llama-2-70B"][0]:.4%}，在這次執行的模型上是 \
+{counts["this run"][1] / counts["this run"][0]:.2%}。70B 的好幾個 head 共用 key 與 value，所以那裡這兩種向量很短。""",
 )
 
 # %% [markdown] lang="en"
@@ -267,9 +272,13 @@ mean_of = {
 }
 kept = (1 - settings.relabel_rate * settings.weight_decay) ** settings.relabel_steps
 lab.say(
-    f"""After {settings.equal_steps} steps with a decay of {settings.weight_decay:g} the losses are {decayed_apart.loss:.2g} nats apart and the mean factor is {mean_of["own"]:.3f} (ours) and {mean_of["peft"]:.3f} (`peft`'s): one method, one script, two results, because of a dimension of size 1.
-Decay pulls to 0, and a factor of 0 is a feature switched off. At this rate a factor that never gets a gradient would be at {kept:.2f} after {settings.relabel_steps} steps. For factors, no decay: their neutral value is 1.""",
-    f"""衰減 {settings.weight_decay:g}、{settings.equal_steps} 步之後，損失相差 {decayed_apart.loss:.2g} nats，倍率的平均是 {mean_of["own"]:.3f}（我們的）與 {mean_of["peft"]:.3f}（`peft` 的）：同一個方法、同一個程式，兩種結果，只因為一個大小為 1 的維度。
+    f"""After {settings.equal_steps} steps with a decay of {settings.weight_decay:g} the losses are {decayed_apart.loss:.2g} \
+nats apart and the mean factor is {mean_of["own"]:.3f} (ours) and {mean_of["peft"]:.3f} (`peft`'s): \
+one method, one script, two results, because of a dimension of size 1.
+Decay pulls to 0, and a factor of 0 is a feature switched off. At this rate a factor that never gets a gradient would \
+be at {kept:.2f} after {settings.relabel_steps} steps. For factors, no decay: their neutral value is 1.""",
+    f"""衰減 {settings.weight_decay:g}、{settings.equal_steps} 步之後，損失相差 {decayed_apart.loss:.2g} nats，倍率的平均是 \
+{mean_of["own"]:.3f}（我們的）與 {mean_of["peft"]:.3f}（`peft` 的）：同一個方法、同一個程式，兩種結果，只因為一個大小為 1 的維度。
 衰減是往 0 拉，而倍率 0 等於關掉一個特徵。照這個學習率，一個從沒拿到梯度的倍率，{settings.relabel_steps} 步之後會剩 {kept:.2f}。倍率不要衰減：它們的中性值是 1。""",
 )
 
@@ -301,7 +310,8 @@ lab.table(
 worst = [max(pair[index].loss for pair in apart.values()) for index in (0, 1)]
 lab.say(
     f"""- {counts["this run"][1]:,} factors in the model of this run; the formula is off by {wrong_by} in three models that were really built.
-- Over {len(settings.seeds)} orders of the data the losses of ours and of `peft` differ by {worst[0]:.1e} nats at most; on the wrong side of `down_proj` they would by {worst[1]:.2g}.
+- Over {len(settings.seeds)} orders of the data the losses of ours and of `peft` differ by {worst[0]:.1e} nats at \
+most; on the wrong side of `down_proj` they would by {worst[1]:.2g}.
 - Random numbers used: none. What differs between seeds from here on is the order of the data.""",
     f"""- 這次執行的模型有 {counts["this run"][1]:,} 個倍率；在三個實際建出來的模型上，公式總共差了 {wrong_by} 個。
 - {len(settings.seeds)} 種資料順序之下，我們與 `peft` 的損失最多差 {worst[0]:.1e} nats；放錯邊則會差 {worst[1]:.2g}。

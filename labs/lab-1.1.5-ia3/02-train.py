@@ -185,11 +185,22 @@ typical_weight = torch.cat([layer.base.weight.detach().flatten() for layer in la
 moved = torch.cat([(layer.scale.detach() - 1).abs() for layer in layers.values()])
 relative = {"IA3": rates["relabel"] / 1, "full": full_rates["relabel"] / typical_weight}
 lab.say(
-    f"""A weight of these layers is about {typical_weight:.2g} (root mean square), a factor is 1. So one step of full fine-tuning may move a weight by {relative["full"]:.1%} of itself, and one of (IA)3 a factor by {relative["IA3"]:.0%}: {relative["IA3"] / relative["full"]:.0f} times as far, although the rates differ by {rates["relabel"] / full_rates["relabel"]:.0f}.
-A few numbers must do what {count_parameters(base).total:,} do otherwise: on `relabel` they moved by {moved.mean():.2f} on average, the farthest by {moved.max():.1f}. With full fine-tuning's rate and {settings.relabel_steps} steps none could have moved by more than about {settings.relabel_steps * full_rates["relabel"]:.1f}, and the method would look weak: {full_rate.accuracy:.1%}.
-The authors trained with 3e-3 (`configs/ia3.json` of r-three/t-few) on a model of 3 or 11 billion parameters, with another optimizer. No rate carries over: search it.""",
-    f"""這些層的權重大約是 {typical_weight:.2g}（均方根），倍率則是 1。所以全參數微調走一步，權重可能移動自己的 {relative["full"]:.1%}；(IA)3 走一步，倍率移動 {relative["IA3"]:.0%}：學習率相差 {rates["relabel"] / full_rates["relabel"]:.0f} 倍，相對的步伐是 {relative["IA3"] / relative["full"]:.0f} 倍。
-少數幾個數字，要做到原本 {count_parameters(base).total:,} 個做的事：在 `relabel` 上，它們平均移動了 {moved.mean():.2f}，最遠的移動了 {moved.max():.1f}。用全參數微調的學習率走 {settings.relabel_steps} 步，誰都移動不了 {settings.relabel_steps * full_rates["relabel"]:.1f} 左右以上，這個方法看起來就會很弱：{full_rate.accuracy:.1%}。
+    f"""A weight of these layers is about {typical_weight:.2g} (root mean square), a factor is 1. \
+So one step of full fine-tuning may move a weight by {relative["full"]:.1%} of itself, and one of (IA)3 a factor by \
+{relative["IA3"]:.0%}: {relative["IA3"] / relative["full"]:.0f} times as far, although the rates differ by \
+{rates["relabel"] / full_rates["relabel"]:.0f}.
+A few numbers must do what {count_parameters(base).total:,} do otherwise: \
+on `relabel` they moved by {moved.mean():.2f} on average, the farthest by {moved.max():.1f}. \
+With full fine-tuning's rate and {settings.relabel_steps} steps none could have moved by more than about \
+{settings.relabel_steps * full_rates["relabel"]:.1f}, and the method would look weak: {full_rate.accuracy:.1%}.
+The authors trained with 3e-3 (`configs/ia3.json` of r-three/t-few) on a model of 3 or 11 billion parameters, with \
+another optimizer. No rate carries over: search it.""",
+    f"""這些層的權重大約是 {typical_weight:.2g}（均方根），倍率則是 1。所以全參數微調走一步，權重可能移動自己的 {relative["full"]:.1%}；\
+(IA)3 走一步，倍率移動 {relative["IA3"]:.0%}：學習率相差 {rates["relabel"] / full_rates["relabel"]:.0f} 倍，相對的步伐是 \
+{relative["IA3"] / relative["full"]:.0f} 倍。
+少數幾個數字，要做到原本 {count_parameters(base).total:,} 個做的事：在 `relabel` 上，它們平均移動了 {moved.mean():.2f}，最遠的移動了 {moved.max():.1f}。\
+用全參數微調的學習率走 {settings.relabel_steps} 步，誰都移動不了 {settings.relabel_steps * full_rates["relabel"]:.1f} 左右以上，這個方法看起來就會很弱：\
+{full_rate.accuracy:.1%}。
 作者用的是 3e-3（r-three/t-few 的 `configs/ia3.json`），模型有 30 億或 110 億個參數，最佳化器也不同。學習率不能照搬：要自己找。""",
 )
 
@@ -329,9 +340,13 @@ lab.figure(
 negative = {kind: float((values < 0).mean()) for kind, values in kind_factors.items()}
 muted = {kind: float((np.abs(values) < 0.25).mean()) for kind, values in kind_factors.items()}
 lab.say(
-    f"""On `compose` the share of muted features (a factor within 0.25 of zero) is {", ".join(f"{value:.0%} of {kind}" for kind, value in muted.items())}; turned *round* (below zero) are {", ".join(f"{value:.0%}" for value in negative.values())}. A knob is not only a volume: nothing stops it at zero, and a feature with its sign changed is nearly a new one.
+    f"""On `compose` the share of muted features (a factor within 0.25 of zero) is \
+{", ".join(f"{value:.0%} of {kind}" for kind, value in muted.items())}; \
+turned *round* (below zero) are {", ".join(f"{value:.0%}" for value in negative.values())}. \
+A knob is not only a volume: nothing stops it at zero, and a feature with its sign changed is nearly a new one.
 Most is lost without the factors of `{min(kinds, key=lambda kind: without["compose", kind])}`.""",
-    f"""在 `compose` 上，被關小的特徵（倍率離零不到 0.25）占 {"、".join(f"{kind} 的 {value:.0%}" for kind, value in muted.items())}；被*反轉*的（小於零）依序是 {"、".join(f"{value:.0%}" for value in negative.values())}。旋鈕不只是音量：到了零也沒有東西擋住它，而變了正負號的特徵，幾乎就是新的特徵。
+    f"""在 `compose` 上，被關小的特徵（倍率離零不到 0.25）占 {"、".join(f"{kind} 的 {value:.0%}" for kind, value in muted.items())}；\
+被*反轉*的（小於零）依序是 {"、".join(f"{value:.0%}" for value in negative.values())}。旋鈕不只是音量：到了零也沒有東西擋住它，而變了正負號的特徵，幾乎就是新的特徵。
 拿掉 `{min(kinds, key=lambda kind: without["compose", kind])}` 的倍率，失去的最多。""",
 )
 
@@ -394,14 +409,29 @@ last_loss = {name: float(np.mean([runs[name, seed].history.losses[-20:] for seed
 forgets_more = average["relabel"] < average["relabel, full"]
 memory_fails = mean["new_facts"] < 0.5
 lab.say(
-    f"""- {trained:,} factors ({trained / row["total"]:.2%}) reach {mean["relabel"]:.1%} on `relabel`, {mean["compose"]:.1%} on `compose`{said["compose_accuracy"]} and {mean["new_facts"]:.1%} on `new_facts`; full fine-tuning {np.mean(right["relabel", "full"]):.1%} and {right["compose", "full"][0]:.1%} on the first two. With a tenth of the rate `compose` is at {tenth.accuracy:.1%}.
-- The change of a weight has {min(shares):.0%} of the weight's rank at least{said["change_rank_share"]}. Few numbers do not mean a low rank: here a number moves a whole row or column. To keep nine tenths of the accuracy, {nine_tenths["relabel"]} directions are needed for `relabel` and {nine_tenths["compose"]} for `compose`, of {full_rank}.
-- The last 20 losses in training are {", ".join(f"{value:.2f} ({name})" for name, value in last_loss.items())} nats. {"So on `new_facts` it is not that what was learned does not carry over: it was not learned. Judging a review and reversing letters are features to be turned up; that a person has a parrot is not among them, and to write it down takes numbers of its own." if memory_fails and last_loss["new_facts"] > 2 * last_loss["relabel"] else "Facts, too, can be told with the features that there are."}
-- Afterwards the skills of pretraining stand at {average["relabel"]:.0%} (`relabel`) on average, after full fine-tuning at {average["relabel, full"]:.0%}. {"Few trained numbers are no protection: turned that far, they change everything that the model does. What protects is that the factors can be taken off." if forgets_more else "That depends on rates and steps: take it for no law."}""",
-    f"""- {trained:,} 個倍率（{trained / row["total"]:.2%}）在 `relabel` 達到 {mean["relabel"]:.1%}，`compose` {mean["compose"]:.1%}{said_zh["compose_accuracy"]}，`new_facts` {mean["new_facts"]:.1%}；全參數微調在前兩個是 {np.mean(right["relabel", "full"]):.1%} 與 {right["compose", "full"][0]:.1%}。學習率只用十分之一的話，`compose` 是 {tenth.accuracy:.1%}。
-- 權重的改變量，至少有權重的秩的 {min(shares):.0%}{said_zh["change_rank_share"]}。數字少不代表秩低：在這裡，一個數字動的是一整列或一整行。要保住九成的準確率，`relabel` 需要 {nine_tenths["relabel"]} 個方向，`compose` 需要 {nine_tenths["compose"]} 個，總共有 {full_rank} 個。
-- 訓練時最後 20 步的損失是 {"、".join(f"{name} {value:.2f}" for name, value in last_loss.items())} nats。{"所以 `new_facts` 的問題不是學會了卻用不出來，而是沒有學起來。判斷評論、反轉字母，都是可以轉大的特徵；某個人養了一隻鸚鵡則不在其中，要把它寫下來，得有另外的數字。" if memory_fails and last_loss["new_facts"] > 2 * last_loss["relabel"] else "用已有的特徵，也說得出新的事實。"}
-- 訓練之後，預訓練的技能平均剩 {average["relabel"]:.0%}（`relabel`），全參數微調之後是 {average["relabel, full"]:.0%}。{"訓練的數字少，並不能防止遺忘：轉到那麼遠，模型做的每件事都跟著變。真正的保護是倍率可以拿掉。" if forgets_more else "這取決於學習率與步數，別當成定律。"}""",
+    f"""- {trained:,} factors ({trained / row["total"]:.2%}) reach {mean["relabel"]:.1%} on `relabel`, {mean["compose"]:.1%} \
+on `compose`{said["compose_accuracy"]} and {mean["new_facts"]:.1%} on `new_facts`; \
+full fine-tuning {np.mean(right["relabel", "full"]):.1%} and {right["compose", "full"][0]:.1%} on the first two. \
+With a tenth of the rate `compose` is at {tenth.accuracy:.1%}.
+- The change of a weight has {min(shares):.0%} of the weight's rank at least{said["change_rank_share"]}. \
+Few numbers do not mean a low rank: here a number moves a whole row or column. \
+To keep nine tenths of the accuracy, {nine_tenths["relabel"]} directions are needed for `relabel` and \
+{nine_tenths["compose"]} for `compose`, of {full_rank}.
+- The last 20 losses in training are {", ".join(f"{value:.2f} ({name})" for name, value in last_loss.items())} nats. \
+{"So on `new_facts` it is not that what was learned does not carry over: it was not learned. Judging a review and reversing letters are features to be turned up; that a person has a parrot is not among them, and to write it down takes numbers of its own." if memory_fails and last_loss["new_facts"] > 2 * last_loss["relabel"] else "Facts, too, can be told with the features that there are."}
+- Afterwards the skills of pretraining stand at {average["relabel"]:.0%} (`relabel`) on average, after full \
+fine-tuning at {average["relabel, full"]:.0%}. \
+{"Few trained numbers are no protection: turned that far, they change everything that the model does. What protects is that the factors can be taken off." if forgets_more else "That depends on rates and steps: take it for no law."}""",
+    f"""- {trained:,} 個倍率（{trained / row["total"]:.2%}）在 `relabel` 達到 {mean["relabel"]:.1%}，`compose` \
+{mean["compose"]:.1%}{said_zh["compose_accuracy"]}，`new_facts` {mean["new_facts"]:.1%}；\
+全參數微調在前兩個是 {np.mean(right["relabel", "full"]):.1%} 與 {right["compose", "full"][0]:.1%}。\
+學習率只用十分之一的話，`compose` 是 {tenth.accuracy:.1%}。
+- 權重的改變量，至少有權重的秩的 {min(shares):.0%}{said_zh["change_rank_share"]}。數字少不代表秩低：在這裡，一個數字動的是一整列或一整行。\
+要保住九成的準確率，`relabel` 需要 {nine_tenths["relabel"]} 個方向，`compose` 需要 {nine_tenths["compose"]} 個，總共有 {full_rank} 個。
+- 訓練時最後 20 步的損失是 {"、".join(f"{name} {value:.2f}" for name, value in last_loss.items())} nats。\
+{"所以 `new_facts` 的問題不是學會了卻用不出來，而是沒有學起來。判斷評論、反轉字母，都是可以轉大的特徵；某個人養了一隻鸚鵡則不在其中，要把它寫下來，得有另外的數字。" if memory_fails and last_loss["new_facts"] > 2 * last_loss["relabel"] else "用已有的特徵，也說得出新的事實。"}
+- 訓練之後，預訓練的技能平均剩 {average["relabel"]:.0%}（`relabel`），全參數微調之後是 {average["relabel, full"]:.0%}。\
+{"訓練的數字少，並不能防止遺忘：轉到那麼遠，模型做的每件事都跟著變。真正的保護是倍率可以拿掉。" if forgets_more else "這取決於學習率與步數，別當成定律。"}""",
 )
 
 # %% [markdown] lang="en"

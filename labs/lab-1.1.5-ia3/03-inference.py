@@ -262,9 +262,14 @@ of_lora = sum(2 * 8 * (into + out) for into, out in targeted_shapes(base, ("q_pr
 prompt = some([0])["input_ids"]
 slower = family.token_ratio(model, base, prompt, repeats=settings.repeats)
 lab.say(
-    f"""{counted:,.0f} products more per token, as the formula says ({formula:,}). The base's matrix products take {of_base:,.0f} FLOPs per token, so that is {counted / of_base:.3%}; LoRA of rank 8 on q and v would add {of_lora / of_base:.1%}.
-Measured, a token takes {slower:.2f} times as long with the factors as without{": more than the arithmetic says, because in a model this small each call costs" if slower > 1.05 else ", which is within what this machine can tell apart"}. Notebook 4 takes them out.""",
-    f"""每個 token 多 {counted:,.0f} 次乘積，跟公式說的一樣（{formula:,}）。基礎模型的矩陣乘積每個 token 要 {of_base:,.0f} FLOPs，所以這是 {counted / of_base:.3%}；q、v 上秩 8 的 LoRA 會多 {of_lora / of_base:.1%}。
+    f"""{counted:,.0f} products more per token, as the formula says ({formula:,}). \
+The base's matrix products take {of_base:,.0f} FLOPs per token, so that is {counted / of_base:.3%}; \
+LoRA of rank 8 on q and v would add {of_lora / of_base:.1%}.
+Measured, a token takes {slower:.2f} times as long with the factors as \
+without{": more than the arithmetic says, because in a model this small each call costs" if slower > 1.05 else ", which is within what this machine can tell apart"}. \
+Notebook 4 takes them out.""",
+    f"""每個 token 多 {counted:,.0f} 次乘積，跟公式說的一樣（{formula:,}）。基礎模型的矩陣乘積每個 token 要 {of_base:,.0f} FLOPs，所以這是 \
+{counted / of_base:.3%}；q、v 上秩 8 的 LoRA 會多 {of_lora / of_base:.1%}。
 實際量測，帶著倍率時一個 token 要 {slower:.2f} 倍的時間{"：比計算量所說的多，因為在這麼小的模型裡，每次呼叫都有代價" if slower > 1.05 else "，這台機器分辨不出這樣的差別"}。第 4 本筆記本會把它們拿掉。""",
 )
 
@@ -303,10 +308,14 @@ lab.table(
 guess = lab.predict("mixed_over_separate")
 best = max(min(found.values()) for found in both.values())
 lab.say(
-    f"""- A row of a mixed batch differs by {mixed_difference:.1e} from the same row alone, and {differing} of {len(asked)} answers differ. One mixed batch takes {mixed_ratio:.2f} times as long as three separate ones{"" if guess is None else f" (you guessed {guess:.2f})"}.
+    f"""- A row of a mixed batch differs by {mixed_difference:.1e} from the same row alone, and {differing} of {len(asked)} \
+answers differ. One mixed batch takes {mixed_ratio:.2f} times as long as three separate \
+ones{"" if guess is None else f" (you guessed {guess:.2f})"}.
 - At home an adapter is right in at least {home:.1%}, away in at most {away:.1%}.
-- Mixed into one, the better of the two ways does at least {best:.1%} of both tasks: {"two adapters may be put together without training" if best > 0.8 else "factors of two trainings do not simply add up; a row of its own for each task does what a mixture does not"}.""",
-    f"""- 混合批次的一列，與同一列單獨執行差 {mixed_difference:.1e}；{len(asked)} 個答案中有 {differing} 個不同。一個混合批次的時間是三個分開批次的 {mixed_ratio:.2f} 倍{"" if guess is None else f"（你猜 {guess:.2f}）"}。
+- Mixed into one, the better of the two ways does at least {best:.1%} of both tasks: \
+{"two adapters may be put together without training" if best > 0.8 else "factors of two trainings do not simply add up; a row of its own for each task does what a mixture does not"}.""",
+    f"""- 混合批次的一列，與同一列單獨執行差 {mixed_difference:.1e}；{len(asked)} 個答案中有 {differing} 個不同。\
+一個混合批次的時間是三個分開批次的 {mixed_ratio:.2f} 倍{"" if guess is None else f"（你猜 {guess:.2f}）"}。
 - 在自己的任務上，adapter 至少答對 {home:.1%}；換到別的任務，最多答對 {away:.1%}。
 - 混成一個之後，兩種做法中較好的，兩個任務至少都答對 {best:.1%}：{"兩個 adapter 不必訓練就可能合起來用" if best > 0.8 else "兩次訓練的倍率不能直接加在一起；讓每個任務有自己的一列，才做得到混合做不到的事"}。""",
 )

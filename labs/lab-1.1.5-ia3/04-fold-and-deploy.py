@@ -131,9 +131,14 @@ lab.table(
 # %%
 guess = lab.predict("bias_forgotten")
 lab.say(
-    f"""Folded, the logits differ by {max(exact.values()):.1e}: rounding. Without the factors of `down_proj` they would differ by {min(without_down.values()):.2g}. The forgotten bias differs by {max(unseen.values()):.1e} on a Llama, where nobody can see it, and by {of_biases["bias_forgotten"]:.2g} on a model with biases{"" if guess is None else f" (you guessed {guess:.2g})"}.
+    f"""Folded, the logits differ by {max(exact.values()):.1e}: rounding. \
+Without the factors of `down_proj` they would differ by {min(without_down.values()):.2g}. \
+The forgotten bias differs by {max(unseen.values()):.1e} on a Llama, where nobody can see it, and by \
+{of_biases["bias_forgotten"]:.2g} on a model with biases{"" if guess is None else f" (you guessed {guess:.2g})"}.
 Qwen2.5 has biases on its keys and values. Test a fold on a model that has everything that the fold touches.""",
-    f"""收進權重之後，logits 差 {max(exact.values()):.1e}：只是捨入。漏掉 `down_proj` 的倍率，會差 {min(without_down.values()):.2g}。忘了偏差的做法，在 Llama 上差 {max(unseen.values()):.1e}，誰也看不出來；在有偏差的模型上差 {of_biases["bias_forgotten"]:.2g}{"" if guess is None else f"（你猜 {guess:.2g}）"}。
+    f"""收進權重之後，logits 差 {max(exact.values()):.1e}：只是捨入。漏掉 `down_proj` 的倍率，會差 {min(without_down.values()):.2g}。\
+忘了偏差的做法，在 Llama 上差 {max(unseen.values()):.1e}，誰也看不出來；在有偏差的模型上差 \
+{of_biases["bias_forgotten"]:.2g}{"" if guess is None else f"（你猜 {guess:.2g}）"}。
 Qwen2.5 的 key 與 value 就有偏差。測試這種程式，要用一個什麼都有的模型。""",
 )
 
@@ -175,8 +180,10 @@ lab.figure(
     ),
 )
 lab.say(
-    f"""In `up_proj` the factors do the same ({max(earlier.values()):.1e}): between it and `down_proj` stands only a product. In `gate_proj` they do not ({min(gated.values()):.2g}): silu(l · g) is not l · silu(g).
-For the same reason `l_k` cannot move into the queries: between them and the keys stands the rotation by position, which mixes two features, and their factors are not equal.""",
+    f"""In `up_proj` the factors do the same ({max(earlier.values()):.1e}): between it and `down_proj` stands only a product. \
+In `gate_proj` they do not ({min(gated.values()):.2g}): silu(l · g) is not l · silu(g).
+For the same reason `l_k` cannot move into the queries: between them and the keys stands the rotation by position, \
+which mixes two features, and their factors are not equal.""",
     f"""放在 `up_proj`，結果相同（{max(earlier.values()):.1e}）：它與 `down_proj` 之間只有一次相乘。放在 `gate_proj` 就不行（{min(gated.values()):.2g}）：silu(l · g) 不等於 l · silu(g)。
 同樣的道理，`l_k` 也搬不到 query 那邊：兩者之間隔著位置的旋轉，它會把兩個特徵混在一起，而兩者的倍率並不相等。""",
 )
@@ -244,7 +251,8 @@ else:
     lab.record("served_differently", differing(given, expected))
     lab.record("served_differently", differing(given, of_base), variant="base")
     over_http = tr(
-        f"{differing(given, expected)} of {len(prompts)} answers differ from those of the factors here; from the base's {differing(given, of_base)} do",
+        f"{differing(given, expected)} of {len(prompts)} answers differ from those of the factors here; "
+        f"from the base's {differing(given, of_base)} do",
         f"{len(prompts)} 個答案中有 {differing(given, expected)} 個與這裡帶著倍率的模型不同；與基礎模型不同的有 {differing(given, of_base)} 個",
     )
     lab.table(
@@ -263,10 +271,14 @@ else:
 
 # %%
 lab.say(
-    f"""- The fold changes the logits by {max(exact.values()):.1e}; right before and after are {", ".join(f"{before:.1%} and {after:.1%} ({name})" for name, (before, after) in right.items())}; the folded model has {extra["compose"][0]} parameters more than the base.
+    f"""- The fold changes the logits by {max(exact.values()):.1e}; right before and after are \
+{", ".join(f"{before:.1%} and {after:.1%} ({name})" for name, (before, after) in right.items())}; \
+the folded model has {extra["compose"][0]} parameters more than the base.
 - A forgotten bias is invisible without biases, and {of_biases["bias_forgotten"]:.2g} of the largest logit with them.
 - Over HTTP: {over_http}.""",
-    f"""- 收進權重讓 logits 改變 {max(exact.values()):.1e}，答對率前後是 {"、".join(f"{name} {before:.1%} 與 {after:.1%}" for name, (before, after) in right.items())}；收完之後的模型比基礎模型多 {extra["compose"][0]} 個參數。
+    f"""- 收進權重讓 logits 改變 {max(exact.values()):.1e}，答對率前後是 \
+{"、".join(f"{name} {before:.1%} 與 {after:.1%}" for name, (before, after) in right.items())}；\
+收完之後的模型比基礎模型多 {extra["compose"][0]} 個參數。
 - 忘了偏差，在沒有偏差的模型上看不出來；有偏差時，是最大 logit 的 {of_biases["bias_forgotten"]:.2g}。
 - 透過 HTTP：{over_http}。""",
 )

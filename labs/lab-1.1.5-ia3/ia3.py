@@ -1,7 +1,7 @@
 """(IA)3: a vector of factors on the keys, on the values and inside the feed-forward network, and nothing else is trained.
 
 Read from top to bottom: where the vectors go, how many numbers that is, the layer, into a model, folded out of it again.
-Source: Liu et al. (2022), section 3.3, https://arxiv.org/abs/2205.05638.
+Source: Liu et al. (2022), https://arxiv.org/abs/2205.05638.
 
     keys    K' = l_k * K          values    V' = l_v * V          inside the MLP    h' = l_ff * h
 

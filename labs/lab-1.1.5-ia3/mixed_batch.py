@@ -5,7 +5,7 @@
         model(input_ids=...)                                      # three rows
 
 LoRA's rows would each need two matrices of their own, in kernels made for that. A vector for a row is one more product of two tensors.
-Source: Liu et al. (2022), section 3.3, on mixed-task batches, https://arxiv.org/abs/2205.05638.
+Source: Liu et al. (2022), on mixed-task batches, https://arxiv.org/abs/2205.05638.
 """
 
 from __future__ import annotations

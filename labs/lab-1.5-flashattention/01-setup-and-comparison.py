@@ -261,7 +261,8 @@ lab.say(
     f"""- **Memory.** Naive attention grows like {exponents["naive", "bytes"]}, the fused one like {exponents["fused", "bytes"]}. At N = {at} that is
   {naive_mb:.0f} MB against {fused_mb:.1f} MB: {naive_mb / fused_mb:.0f} times less. (An exponent a little below 1 is what a constant plus
   a linear term looks like.)
-- **Time.** Naive grows like {exponents["naive", "seconds"]}, fused like {exponents["fused", "seconds"]}; at N = {at} the fused one is {speed:.1f} times as fast. {trust.en}.
+- **Time.** Naive grows like {exponents["naive", "seconds"]}, fused like {exponents["fused", "seconds"]}; \
+at N = {at} the fused one is {speed:.1f} times as fast. {trust.en}.
   Nothing was approximated: every pair that a query may see has its score, and with the mask these are N(N + 1)/2.
 - So one function has two very different memory curves: the N x N matrix is how naive attention is *written*, not what attention *is*.""",
     f"""- **記憶體。** 原始版的成長像 {exponents["naive", "bytes"]}，融合版像 {exponents["fused", "bytes"]}。在 N = {at} 時，兩者是
@@ -278,7 +279,8 @@ long, heads = 131_072, 32
 matrix = long**2 * heads * 2  # bytes, bfloat16
 lab.say(
     f"""**Extrapolate.** By the fitted line, one head of naive attention at N = {further:,} would need
-{law.factor * further**law.exponent / settings.heads / 1e9:.0f} GB. And by plain arithmetic: a single score matrix of a model with {heads} heads at a context of {long:,} tokens,
+{law.factor * further**law.exponent / settings.heads / 1e9:.0f} GB. And by plain arithmetic: \
+a single score matrix of a model with {heads} heads at a context of {long:,} tokens,
 in bfloat16, is {long:,}² × {heads} × 2 bytes = {matrix / 2**40:.0f} TiB. No accelerator holds that, for one layer and one sequence.""",
     f"""**外推。** 照擬合出來的直線，單一個 head 的原始注意力在 N = {further:,} 時需要
 {law.factor * further**law.exponent / settings.heads / 1e9:.0f} GB。再單純算一下：一個有 {heads} 個 head 的模型，上下文 {long:,} 個 token，用 bfloat16 存一個分數矩陣，

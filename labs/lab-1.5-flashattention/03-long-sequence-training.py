@@ -296,11 +296,15 @@ guessed = Text("", "") if guess is None else Text(f" (you guessed {guess:g})", f
 refused = Text("refused", "被拒絕") if outcome["naive"][0] else Text("not refused", "沒有被拒絕")
 distance = long // 2
 lab.say(
-    f"""- {long:,} tokens, a budget of {settings.budget_mb} MiB: naive attention is {refused.en}. Tiled attention trains, and after {settings.long_steps} steps it gains
-  **{mean["tiled"]:.2f} nats** per question over guessing{guessed.en}, of at most ln {len(SIGNS)} = {np.log(len(SIGNS)):.2f}. At least {distance:,} tokens lie between an answer and where it stands.
-- Without the state of earlier blocks the gain is {mean["last_block"]:.2f}, without attention {mean["zeros"]:.2f}. Neither can be above 0: who does not see the header answers
+    f"""- {long:,} tokens, a budget of {settings.budget_mb} MiB: naive attention is {refused.en}. \
+Tiled attention trains, and after {settings.long_steps} steps it gains
+  **{mean["tiled"]:.2f} nats** per question over guessing{guessed.en}, of at most ln {len(SIGNS)} = \
+{np.log(len(SIGNS)):.2f}. At least {distance:,} tokens lie between an answer and where it stands.
+- Without the state of earlier blocks the gain is {mean["last_block"]:.2f}, without attention {mean["zeros"]:.2f}. \
+Neither can be above 0: who does not see the header answers
   both alike. Their losses fall all the same, because the text and the header can be learned without reaching far.
-- The budget is {budget / needed:.1f} times what a tiled step needs. For naive attention each further layer would add at least {matrix / 2**20:.0f} MiB.""",
+- The budget is {budget / needed:.1f} times what a tiled step needs. \
+For naive attention each further layer would add at least {matrix / 2**20:.0f} MiB.""",
     f"""- {long:,} 個 token、預算 {settings.budget_mb} MiB：原始注意力{refused.zh_tw}。分塊注意力可以訓練，{settings.long_steps} 步之後，每一題比瞎猜多得到
   **{mean["tiled"]:.2f} nats**{guessed.zh_tw}，上限是 ln {len(SIGNS)} = {np.log(len(SIGNS)):.2f}。答案和它所在的位置之間，至少隔了 {distance:,} 個 token。
 - 少了先前區塊的狀態，多得到的是 {mean["last_block"]:.2f}；沒有注意力則是 {mean["zeros"]:.2f}。兩者都不可能大於 0：看不到標頭的，對兩種情況只能給出同樣的答案。

@@ -297,11 +297,15 @@ tight = 4096
 tight_moved = tiled_forward_traffic(full, block_queries_for_sram(tight, full.head_dim, few), few).total
 wide_moved = queries_outside["queries"][-1]
 lab.say(
-    f"""- Queries outside (FlashAttention-2, our loops): spent on queries, the traffic falls like {falls["queries outside", "queries"]}; spent on keys, like {falls["queries outside", "keys"]}.
-- Keys outside (FlashAttention-1, the order that the theorem is about): spent on keys, like {falls["keys outside", "keys"]}; spent on queries, like {falls["keys outside", "queries"]}.
-- In both orders $M$ counts through the *outer* block, because everything of the inner side crosses once per outer block. The theorem's hidden constant is
+    f"""- Queries outside (FlashAttention-2, our loops): spent on queries, the traffic falls like \
+{falls["queries outside", "queries"]}; spent on keys, like {falls["queries outside", "keys"]}.
+- Keys outside (FlashAttention-1, the order that the theorem is about): \
+spent on keys, like {falls["keys outside", "keys"]}; spent on queries, like {falls["keys outside", "queries"]}.
+- In both orders $M$ counts through the *outer* block, because everything of the inner side crosses once per outer \
+block. The theorem's hidden constant is
   {between["queries outside"]} for the first and {between["keys outside"]} for the second: the unfinished output also travels there, out and in.
-- M must be large enough for tiling to pay: with {tight:,} elements, queries outside, it would move {tight_moved / naive_total:.2f} times what naive attention moves, with
+- M must be large enough for tiling to pay: with {tight:,} elements, queries outside, it would move \
+{tight_moved / naive_total:.2f} times what naive attention moves, with
   {srams[-1]:,} it is {wide_moved / naive_total:.2f} times.""",
     f"""- 外層是 query（FlashAttention-2，我們的迴圈）：用在 query 上，傳輸量像 {falls["queries outside", "queries"]} 下降；用在 key 上，則像 {falls["queries outside", "keys"]}。
 - 外層是 key（FlashAttention-1，定理講的就是這個順序）：用在 key 上，像 {falls["keys outside", "keys"]}；用在 query 上，像 {falls["keys outside", "queries"]}。
@@ -339,7 +343,8 @@ guess = lab.predict("causal_pair_share")
 guessed = Text("", "") if guess is None else Text(f" (you guessed {guess:g})", f"（你猜 {guess:g}）")
 lab.say(
     f"Naive attention scores {pairs['naive']:,} pairs, the tiled loops {pairs['tiled']:,}: **{pairs['tiled'] / pairs['naive']:.1%}**{guessed.en}. "
-    f"{pairs['visible']:,} are visible ({pairs['visible'] / pairs['naive']:.1%}); what lies between is the hidden part of the tiles that the diagonal crosses.",
+    f"{pairs['visible']:,} are visible ({pairs['visible'] / pairs['naive']:.1%}); "
+    f"what lies between is the hidden part of the tiles that the diagonal crosses.",
     f"原始版算了 {pairs['naive']:,} 對，分塊迴圈算了 {pairs['tiled']:,} 對：**{pairs['tiled'] / pairs['naive']:.1%}**{guessed.zh_tw}。"
     f"看得到的是 {pairs['visible']:,} 對（{pairs['visible'] / pairs['naive']:.1%}）；多出來的，是對角線穿過的那些 tile 裡看不到的部分。",
 )
@@ -434,7 +439,8 @@ else:
     )
 lab.say(
     f"""From blocks of {smallest} to {largest} the traffic falls by a factor of {fewer:.1f} and the fast memory rises {more:.0f} times. {why.en}
-A GPU kernel has no such calls, and its limit is what fits: at {element_bytes} bytes per element a block of {largest} would take {kib[largest]:.0f} KiB, and a block of 64
+A GPU kernel has no such calls, and its limit is what fits: at {element_bytes} bytes per element a block of {largest} \
+would take {kib[largest]:.0f} KiB, and a block of 64
 {kib[64]:.0f} KiB. A multiprocessor has 64 to 228 KiB of shared memory: that is why kernels use tiles of 64 or 128 rows.""",
     f"""區塊從 {smallest} 到 {largest}，傳輸量降為 {fewer:.1f} 分之一，快速記憶體的需求變成 {more:.0f} 倍。{why.zh_tw}
 GPU kernel 沒有這種呼叫，限制在於放不放得下：每個元素 {element_bytes} 位元組，區塊 {largest} 要 {kib[largest]:.0f} KiB，區塊 64 要 {kib[64]:.0f} KiB。
@@ -479,7 +485,8 @@ lab.record("temporary_growth", growth[2], variant="naive")
 lab.record("training_temporary_growth", growth[3])
 lab.record("training_temporary_growth", growth[4], variant="naive")
 lab.say(
-    f"Twice the length: the largest temporary of the forward pass becomes {growth[1]:g} times as large with tiles and {growth[2]:g} times without; in a training "
+    f"Twice the length: the largest temporary of the forward pass becomes {growth[1]:g} times as large with tiles and "
+    f"{growth[2]:g} times without; in a training "
     f"step {growth[3]:g} and {growth[4]:g} times, for there gradients are as long as the sequence.",
     f"長度加倍：前向傳播最大的暫存張量，分塊版變成 {growth[1]:g} 倍，原始版 {growth[2]:g} 倍；訓練步驟則是 {growth[3]:g} 倍與 {growth[4]:g} 倍，因為梯度跟序列一樣長。",
 )
@@ -545,14 +552,17 @@ lab.say(
     f"""- The measured peak is {peak / 1e12:.3g} TFLOP/s, the bandwidth {bandwidth / 1e9:.3g} GB/s: the roof bends at {ridge:.1f} operations per byte.
 - Naive attention does {intensity["naive"]:.1f} operations per byte: it is under the {under["naive"].en}. Tiled attention does
   {intensity["tiled"]:.1f}: under the {under["tiled"].en}.
-- Attained: naive {share["naive"]:.0%} of its roof, tiled {share["tiled"]:.0%} of its own. Of what they do, {kept["naive"]:.0%} (naive) and {kept["tiled"]:.0%} (tiled) is useful, the rest is
+- Attained: naive {share["naive"]:.0%} of its roof, tiled {share["tiled"]:.0%} of its own. \
+Of what they do, {kept["naive"]:.0%} (naive) and {kept["tiled"]:.0%} (tiled) is useful, the rest is
   masked away. SDPA's useful operations reach {fused / peak:.0%} of the peak. What is missing below a roof is what the operations do not count:
   exponentials, masks, rescales and the overhead of calls. (Eager PyTorch also moves the scores for scale and mask; our traffic, like
   the paper's, takes these as fused.)
-- One tiled forward pass takes {times["tiled"].median / times["naive"].median:.2f} times as long as a naive one here. Under a causal mask that is not all traffic: it also does {done["tiled"] / done["naive"]:.0%} of
+- One tiled forward pass takes {times["tiled"].median / times["naive"].median:.2f} times as long as a naive one here. \
+Under a causal mask that is not all traffic: it also does {done["tiled"] / done["naive"]:.0%} of
   the operations.
 - A single CPU core bends early. A data-centre GPU with tensor cores bends at more than 100 operations per byte: put both intensities there,
-  and naive attention is far to the left of the bend, tiled attention {intensity["tiled"] / intensity["naive"]:.1f} times closer to it. That is why FlashAttention is faster there,
+  and naive attention is far to the left of the bend, tiled attention {intensity["tiled"] / intensity["naive"]:.1f} \
+times closer to it. That is why FlashAttention is faster there,
   with a mask and without.""",
     f"""- 量到的峰值是 {peak / 1e12:.3g} TFLOP/s，頻寬是 {bandwidth / 1e9:.3g} GB/s：上限線在每位元組 {ridge:.1f} 次運算處轉折。
 - 原始注意力每位元組做 {intensity["naive"]:.1f} 次運算，位於{under["naive"].zh_tw}。分塊注意力做
@@ -699,9 +709,11 @@ at = lengths[-1]
 less = memory["naive", at] / memory["tiled", at]
 slower = timings["tiled", at].median / timings["sdpa", at].median
 lab.say(
-    f"""- Your loops need memory like $N^{{{laws["tiled", "bytes"].exponent:.2f}}}${guessed[0]}: at N = {at} {memory["tiled", at] / 1e6:.1f} MB, {less:.0f} times less than naive attention.
+    f"""- Your loops need memory like $N^{{{laws["tiled", "bytes"].exponent:.2f}}}${guessed[0]}: \
+at N = {at} {memory["tiled", at] / 1e6:.1f} MB, {less:.0f} times less than naive attention.
   (Attention that returns zeros would need even less. A memory gate says nothing about the answer; that is what the gates of notebook 2 are for.)
-- Their time grows like $N^{{{law.exponent:.2f}}}${guessed[1]}, {trust.en}. At N = {at} they take {slower:.1f} times as long as the fused SDPA, which runs the same
+- Their time grows like $N^{{{law.exponent:.2f}}}${guessed[1]}, {trust.en}. \
+At N = {at} they take {slower:.1f} times as long as the fused SDPA, which runs the same
   algorithm without a Python call per tile.""",
     f"""- 你的迴圈需要的記憶體像 $N^{{{laws["tiled", "bytes"].exponent:.2f}}}$ 成長{guessed[0]}：N = {at} 時是 {memory["tiled", at] / 1e6:.1f} MB，比原始版少 {less:.0f} 倍。
   （只會回傳零的注意力，需要的還更少。記憶體的關卡不會告訴你答案對不對，那是第 2 本筆記本那些關卡的事。）

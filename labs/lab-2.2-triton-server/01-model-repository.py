@@ -102,7 +102,9 @@ print(lab_server.index(server))
 with closing(over_grpc(server)) as client:
     running = client.get_server_metadata().version
 lab.say(
-    f"This is Triton {running}, as it says itself. Each release of NVIDIA's container has one: 2.51.0 is about that of release 24.10, and there are newer ones. What you read here was seen with this one; a newer server may word its errors in another way, and do more.",
+    f"This is Triton {running}, as it says itself. Each release of NVIDIA's container has one: "
+    f"2.51.0 is about that of release 24.10, and there are newer ones. What you read here was seen with this one; "
+    f"a newer server may word its errors in another way, and do more.",
     f"這是 Triton {running}，它自己說的。NVIDIA 每一版容器都有對應的版本：2.51.0 大約是 24.10 版的，之後還有更新的。這裡寫的都是在這個版本看到的；較新的伺服器，錯誤訊息的用字可能不同，能做的事也可能更多。",
 )
 
@@ -218,9 +220,14 @@ lab.table(
 
 # %%
 lab.say(
-    f"""Of {len(prompts)} prompts, {differing(answers["HTTP"])} have other tokens over HTTP than here, and {differing(answers["gRPC"])} over gRPC; the logits differ by {logit_difference:.1e} (relative). If the client drops one token of the prompt, {differing(wrong_preprocessing)} answers change{"" if not comparable else f", and with the checkpoint {settings.other_model} in its place the logits differ by {distance(other_checkpoint, expected):.2g}"}.
+    f"""Of {len(prompts)} prompts, {differing(answers["HTTP"])} have other tokens over HTTP than here, and \
+{differing(answers["gRPC"])} over gRPC; the logits differ by {logit_difference:.1e} (relative). \
+If the client drops one token of the prompt, {differing(wrong_preprocessing)} answers \
+change{"" if not comparable else f", and with the checkpoint {settings.other_model} in its place the logits differ by {distance(other_checkpoint, expected):.2g}"}.
 The server did nothing wrong in either case, and says nothing: that the *right* numbers come out has to be tested against a local run.""",
-    f"""{len(prompts)} 個提示裡，HTTP 有 {differing(answers["HTTP"])} 個的 token 與本機不同，gRPC 有 {differing(answers["gRPC"])} 個；logits 相差 {logit_difference:.1e}（相對值）。用戶端如果漏掉提示的一個 token，有 {differing(wrong_preprocessing)} 個答案會變{"" if not comparable else f"；要是放的是 {settings.other_model} 這個 checkpoint，logits 會差 {distance(other_checkpoint, expected):.2g}"}。
+    f"""{len(prompts)} 個提示裡，HTTP 有 {differing(answers["HTTP"])} 個的 token 與本機不同，gRPC 有 {differing(answers["gRPC"])} 個；\
+logits 相差 {logit_difference:.1e}（相對值）。用戶端如果漏掉提示的一個 token，有 {differing(wrong_preprocessing)} \
+個答案會變{"" if not comparable else f"；要是放的是 {settings.other_model} 這個 checkpoint，logits 會差 {distance(other_checkpoint, expected):.2g}"}。
 這兩種情況，伺服器都沒做錯事，也不會說話：出來的數字*對不對*，要跟本機的執行結果比過才知道。""",
 )
 
@@ -310,8 +317,13 @@ lab.table(
     [(name, "; ".join(problems) or "-") for name, problems in wrong_answers.items()],
 )
 lab.say(
-    f"The diagnosis was right for {sum(predicted[name] == real[name] for name in real)} of {len(real)} directories; a linter that approves of everything would be wrong for {sum(verdict != SERVED for verdict in real.values())}. The server served {len(unnoticed)} broken models without a word{'' if guess is None else f' (you guessed {guess:.0f})'}.",
-    f"{len(real)} 個目錄裡，診斷對了 {sum(predicted[name] == real[name] for name in real)} 個；一個什麼都說好的檢查工具會錯 {sum(verdict != SERVED for verdict in real.values())} 個。有 {len(unnoticed)} 個壞掉的模型，伺服器照常回答，一句話也沒說{'' if guess is None else f'（你猜 {guess:.0f} 個）'}。",
+    f"The diagnosis was right for {sum(predicted[name] == real[name] for name in real)} of {len(real)} directories; "
+    f"a linter that approves of everything would be wrong for {sum(verdict != SERVED for verdict in real.values())}. "
+    f"The server served {len(unnoticed)} broken models without a "
+    f"word{'' if guess is None else f' (you guessed {guess:.0f})'}.",
+    f"{len(real)} 個目錄裡，診斷對了 {sum(predicted[name] == real[name] for name in real)} 個；"
+    f"一個什麼都說好的檢查工具會錯 {sum(verdict != SERVED for verdict in real.values())} 個。"
+    f"有 {len(unnoticed)} 個壞掉的模型，伺服器照常回答，一句話也沒說{'' if guess is None else f'（你猜 {guess:.0f} 個）'}。",
 )
 
 # %% [markdown] lang="en"
@@ -343,7 +355,9 @@ reason = [line.partition("] ")[2] for line in lonely.log.read_text(encoding="utf
 print("client:", outcome)
 print("log:   ", *(line.strip().replace(str(elsewhere), "...") for line in reason))
 lab.say(
-    f"After {settings.hang_seconds:.0f} seconds the client gave up: `{outcome}`. The log knew at once. In this version of the server the process that hosts the code ends, and the load waits for it: give every call to a server a time limit.",
+    f"After {settings.hang_seconds:.0f} seconds the client gave up: `{outcome}`. The log knew at once. "
+    f"In this version of the server the process that hosts the code ends, and the load waits for it: "
+    f"give every call to a server a time limit.",
     f"{settings.hang_seconds:.0f} 秒後，用戶端放棄了：`{outcome}`。日誌馬上就知道原因。在這個版本的伺服器裡，執行程式碼的行程已經結束，載入卻還在等它：對伺服器的每個呼叫都要設時限。",
 )
 
@@ -355,11 +369,17 @@ lab.say(
 
 # %%
 lab.say(
-    f"""- Over both protocols, {len(prompts) - max(differing(got) for got in answers.values())} of {len(prompts)} answers of the language model are equal to the local ones, token by token; logits differ by {logit_difference:.1e}.
-- Of {len(MISTAKES) - 1} mistakes the server refused {sum(verdict != SERVED for verdict in real.values())}, served {len(unnoticed)} wrongly, and {len(MISTAKES) - 1 - sum(verdict != SERVED for verdict in real.values()) - len(unnoticed)} was none: an optional input may be missing.
-- What is wrong with a repository can be known before a server is started: {len(real) - sum(predicted[name] != real[name] for name in real)} of {len(real)} verdicts were.""",
+    f"""- Over both protocols, {len(prompts) - max(differing(got) for got in answers.values())} of {len(prompts)} answers of \
+the language model are equal to the local ones, token by token; logits differ by {logit_difference:.1e}.
+- Of {len(MISTAKES) - 1} mistakes the server refused {sum(verdict != SERVED for verdict in real.values())}, served \
+{len(unnoticed)} wrongly, and \
+{len(MISTAKES) - 1 - sum(verdict != SERVED for verdict in real.values()) - len(unnoticed)} was none: \
+an optional input may be missing.
+- What is wrong with a repository can be known before a server is started: \
+{len(real) - sum(predicted[name] != real[name] for name in real)} of {len(real)} verdicts were.""",
     f"""- 兩種協定下，語言模型的 {len(prompts)} 個答案有 {len(prompts) - max(differing(got) for got in answers.values())} 個與本機逐 token 相等；logits 相差 {logit_difference:.1e}。
-- {len(MISTAKES) - 1} 個錯誤裡，伺服器拒絕了 {sum(verdict != SERVED for verdict in real.values())} 個，錯誤地回答了 {len(unnoticed)} 個，還有 {len(MISTAKES) - 1 - sum(verdict != SERVED for verdict in real.values()) - len(unnoticed)} 個其實沒錯：optional 的輸入可以不送。
+- {len(MISTAKES) - 1} 個錯誤裡，伺服器拒絕了 {sum(verdict != SERVED for verdict in real.values())} 個，錯誤地回答了 {len(unnoticed)} 個，\
+還有 {len(MISTAKES) - 1 - sum(verdict != SERVED for verdict in real.values()) - len(unnoticed)} 個其實沒錯：optional 的輸入可以不送。
 - 儲存庫哪裡不對，啟動伺服器之前就能知道：{len(real)} 個判決裡，事先說中了 {len(real) - sum(predicted[name] != real[name] for name in real)} 個。""",
 )
 

@@ -171,7 +171,8 @@ lab.figure(
     "batch-sizes",
     figure,
     Text(
-        en="In batches of which size the rows were computed, by the server's own statistics (every request of this run, mixed lengths and lonely clients too).",
+        en="In batches of which size the rows were computed, by the server's own statistics (every request of this run, mixed "
+            "lengths and lonely clients too).",
         zh_tw="每一列是在多大的批次裡算的，依據伺服器自己的統計（這次執行的所有請求，也包括長度混雜與獨自一人的）。",
     ),
 )
@@ -179,10 +180,20 @@ lab.figure(
 # %%
 guess = lab.predict("executions_per_inference")
 lab.say(
-    f"""With {settings.batch_clients} clients the server needed at most {executions["tiny_batched"]:.2f} executions per request{"" if guess is None else f" (you guessed {guess:.2f})"}, without batching {executions["tiny"]:.2f}. {len(asked) - sum(plain[number] != batched[number] for number in asked)} of {len(asked)} answers are the same. Throughput was {statistics.median(speedups):.1f} times as high (median; {speedups[0]:.1f} to {speedups[-1]:.1f} over {len(speedups)} rounds).
-When no two neighbours have the same length, it is {mixed_executions:.2f} executions per request: batching was on, and did nothing. A client alone sees {waits[len(waits) // 2]:+.1f} ms with batching (median; {waits[0]:+.1f} to {waits[-1]:+.1f}), of which the configuration explains up to 2.""",
-    f"""{settings.batch_clients} 個用戶端時，伺服器每個請求最多執行 {executions["tiny_batched"]:.2f} 次{"" if guess is None else f"（你猜 {guess:.2f}）"}，沒有批次是 {executions["tiny"]:.2f} 次。{len(asked)} 個答案裡有 {len(asked) - sum(plain[number] != batched[number] for number in asked)} 個相同。吞吐量是 {statistics.median(speedups):.1f} 倍（中位數；{len(speedups)} 輪，從 {speedups[0]:.1f} 到 {speedups[-1]:.1f}）。
-相鄰的請求長度都不同時，每個請求要執行 {mixed_executions:.2f} 次：批次是開著的，卻毫無作用。獨自一人的用戶端開了批次會差 {waits[len(waits) // 2]:+.1f} ms（中位數；{waits[0]:+.1f} 到 {waits[-1]:+.1f}），其中設定能解釋的最多 2 ms。""",
+    f"""With {settings.batch_clients} clients the server needed at most {executions["tiny_batched"]:.2f} executions per \
+request{"" if guess is None else f" (you guessed {guess:.2f})"}, without batching {executions["tiny"]:.2f}. \
+{len(asked) - sum(plain[number] != batched[number] for number in asked)} of {len(asked)} answers are the same. \
+Throughput was {statistics.median(speedups):.1f} times as high (median; \
+{speedups[0]:.1f} to {speedups[-1]:.1f} over {len(speedups)} rounds).
+When no two neighbours have the same length, it is {mixed_executions:.2f} executions per request: \
+batching was on, and did nothing. A client alone sees {waits[len(waits) // 2]:+.1f} ms with batching (median; \
+{waits[0]:+.1f} to {waits[-1]:+.1f}), of which the configuration explains up to 2.""",
+    f"""{settings.batch_clients} 個用戶端時，伺服器每個請求最多執行 {executions["tiny_batched"]:.2f} \
+次{"" if guess is None else f"（你猜 {guess:.2f}）"}，沒有批次是 {executions["tiny"]:.2f} 次。\
+{len(asked)} 個答案裡有 {len(asked) - sum(plain[number] != batched[number] for number in asked)} 個相同。\
+吞吐量是 {statistics.median(speedups):.1f} 倍（中位數；{len(speedups)} 輪，從 {speedups[0]:.1f} 到 {speedups[-1]:.1f}）。
+相鄰的請求長度都不同時，每個請求要執行 {mixed_executions:.2f} 次：批次是開著的，卻毫無作用。獨自一人的用戶端開了批次會差 {waits[len(waits) // 2]:+.1f} ms（中位數；\
+{waits[0]:+.1f} 到 {waits[-1]:+.1f}），其中設定能解釋的最多 2 ms。""",
 )
 for extra_client in clients:
     extra_client.close()
@@ -294,8 +305,12 @@ lab.table(
     ],
 )
 lab.say(
-    f"The ensemble equals its parts for {len(various) - apart} of {len(various)} prompts. Of {len(various) + len(sums)} prompts BLS sent {bls_calls} to the language model, the ensemble {ensemble_calls}. Of the {len(sums)} sums BLS got {right['BLS']} right, the ensemble {right['ensemble']}.",
-    f"{len(various)} 個提示裡，ensemble 與各部分相接相同的有 {len(various) - apart} 個。{len(various) + len(sums)} 個提示中，BLS 交給語言模型 {bls_calls} 個，ensemble 交了 {ensemble_calls} 個。{len(sums)} 題加法，BLS 答對 {right['BLS']} 題，ensemble 答對 {right['ensemble']} 題。",
+    f"The ensemble equals its parts for {len(various) - apart} of {len(various)} prompts. "
+    f"Of {len(various) + len(sums)} prompts BLS sent {bls_calls} to the language model, the ensemble {ensemble_calls}. "
+    f"Of the {len(sums)} sums BLS got {right['BLS']} right, the ensemble {right['ensemble']}.",
+    f"{len(various)} 個提示裡，ensemble 與各部分相接相同的有 {len(various) - apart} 個。"
+    f"{len(various) + len(sums)} 個提示中，BLS 交給語言模型 {bls_calls} 個，ensemble 交了 {ensemble_calls} 個。"
+    f"{len(sums)} 題加法，BLS 答對 {right['BLS']} 題，ensemble 答對 {right['ensemble']} 題。",
 )
 
 # %% [markdown] lang="en"
@@ -357,8 +372,13 @@ lab.figure(
     ),
 )
 lab.say(
-    f"Put together, the pieces equal the whole answer for {sum([token for token, *_ in pieces[prompt]] == not_streamed[prompt] for prompt in various)} of {len(various)} prompts. Of {sum(map(len, pieces.values()))} tokens, {in_time} had arrived before the last of their answer was made; kept back, {in_time_kept_back}. Both are streams to the client's code: only the clock tells them apart.",
-    f"{len(various)} 個提示裡，有 {sum([token for token, *_ in pieces[prompt]] == not_streamed[prompt] for prompt in various)} 個的片段拼起來等於完整的答案。{sum(map(len, pieces.values()))} 個 token 裡，有 {in_time} 個在自己答案的最後一個 token 產生之前就到了；留到最後才送的，有 {in_time_kept_back} 個。對用戶端的程式碼來說兩者都是串流：只有時鐘分得出來。",
+    f"Put together, the pieces equal the whole answer for "
+    f"{sum([token for token, *_ in pieces[prompt]] == not_streamed[prompt] for prompt in various)} of {len(various)} "
+    f"prompts. Of {sum(map(len, pieces.values()))} tokens, {in_time} had arrived before the last of their answer was made; "
+    f"kept back, {in_time_kept_back}. Both are streams to the client's code: only the clock tells them apart.",
+    f"{len(various)} 個提示裡，有 {sum([token for token, *_ in pieces[prompt]] == not_streamed[prompt] for prompt in various)} "
+    f"個的片段拼起來等於完整的答案。{sum(map(len, pieces.values()))} 個 token 裡，有 {in_time} 個在自己答案的最後一個 token 產生之前就到了；"
+    f"留到最後才送的，有 {in_time_kept_back} 個。對用戶端的程式碼來說兩者都是串流：只有時鐘分得出來。",
 )
 
 # %% [markdown] lang="en"
@@ -398,8 +418,12 @@ lab.table(
     [(name, len(drawn), hits[name], executed[name]) for name in hits],
 )
 lab.say(
-    f"{len(drawn)} requests, {len(set(drawn))} of them distinct: {repeated} repetitions, {hits['linear_cached']} hits. An input that differs in the last bit of float32 had {nearly_hits}. A cache is for inputs that come again to the byte, and for answers that may be the same twice: greedy text, not sampled text.",
-    f"{len(drawn)} 個請求，其中 {len(set(drawn))} 個不同：重複 {repeated} 次，命中 {hits['linear_cached']} 次。只差 float32 最後一個位元的輸入，命中 {nearly_hits} 次。快取適合一個位元組都不差地重複出現的輸入，以及可以每次都一樣的答案：貪婪解碼的文字可以，取樣的不行。",
+    f"{len(drawn)} requests, {len(set(drawn))} of them distinct: {repeated} repetitions, {hits['linear_cached']} hits. "
+    f"An input that differs in the last bit of float32 had {nearly_hits}. "
+    f"A cache is for inputs that come again to the byte, and for answers that may be the same twice: "
+    f"greedy text, not sampled text.",
+    f"{len(drawn)} 個請求，其中 {len(set(drawn))} 個不同：重複 {repeated} 次，命中 {hits['linear_cached']} 次。"
+    f"只差 float32 最後一個位元的輸入，命中 {nearly_hits} 次。快取適合一個位元組都不差地重複出現的輸入，以及可以每次都一樣的答案：貪婪解碼的文字可以，取樣的不行。",
 )
 for name in hits:
     client.unload_model(name)
@@ -414,11 +438,14 @@ statistics_client.close()
 
 # %%
 lab.say(
-    f"""- Dynamic batching: {executions["tiny_batched"]:.2f} executions per request instead of {executions["tiny"]:.2f}, and {statistics.median(speedups):.1f} times the throughput with {settings.batch_clients} clients; with mixed lengths {mixed_executions:.2f}.
+    f"""- Dynamic batching: {executions["tiny_batched"]:.2f} executions per request instead of {executions["tiny"]:.2f}, and \
+{statistics.median(speedups):.1f} times the throughput with {settings.batch_clients} clients; \
+with mixed lengths {mixed_executions:.2f}.
 - BLS asked the language model {bls_calls} times where the ensemble asked {ensemble_calls} times.
 - Of {len(pieces[longest])} streamed tokens {early(pieces[longest])} came before the end was known.
 - The cache computed {executed["linear_cached"]} of {len(drawn)} requests.""",
-    f"""- 動態批次：每個請求執行 {executions["tiny_batched"]:.2f} 次，而不是 {executions["tiny"]:.2f} 次；{settings.batch_clients} 個用戶端時，吞吐量是 {statistics.median(speedups):.1f} 倍；長度混雜時則是 {mixed_executions:.2f} 次。
+    f"""- 動態批次：每個請求執行 {executions["tiny_batched"]:.2f} 次，而不是 {executions["tiny"]:.2f} 次；\
+{settings.batch_clients} 個用戶端時，吞吐量是 {statistics.median(speedups):.1f} 倍；長度混雜時則是 {mixed_executions:.2f} 次。
 - 語言模型被 BLS 問了 {bls_calls} 次，被 ensemble 問了 {ensemble_calls} 次。
 - 串流的 {len(pieces[longest])} 個 token 裡，有 {early(pieces[longest])} 個在結尾確定之前就到了。
 - 有快取時，{len(drawn)} 個請求只算了 {executed["linear_cached"]} 個。""",

@@ -193,8 +193,15 @@ back = sum(before == 2 and after == 1 for before, after in zip(today, ramped, st
 lab.record("users_moved", moved)
 lab.record("users_moved", moved_by_hash, variant="builtin_hash")
 lab.say(
-    f"Version 2 got {share:.1%} of {len(users):,} requests for a weight of {settings.treated_share:.0%}: {abs(share - settings.treated_share) / error:.1f} standard errors. With equal weights it would be {wrong_share:.1%}, {abs(wrong_share - settings.treated_share) / error:.0f} of them. In another process {moved} users changed sides, with `hash()` {moved_by_hash}. And when the share is raised from {settings.treated_share:.0%} to 50%, {back} of the users who had version 2 lose it.",
-    f"權重 {settings.treated_share:.0%}，{len(users):,} 個請求中版本 2 拿到 {share:.1%}：相差 {abs(share - settings.treated_share) / error:.1f} 個標準誤。如果權重相等，會是 {wrong_share:.1%}，差 {abs(wrong_share - settings.treated_share) / error:.0f} 個。換一個行程，有 {moved} 個使用者換邊；用 `hash()` 則有 {moved_by_hash} 個。把比例從 {settings.treated_share:.0%} 調高到 50% 時，原本用版本 2 的使用者有 {back} 個會失去它。",
+    f"Version 2 got {share:.1%} of {len(users):,} requests for a weight of {settings.treated_share:.0%}: "
+    f"{abs(share - settings.treated_share) / error:.1f} standard errors. "
+    f"With equal weights it would be {wrong_share:.1%}, {abs(wrong_share - settings.treated_share) / error:.0f} of them. "
+    f"In another process {moved} users changed sides, with `hash()` {moved_by_hash}. "
+    f"And when the share is raised from {settings.treated_share:.0%} to 50%, {back} of the users who had version 2 lose it.",
+    f"權重 {settings.treated_share:.0%}，{len(users):,} 個請求中版本 2 拿到 {share:.1%}：相差 "
+    f"{abs(share - settings.treated_share) / error:.1f} 個標準誤。如果權重相等，會是 {wrong_share:.1%}，差 "
+    f"{abs(wrong_share - settings.treated_share) / error:.0f} 個。換一個行程，有 {moved} 個使用者換邊；用 `hash()` 則有 {moved_by_hash} 個。"
+    f"把比例從 {settings.treated_share:.0%} 調高到 50% 時，原本用版本 2 的使用者有 {back} 個會失去它。",
 )
 
 # %% [markdown] lang="en"
@@ -275,8 +282,11 @@ lab.table(
     [(name, seen["old"], seen["new"], seen["failed"]) for name, seen in updates.items()],
 )
 lab.say(
-    f"{updates['load']['failed']} requests failed in the update by `load`{'' if guess is None else f' (you guessed {guess:.0f})'}, {updates['unload, load']['failed']} when it was unloaded first. The price: for a moment both versions are in memory.",
-    f"用 `load` 更新，失敗了 {updates['load']['failed']} 個請求{'' if guess is None else f'（你猜 {guess:.0f} 個）'}；先卸載的話，失敗 {updates['unload, load']['failed']} 個。代價是：有一小段時間，兩個版本都在記憶體裡。",
+    f"{updates['load']['failed']} requests failed in the update by "
+    f"`load`{'' if guess is None else f' (you guessed {guess:.0f})'}, {updates['unload, load']['failed']} when it was "
+    f"unloaded first. The price: for a moment both versions are in memory.",
+    f"用 `load` 更新，失敗了 {updates['load']['failed']} 個請求{'' if guess is None else f'（你猜 {guess:.0f} 個）'}；"
+    f"先卸載的話，失敗 {updates['unload, load']['failed']} 個。代價是：有一小段時間，兩個版本都在記憶體裡。",
 )
 
 # %% [markdown] lang="en"
@@ -330,7 +340,8 @@ lab.figure(
     ),
 )
 lab.say(
-    f"With {settings.instances} instances and no limit {together['free']} requests ran at once; with {slots} slots {together['limited']}. The other instances are loaded, take memory, and wait.",
+    f"With {settings.instances} instances and no limit {together['free']} requests ran at once; "
+    f"with {slots} slots {together['limited']}. The other instances are loaded, take memory, and wait.",
     f"{settings.instances} 個 instance、沒有限制時，同時執行 {together['free']} 個請求；{slots} 個 slot 時是 {together['limited']} 個。其他 instance 都載入了、占著記憶體，在等。",
 )
 for model in spans:
@@ -386,7 +397,8 @@ try:
 except REFUSED as refusal:
     words = str(refusal)
 lab.say(
-    f"With sequences {wrong['tab']} of {2 * bills.size} totals were wrong (two evenings), without {wrong['one_for_all']} of {bills.size}. Whoever goes on with a sequence that the server does not know hears: `{words}`.",
+    f"With sequences {wrong['tab']} of {2 * bills.size} totals were wrong (two evenings), without {wrong['one_for_all']} of "
+    f"{bills.size}. Whoever goes on with a sequence that the server does not know hears: `{words}`.",
     f"有序列時，{2 * bills.size} 個累計（兩個晚上）錯了 {wrong['tab']} 個；沒有時，{bills.size} 個錯了 {wrong['one_for_all']} 個。接著問一個伺服器不認得的序列，會聽到：`{words}`。",
 )
 for model in (*totals, "all_versions"):

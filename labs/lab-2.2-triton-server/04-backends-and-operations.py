@@ -104,8 +104,12 @@ lab.table(
     [(kind, times, f"`{words.get(kind, '-')[:110]}`") for kind, times in sent.items()],
 )
 lab.say(
-    f"The server counts {succeeded:.0f} successes and {failed:.0f} failures. Of {sum(sent.values())} requests, {sum(sent.values()) - succeeded - failed:.0f} are in neither: what is refused at the door never reaches a model, and no counter of a model knows it. Whoever wants to see those must count at the gateway, or in the client.",
-    f"伺服器數到 {succeeded:.0f} 次成功、{failed:.0f} 次失敗。{sum(sent.values())} 個請求裡，有 {sum(sent.values()) - succeeded - failed:.0f} 個兩邊都不在：在門口被拒絕的請求到不了任何模型，模型的計數器也就不知道。想看到它們，就得在閘道或用戶端計數。",
+    f"The server counts {succeeded:.0f} successes and {failed:.0f} failures. "
+    f"Of {sum(sent.values())} requests, {sum(sent.values()) - succeeded - failed:.0f} are in neither: "
+    f"what is refused at the door never reaches a model, and no counter of a model knows it. "
+    f"Whoever wants to see those must count at the gateway, or in the client.",
+    f"伺服器數到 {succeeded:.0f} 次成功、{failed:.0f} 次失敗。{sum(sent.values())} 個請求裡，有 {sum(sent.values()) - succeeded - failed:.0f} "
+    f"個兩邊都不在：在門口被拒絕的請求到不了任何模型，模型的計數器也就不知道。想看到它們，就得在閘道或用戶端計數。",
 )
 
 # %% [markdown] lang="en"
@@ -193,8 +197,13 @@ gain = {
 }
 waiting = {model: statistics.median(queued[model][most]) for model in models}
 lab.say(
-    f"From {least} to {most} clients throughput grows {gain['tiny']:.1f} times without batching and {gain['tiny_batched']:.1f} times with it. With {most} clients a request waits {waiting['tiny']:.0f} ms in the queue of `tiny`, {waiting['tiny_batched']:.0f} ms in that of `tiny_batched`. A service has a limit on latency: read off the concurrency at which p95 crosses yours, and that throughput is the capacity.",
-    f"從 {least} 個用戶端到 {most} 個，沒有批次時吞吐量成長為 {gain['tiny']:.1f} 倍，有批次時為 {gain['tiny_batched']:.1f} 倍。{most} 個用戶端時，一個請求在 `tiny` 的佇列裡等 {waiting['tiny']:.0f} ms，在 `tiny_batched` 的佇列裡等 {waiting['tiny_batched']:.0f} ms。服務對延遲有上限：看 p95 在哪個並行數超過你的上限，那裡的吞吐量就是容量。",
+    f"From {least} to {most} clients throughput grows {gain['tiny']:.1f} times without batching and "
+    f"{gain['tiny_batched']:.1f} times with it. With {most} clients a request waits {waiting['tiny']:.0f} ms in the queue "
+    f"of `tiny`, {waiting['tiny_batched']:.0f} ms in that of `tiny_batched`. A service has a limit on latency: "
+    f"read off the concurrency at which p95 crosses yours, and that throughput is the capacity.",
+    f"從 {least} 個用戶端到 {most} 個，沒有批次時吞吐量成長為 {gain['tiny']:.1f} 倍，有批次時為 {gain['tiny_batched']:.1f} 倍。"
+    f"{most} 個用戶端時，一個請求在 `tiny` 的佇列裡等 {waiting['tiny']:.0f} ms，在 `tiny_batched` 的佇列裡等 {waiting['tiny_batched']:.0f} ms。"
+    f"服務對延遲有上限：看 p95 在哪個並行數超過你的上限，那裡的吞吐量就是容量。",
 )
 
 # %% [markdown] lang="en"
@@ -417,8 +426,16 @@ lab.table(
 )
 guess = lab.predict("answers_missing")
 lab.say(
-    f"The clients were without answers for {outage:.1f} seconds: until the new server had imported PyTorch and loaded the model again. The careful ones miss {missing(ledgers['careful'], settings.restart_requests)} answers in the end{'' if guess is None else f' (you guessed {guess:.0f})'}, the careless ones {missing(ledgers['careless'], settings.restart_requests)}. Of the sleeping requests {sum(killed_in_flight)} of {len(killed_in_flight)} were answered. And the dead server left {len(left_over)} of its {regions_before} regions in shared memory behind: on a machine without containers, they stay until somebody removes them.",
-    f"用戶端有 {outage:.1f} 秒得不到答案：要等新的伺服器匯入 PyTorch、重新載入模型。謹慎的那組最後缺 {missing(ledgers['careful'], settings.restart_requests)} 個答案{'' if guess is None else f'（你猜 {guess:.0f} 個）'}，隨便的那組缺 {missing(ledgers['careless'], settings.restart_requests)} 個。在睡覺的 {len(killed_in_flight)} 個請求，有 {sum(killed_in_flight)} 個得到回答。死掉的伺服器在共享記憶體裡的 {regions_before} 個區段，留下了 {len(left_over)} 個：沒有容器的機器上，它們會一直留著，直到有人清掉。",
+    f"The clients were without answers for {outage:.1f} seconds: until the new server had imported PyTorch and loaded the "
+    f"model again. The careful ones miss {missing(ledgers['careful'], settings.restart_requests)} answers in the "
+    f"end{'' if guess is None else f' (you guessed {guess:.0f})'}, the careless ones "
+    f"{missing(ledgers['careless'], settings.restart_requests)}. Of the sleeping requests {sum(killed_in_flight)} of "
+    f"{len(killed_in_flight)} were answered. And the dead server left {len(left_over)} of its {regions_before} regions in "
+    f"shared memory behind: on a machine without containers, they stay until somebody removes them.",
+    f"用戶端有 {outage:.1f} 秒得不到答案：要等新的伺服器匯入 PyTorch、重新載入模型。謹慎的那組最後缺 {missing(ledgers['careful'], settings.restart_requests)} "
+    f"個答案{'' if guess is None else f'（你猜 {guess:.0f} 個）'}，隨便的那組缺 {missing(ledgers['careless'], settings.restart_requests)} "
+    f"個。在睡覺的 {len(killed_in_flight)} 個請求，有 {sum(killed_in_flight)} 個得到回答。"
+    f"死掉的伺服器在共享記憶體裡的 {regions_before} 個區段，留下了 {len(left_over)} 個：沒有容器的機器上，它們會一直留著，直到有人清掉。",
 )
 
 # %% [markdown] lang="en"
@@ -458,8 +475,11 @@ lab.table(
     ],
 )
 lab.say(
-    f"After SIGTERM {finished.count(True)} of {len(finished)} requests in flight were answered; a request that came later was {'answered' if late else 'refused'}; the server had ended after {took:.1f} seconds. Connections that clients keep open, even idle ones, count as well: the server waits for them, so close them.",
-    f"SIGTERM 之後，途中的 {len(finished)} 個請求有 {finished.count(True)} 個得到回答；之後才來的請求{'得到回答' if late else '被拒絕'}；{took:.1f} 秒後伺服器結束。用戶端一直開著的連線，就算閒著，也算在內：伺服器會等它們，所以要關掉。",
+    f"After SIGTERM {finished.count(True)} of {len(finished)} requests in flight were answered; "
+    f"a request that came later was {'answered' if late else 'refused'}; the server had ended after {took:.1f} seconds. "
+    f"Connections that clients keep open, even idle ones, count as well: the server waits for them, so close them.",
+    f"SIGTERM 之後，途中的 {len(finished)} 個請求有 {finished.count(True)} 個得到回答；之後才來的請求{'得到回答' if late else '被拒絕'}；"
+    f"{took:.1f} 秒後伺服器結束。用戶端一直開著的連線，就算閒著，也算在內：伺服器會等它們，所以要關掉。",
 )
 
 # %% [markdown] lang="en"
@@ -470,13 +490,22 @@ lab.say(
 
 # %%
 lab.say(
-    f"""- The counters agree with the clients for everything that reached a model, and know nothing of {sum(sent.values()) - succeeded - failed:.0f} of {sum(sent.values())} requests.
-- Batching raised what {most} clients get through from {statistics.median(throughput(one) for one in measured["tiny"][most]):.0f} to {statistics.median(throughput(one) for one in measured["tiny_batched"][most]):.0f} requests per second.
-- After `kill -9` the server was back on its ports, and clients that ask again had {settings.restart_requests - missing(ledgers["careful"], settings.restart_requests)} of {settings.restart_requests} answers; those that do not, {settings.restart_requests - missing(ledgers["careless"], settings.restart_requests)}.
-- An orderly end lost {finished.count(False)} requests and left {regions_left} regions behind, the crash {killed_in_flight.count(False)} and {len(left_over)}.""",
+    f"""- The counters agree with the clients for everything that reached a model, and know nothing of \
+{sum(sent.values()) - succeeded - failed:.0f} of {sum(sent.values())} requests.
+- Batching raised what {most} clients get through from \
+{statistics.median(throughput(one) for one in measured["tiny"][most]):.0f} to \
+{statistics.median(throughput(one) for one in measured["tiny_batched"][most]):.0f} requests per second.
+- After `kill -9` the server was back on its ports, and clients that ask again had \
+{settings.restart_requests - missing(ledgers["careful"], settings.restart_requests)} of {settings.restart_requests} \
+answers; those that do not, {settings.restart_requests - missing(ledgers["careless"], settings.restart_requests)}.
+- An orderly end lost {finished.count(False)} requests and left {regions_left} regions behind, the crash \
+{killed_in_flight.count(False)} and {len(left_over)}.""",
     f"""- 只要到達模型的請求，計數器都與用戶端一致；{sum(sent.values())} 個請求裡有 {sum(sent.values()) - succeeded - failed:.0f} 個它一無所知。
-- 批次讓 {most} 個用戶端的吞吐量從每秒 {statistics.median(throughput(one) for one in measured["tiny"][most]):.0f} 個請求變成 {statistics.median(throughput(one) for one in measured["tiny_batched"][most]):.0f} 個。
-- `kill -9` 之後，伺服器在原來的連接埠回來了；會再問一次的用戶端拿到 {settings.restart_requests} 個答案中的 {settings.restart_requests - missing(ledgers["careful"], settings.restart_requests)} 個，不會的拿到 {settings.restart_requests - missing(ledgers["careless"], settings.restart_requests)} 個。
+- 批次讓 {most} 個用戶端的吞吐量從每秒 {statistics.median(throughput(one) for one in measured["tiny"][most]):.0f} 個請求變成 \
+{statistics.median(throughput(one) for one in measured["tiny_batched"][most]):.0f} 個。
+- `kill -9` 之後，伺服器在原來的連接埠回來了；會再問一次的用戶端拿到 {settings.restart_requests} 個答案中的 \
+{settings.restart_requests - missing(ledgers["careful"], settings.restart_requests)} 個，不會的拿到 \
+{settings.restart_requests - missing(ledgers["careless"], settings.restart_requests)} 個。
 - 有秩序地結束丟了 {finished.count(False)} 個請求、留下 {regions_left} 個區段；當機則是 {killed_in_flight.count(False)} 個與 {len(left_over)} 個。""",
 )
 

@@ -280,7 +280,8 @@ knows_nothing = -math.log(len(tokenizer))  # every token equally likely
 server_says = [value for answer in scored for value in answer["choices"][0]["logprobs"]["token_logprobs"]]
 lab.record("logprob_error", max(abs(value - knows_nothing) for value in server_says), variant="uniform")
 lab.say(
-    f"Largest difference over {len(errors)} tokens: {max(errors):.2g} nats. Shifted by one position: {max(shifted):.2g}. The first request for them took {waits[0]:.2f} s, the same again {waits[1]:.2f} s.",
+    f"Largest difference over {len(errors)} tokens: {max(errors):.2g} nats. Shifted by one position: {max(shifted):.2g}. "
+    f"The first request for them took {waits[0]:.2f} s, the same again {waits[1]:.2f} s.",
     f"{len(errors)} 個 token 中最大的差異：{max(errors):.2g} nat。錯開一格：{max(shifted):.2g}。第一個這種請求花了 {waits[0]:.2f} 秒，同樣的再來一次 {waits[1]:.2f} 秒。",
 )
 
@@ -388,11 +389,16 @@ torch.save({"prompt": beginning, "probabilities": next_probabilities(model, begi
 # %%
 guess = lab.predict("greedy_differing")
 lab.say(
-    f"""- Of {len(prompts)} greedy answers {greedy_differing} differ from Transformers{"" if guess is None else f" (you guessed {guess:g})"}; without the last token of the prompt {cut_differing} do, without the first {front_differing}{"" if front_differing else ": equal answers alone do not prove that the prompt was right"}.
+    f"""- Of {len(prompts)} greedy answers {greedy_differing} differ from \
+Transformers{"" if guess is None else f" (you guessed {guess:g})"}; \
+without the last token of the prompt {cut_differing} do, without the first \
+{front_differing}{"" if front_differing else ": equal answers alone do not prove that the prompt was right"}.
 - Chat through the template: {chat_differing} of {len(items)} differ; without it, {bare_differing}.
 - Log-probabilities agree to {max(errors):.1g} nats.
-- On {usage_differing} of {len(prompts)} bills the tokens are not those of the tokenizer, and {abs(generated - billed):g} tokens are missing from the server's own account of {generated:g}.""",
-    f"""- {len(prompts)} 個貪婪回答中，{greedy_differing} 個與 Transformers 不同{"" if guess is None else f"（你猜 {guess:g}）"}；提示少了最後一個 token 時，有 {cut_differing} 個不同，少了第一個時則有 {front_differing} 個{"" if front_differing else "：回答相同，還不足以證明提示是對的"}。
+- On {usage_differing} of {len(prompts)} bills the tokens are not those of the tokenizer, and \
+{abs(generated - billed):g} tokens are missing from the server's own account of {generated:g}.""",
+    f"""- {len(prompts)} 個貪婪回答中，{greedy_differing} 個與 Transformers 不同{"" if guess is None else f"（你猜 {guess:g}）"}；\
+提示少了最後一個 token 時，有 {cut_differing} 個不同，少了第一個時則有 {front_differing} 個{"" if front_differing else "：回答相同，還不足以證明提示是對的"}。
 - 套用範本的對話：{len(items)} 個中 {chat_differing} 個不同；不套範本，{bare_differing} 個。
 - 對數機率相差不超過 {max(errors):.1g} nat。
 - {len(prompts)} 張帳單中，{usage_differing} 張的 token 數與分詞器不同；伺服器自己記的 {generated:g} 個 token，差了 {abs(generated - billed):g} 個。""",

@@ -137,7 +137,8 @@ streamed, whole = at_best(at_first_event), at_best(at_whole_body)
 lab.record("finished_at_first_event", streamed)
 lab.record("finished_at_first_event", whole, variant="whole_body")
 lab.say(
-    f"When the streaming client has its first event, the server has finished {streamed:g} requests of 1; when the other one has anything at all, {whole:g}.",
+    f"When the streaming client has its first event, the server has finished {streamed:g} requests of 1; "
+    f"when the other one has anything at all, {whole:g}.",
     f"串流用戶端拿到第一個事件時，伺服器做完了 1 個請求中的 {streamed:g} 個；另一個用戶端拿到任何東西時，已經做完 {whole:g} 個。",
 )
 
@@ -207,8 +208,11 @@ lab.table(
     [(name, most, steps, made, ratio) for name, (most, ratio, steps, made) in overlap.items()],
 )
 lab.say(
-    f"The clients of the serial server count {overlap['serial_server'][0]} at once, those of the real one {overlap['together'][0]}. What tells them apart is the engine's own counter: {overlap['serial_server'][1]:.2f} steps per token against {overlap['together'][1]:.2f}.",
-    f"序列式伺服器的用戶端數到同時有 {overlap['serial_server'][0]} 個，真正的伺服器則是 {overlap['together'][0]} 個。分得出兩者的是引擎自己的計數器：每個 token {overlap['serial_server'][1]:.2f} 步，對上 {overlap['together'][1]:.2f} 步。",
+    f"The clients of the serial server count {overlap['serial_server'][0]} at once, those of the real one "
+    f"{overlap['together'][0]}. What tells them apart is the engine's own counter: "
+    f"{overlap['serial_server'][1]:.2f} steps per token against {overlap['together'][1]:.2f}.",
+    f"序列式伺服器的用戶端數到同時有 {overlap['serial_server'][0]} 個，真正的伺服器則是 {overlap['together'][0]} 個。"
+    f"分得出兩者的是引擎自己的計數器：每個 token {overlap['serial_server'][1]:.2f} 步，對上 {overlap['together'][1]:.2f} 步。",
 )
 
 # %% [markdown] lang="en"
@@ -327,8 +331,12 @@ lab.table(
 together = max(sweep, key=lambda n: column(n, 5).median)
 in_one_piece = column(together, 5).median
 lab.say(
-    f"Read the last column before the gaps. {f'With {together} clients, {in_one_piece:.0%} of the tokens came in one piece of bytes with the one before. Their gap is 0, which says nothing about the engine: in between, the HTTP process of the server or this client had no turn to pass them on.' if in_one_piece >= 0.005 else 'Here every token came in a piece of its own, so the gaps are those of the engine. On a busier machine several come in one piece: their gap is 0, which says nothing about the engine, only that the HTTP process of the server or this client had no turn in between.'} A gap is only as good as the clock that it was read from.",
-    f"看間隔之前，先看最後一欄。{f'{together} 個用戶端時，有 {in_one_piece:.0%} 的 token 與前一個在同一段位元組裡到達。它們的間隔是 0，但這與引擎無關：在那之間，伺服器負責 HTTP 的行程，或是這個用戶端，沒有輪到執行，來不及轉交。' if in_one_piece >= 0.005 else '這裡每個 token 都是自己一段到達的，所以間隔就是引擎的間隔。在比較忙的機器上，會有好幾個在同一段裡到達：它們的間隔是 0，但這與引擎無關，只表示在那之間，伺服器負責 HTTP 的行程或這個用戶端沒有輪到執行。'}間隔可不可信，要看是在哪裡計時的。",
+    f"Read the last column before the gaps. "
+    f"{f'With {together} clients, {in_one_piece:.0%} of the tokens came in one piece of bytes with the one before. Their gap is 0, which says nothing about the engine: in between, the HTTP process of the server or this client had no turn to pass them on.' if in_one_piece >= 0.005 else 'Here every token came in a piece of its own, so the gaps are those of the engine. On a busier machine several come in one piece: their gap is 0, which says nothing about the engine, only that the HTTP process of the server or this client had no turn in between.'} "
+    f"A gap is only as good as the clock that it was read from.",
+    f"看間隔之前，先看最後一欄。"
+    f"{f'{together} 個用戶端時，有 {in_one_piece:.0%} 的 token 與前一個在同一段位元組裡到達。它們的間隔是 0，但這與引擎無關：在那之間，伺服器負責 HTTP 的行程，或是這個用戶端，沒有輪到執行，來不及轉交。' if in_one_piece >= 0.005 else '這裡每個 token 都是自己一段到達的，所以間隔就是引擎的間隔。在比較忙的機器上，會有好幾個在同一段裡到達：它們的間隔是 0，但這與引擎無關，只表示在那之間，伺服器負責 HTTP 的行程或這個用戶端沒有輪到執行。'}間隔可不可信，"
+    f"要看是在哪裡計時的。",
 )
 
 # %%
@@ -352,8 +360,12 @@ alone, crowd = min(sweep), max(sweep)
 gain = column(crowd, 0).median / column(alone, 0).median
 lab.record("throughput_gain", gain)
 lab.say(
-    f"{crowd} clients get {gain:.1f} times the tokens per second of one, and each of them {column(crowd, 1).median / column(alone, 1).median:.2f} of its speed. A step costs nearly the same however many share it, as long as reading weights and starting kernels is what it mostly does.",
-    f"{crowd} 個用戶端合計的每秒 token 是一個時的 {gain:.1f} 倍，而每一個的速度是獨自一人時的 {column(crowd, 1).median / column(alone, 1).median:.2f} 倍。只要一步的成本主要花在讀權重和啟動 kernel，多少人共用都差不多。",
+    f"{crowd} clients get {gain:.1f} times the tokens per second of one, and each of them "
+    f"{column(crowd, 1).median / column(alone, 1).median:.2f} of its speed. "
+    f"A step costs nearly the same however many share it, as long as reading weights and starting kernels is what it mostly "
+    f"does.",
+    f"{crowd} 個用戶端合計的每秒 token 是一個時的 {gain:.1f} 倍，而每一個的速度是獨自一人時的 {column(crowd, 1).median / column(alone, 1).median:.2f} 倍。"
+    f"只要一步的成本主要花在讀權重和啟動 kernel，多少人共用都差不多。",
 )
 
 # %% [markdown] lang="en"
@@ -570,10 +582,13 @@ lab.figure(
 # %%
 guess = lab.predict("steps_per_token")
 lab.say(
-    f"""- {settings.clients} clients together need {overlap["together"][1]:.2f} engine steps per token{"" if guess is None else f" (you guessed {guess:g})"}, one by one {overlap["one_by_one"][1]:.2f}.
+    f"""- {settings.clients} clients together need {overlap["together"][1]:.2f} engine steps per \
+token{"" if guess is None else f" (you guessed {guess:g})"}, one by one {overlap["one_by_one"][1]:.2f}.
 - Throughput grows {gain:.1f} times from {alone} to {crowd} clients.
-- {settings.samples:,} draws lie {distance:.3f} from the model's softmax (as many draws of torch from the softmax itself: {noise:.3f}), those of another temperature {other:.3f}, and {overlapping:.3f} where seeds overlap.
-- The same stall touches {slow["closed"]:.0%} of the requests in a closed loop and {slow["open"]:.0%} in an open one (on average {mean_at_once(loops["open"][1]):.1f} were under way there).""",
+- {settings.samples:,} draws lie {distance:.3f} from the model's softmax (as many draws of torch from the softmax \
+itself: {noise:.3f}), those of another temperature {other:.3f}, and {overlapping:.3f} where seeds overlap.
+- The same stall touches {slow["closed"]:.0%} of the requests in a closed loop and {slow["open"]:.0%} in an open one \
+(on average {mean_at_once(loops["open"][1]):.1f} were under way there).""",
     f"""- {settings.clients} 個用戶端一起來，每個 token 要 {overlap["together"][1]:.2f} 步{"" if guess is None else f"（你猜 {guess:g}）"}，一個接一個則要 {overlap["one_by_one"][1]:.2f} 步。
 - 從 {alone} 個到 {crowd} 個用戶端，吞吐量變成 {gain:.1f} 倍。
 - {settings.samples:,} 次抽樣與模型的 softmax 相距 {distance:.3f}（torch 直接從 softmax 抽同樣多次：{noise:.3f}），換一個溫度是 {other:.3f}，種子重疊則是 {overlapping:.3f}。

@@ -234,8 +234,12 @@ lab.table(
 # %%
 finding = one_slot > 0
 lab.say(
-    f"""Asked alone, both are right. Mixed, {one_slot} of {len(questions)} answers of the *base* are wrong{": they are the adapter's. No error, no warning; the customers of the base get another model whenever a customer of the adapter is there too. It is a known mistake of vLLM's CPU code ([#48421](https://github.com/vllm-project/vllm/pull/48421)): a request without adapter has the adapter number -1, and Python takes -1 for the last one. With one adapter slot (`--max-loras 1`, the default) that is the adapter. The second server below gets one slot more than it has adapters, so that the last one stays empty, and takes the same test" if finding else ": this build keeps them apart (its CPU code does not, see [#48421](https://github.com/vllm-project/vllm/pull/48421))"}. A test of each model alone does not find such a thing.""",
-    f"""各自發問，兩者都對。混在一起，*基礎模型*的 {len(questions)} 個回答中有 {one_slot} 個是錯的{"：那其實是 adapter 的回答。沒有錯誤訊息，也沒有警告；只要剛好有人在用 adapter，使用基礎模型的客戶就會拿到另一個模型。這是 vLLM 的 CPU 程式碼的已知錯誤（[#48421](https://github.com/vllm-project/vllm/pull/48421)）：沒有 adapter 的請求，adapter 編號是 -1，而 Python 把 -1 當成最後一個。只有一個 adapter 位置時（`--max-loras 1`，預設值），最後一個就是那個 adapter。下面的第二個伺服器，位置會比 adapter 多一個，讓最後一個空著，然後再做一次同樣的測試" if finding else "：這個版本有把它們分開（它的 CPU 程式碼則沒有，見 [#48421](https://github.com/vllm-project/vllm/pull/48421)）"}。只分別測試每個模型，是發現不了這種事的。""",
+    f"""Asked alone, both are right. Mixed, {one_slot} of {len(questions)} answers of the *base* are \
+wrong{": they are the adapter's. No error, no warning; the customers of the base get another model whenever a customer of the adapter is there too. It is a known mistake of vLLM's CPU code ([#48421](https://github.com/vllm-project/vllm/pull/48421)): a request without adapter has the adapter number -1, and Python takes -1 for the last one. With one adapter slot (`--max-loras 1`, the default) that is the adapter. The second server below gets one slot more than it has adapters, so that the last one stays empty, and takes the same test" if finding else ": this build keeps them apart (its CPU code does not, see [#48421](https://github.com/vllm-project/vllm/pull/48421))"}. \
+A test of each model alone does not find such a thing.""",
+    f"""各自發問，兩者都對。混在一起，*基礎模型*的 {len(questions)} 個回答中有 {one_slot} \
+個是錯的{"：那其實是 adapter 的回答。沒有錯誤訊息，也沒有警告；只要剛好有人在用 adapter，使用基礎模型的客戶就會拿到另一個模型。這是 vLLM 的 CPU 程式碼的已知錯誤（[#48421](https://github.com/vllm-project/vllm/pull/48421)）：沒有 adapter 的請求，adapter 編號是 -1，而 Python 把 -1 當成最後一個。只有一個 adapter 位置時（`--max-loras 1`，預設值），最後一個就是那個 adapter。下面的第二個伺服器，位置會比 adapter 多一個，讓最後一個空著，然後再做一次同樣的測試" if finding else "：這個版本有把它們分開（它的 CPU 程式碼則沒有，見 [#48421](https://github.com/vllm-project/vllm/pull/48421)）"}。\
+只分別測試每個模型，是發現不了這種事的。""",
 )
 
 # %%
@@ -497,7 +501,9 @@ lab.table(
     rows,
 )
 lab.say(
-    f"The guarantee ends with the tokens: with `max_tokens` 6 the answer is `{cut.text}`, finish_reason `{cut.finish_reason}`. The form is right, the content is the model's: it was never taught these, and says whatever is allowed.",
+    f"The guarantee ends with the tokens: with `max_tokens` 6 the answer is `{cut.text}`, finish_reason "
+    f"`{cut.finish_reason}`. The form is right, the content is the model's: "
+    f"it was never taught these, and says whatever is allowed.",
     f"這個保證到 token 用完為止：`max_tokens` 設成 6，回答是 `{cut.text}`，finish_reason 是 `{cut.finish_reason}`。格式一定對，內容還是模型的：它沒學過這些，只是說出允許的東西。",
 )
 
@@ -563,8 +569,16 @@ silent = sum("Timeout" in reply.error for reply in cut_off)
 without_reason = sum(reply.status == 200 and reply.done and reply.finish_reason is None for reply in cut_off)
 longest = max((len(reply.token_ids) for reply in cut_off if not succeeded(reply)), default=0)
 lab.say(
-    f"{lost} of {len(cut_off)} answers are cut off, after at most {longest} of {settings.long_tokens} tokens; {like_success} of these have HTTP status 200. By default vLLM ends its engine at once (`--shutdown-timeout 0`). How a client learns of it depends on the moment: {aborted} by the finish_reason `abort`, {told} by an error inside the stream, {silent} by their own timeout, after waiting for tokens that nobody computes any more. And {without_reason} are told nothing at all: their stream ends in order, with `[DONE]` and without a finish_reason. A client needs eyes for all of these. Notebook 4 spares its clients that.",
-    f"{len(cut_off)} 個回答中有 {lost} 個被截斷，最多只拿到 {settings.long_tokens} 個 token 中的 {longest} 個；其中 {like_success} 個的 HTTP 狀態是 200。vLLM 預設會立刻結束引擎（`--shutdown-timeout 0`）。用戶端怎麼知道，要看當下的時機：{aborted} 個是 finish_reason 寫著 `abort`，{told} 個是串流裡出現錯誤，{silent} 個一直在等沒有人會再算的 token，直到自己逾時。還有 {without_reason} 個完全沒有得到通知：串流正常結束，有 `[DONE]`，卻沒有 finish_reason。這些用戶端全都要看得懂。第 4 本筆記本會讓用戶端不必受這種罪。",
+    f"{lost} of {len(cut_off)} answers are cut off, after at most {longest} of {settings.long_tokens} tokens; "
+    f"{like_success} of these have HTTP status 200. By default vLLM ends its engine at once (`--shutdown-timeout 0`). "
+    f"How a client learns of it depends on the moment: {aborted} by the finish_reason `abort`, {told} by an error inside "
+    f"the stream, {silent} by their own timeout, after waiting for tokens that nobody computes any more. "
+    f"And {without_reason} are told nothing at all: their stream ends in order, with `[DONE]` and without a finish_reason. "
+    f"A client needs eyes for all of these. Notebook 4 spares its clients that.",
+    f"{len(cut_off)} 個回答中有 {lost} 個被截斷，最多只拿到 {settings.long_tokens} 個 token 中的 {longest} 個；"
+    f"其中 {like_success} 個的 HTTP 狀態是 200。vLLM 預設會立刻結束引擎（`--shutdown-timeout 0`）。"
+    f"用戶端怎麼知道，要看當下的時機：{aborted} 個是 finish_reason 寫著 `abort`，{told} 個是串流裡出現錯誤，{silent} 個一直在等沒有人會再算的 token，直到自己逾時。"
+    f"還有 {without_reason} 個完全沒有得到通知：串流正常結束，有 `[DONE]`，卻沒有 finish_reason。這些用戶端全都要看得懂。第 4 本筆記本會讓用戶端不必受這種罪。",
 )
 
 # %% [markdown] lang="en"
@@ -744,8 +758,13 @@ lab.table(
 # %%
 biased = speculative_distance > 2 * by_torch(settings.speculative_samples)
 lab.say(
-    f"""The server that guesses kept {sampled_accepted:.0%} of its guesses, and its draws are {speculative_distance:.2f} from the model's distribution{"; the noise of so many draws does not explain that. The method is right, this build is not: where a request samples, vLLM's CPU code reads its temperature from memory that nobody has written ([#55005](https://github.com/vllm-project/vllm/issues/55005)). No error, no warning; the answers are fluent. Greedy answers are not touched, which is why equality with Transformers held. So on this server nobody may sample, until the version is another one *and this test passes*" if biased else ": no more than the noise of so many draws, so guessing changed nothing"}. Looking at greedy answers alone does not find such a thing.""",
-    f"""會猜的伺服器留下了 {sampled_accepted:.0%} 的猜測，抽樣結果與模型的分布相距 {speculative_distance:.2f}{"；這不是抽樣次數太少的雜訊解釋得了的。方法沒有錯，錯的是這個版本：請求要抽樣時，vLLM 的 CPU 程式碼會從一塊沒人寫過的記憶體讀它的溫度（[#55005](https://github.com/vllm-project/vllm/issues/55005)）。沒有錯誤訊息，也沒有警告，回答讀起來很通順。貪婪回答不受影響，所以與 Transformers 仍然相同。因此，在換了版本*而且通過這個測試*之前，誰都不能在這個伺服器上抽樣" if biased else "：不比這麼多次抽樣的雜訊更大，所以猜測沒有改變什麼"}。只看貪婪回答，是發現不了這種事的。""",
+    f"""The server that guesses kept {sampled_accepted:.0%} of its guesses, and its draws are {speculative_distance:.2f} from \
+the model's \
+distribution{"; the noise of so many draws does not explain that. The method is right, this build is not: where a request samples, vLLM's CPU code reads its temperature from memory that nobody has written ([#55005](https://github.com/vllm-project/vllm/issues/55005)). No error, no warning; the answers are fluent. Greedy answers are not touched, which is why equality with Transformers held. So on this server nobody may sample, until the version is another one *and this test passes*" if biased else ": no more than the noise of so many draws, so guessing changed nothing"}. \
+Looking at greedy answers alone does not find such a thing.""",
+    f"""會猜的伺服器留下了 {sampled_accepted:.0%} 的猜測，抽樣結果與模型的分布相距 \
+{speculative_distance:.2f}{"；這不是抽樣次數太少的雜訊解釋得了的。方法沒有錯，錯的是這個版本：請求要抽樣時，vLLM 的 CPU 程式碼會從一塊沒人寫過的記憶體讀它的溫度（[#55005](https://github.com/vllm-project/vllm/issues/55005)）。沒有錯誤訊息，也沒有警告，回答讀起來很通順。貪婪回答不受影響，所以與 Transformers 仍然相同。因此，在換了版本*而且通過這個測試*之前，誰都不能在這個伺服器上抽樣" if biased else "：不比這麼多次抽樣的雜訊更大，所以猜測沒有改變什麼"}。\
+只看貪婪回答，是發現不了這種事的。""",
 )
 
 # %% [markdown] lang="en"
@@ -757,16 +776,25 @@ lab.say(
 # %%
 guess = lab.predict("adapter_accuracy")
 lab.say(
-    f"""- With the adapter {right:.0%} of the held-out questions are right{"" if guess is None else f" (you guessed {guess:.0%})"}, without it {base_right:.0%}; {differing(from_adapter, with_peft)} of {len(questions)} answers differ from `peft`. In mixed batches {one_slot} answers of the base were wrong with one adapter slot, and {spare_slot} with a spare one.
-- Blocks in use and formula are {paging_error} apart, without sharing they would be {unshared_error}, and with room reserved for the longest answer {reserved_error}.
+    f"""- With the adapter {right:.0%} of the held-out questions are \
+right{"" if guess is None else f" (you guessed {guess:.0%})"}, without it {base_right:.0%}; \
+{differing(from_adapter, with_peft)} of {len(questions)} answers differ from `peft`. \
+In mixed batches {one_slot} answers of the base were wrong with one adapter slot, and {spare_slot} with a spare one.
+- Blocks in use and formula are {paging_error} apart, without sharing they would be {unshared_error}, and with room \
+reserved for the longest answer {reserved_error}.
 - The cache found what the formula said, with an error of {error} tokens over {len(cases)} prompts in blocks of {block_size}.
 - {unparsable} constrained answers did not parse, of the free ones {free_unparsable} of {3 * settings.structured_requests}.
-- Speculation changed {speculative_differing} of {len(guessed)} answers. The target accepted {accepted:.0%} of the guesses on questions it knows; a long free text got {tokens_per_step:.2f} tokens per step, and {plain_tokens_per_step:.2f} without speculation.""",
-    f"""- 有 adapter 時，保留題目答對 {right:.0%}{"" if guess is None else f"（你猜 {guess:.0%}）"}，沒有時 {base_right:.0%}；{len(questions)} 個回答中 {differing(from_adapter, with_peft)} 個與 `peft` 不同。在混合的批次裡，只有一個 adapter 位置時，基礎模型有 {one_slot} 個回答是錯的；多一個空位時，{spare_slot} 個。
+- Speculation changed {speculative_differing} of {len(guessed)} answers. \
+The target accepted {accepted:.0%} of the guesses on questions it knows; \
+a long free text got {tokens_per_step:.2f} tokens per step, and {plain_tokens_per_step:.2f} without speculation.""",
+    f"""- 有 adapter 時，保留題目答對 {right:.0%}{"" if guess is None else f"（你猜 {guess:.0%}）"}，沒有時 {base_right:.0%}；\
+{len(questions)} 個回答中 {differing(from_adapter, with_peft)} 個與 `peft` 不同。\
+在混合的批次裡，只有一個 adapter 位置時，基礎模型有 {one_slot} 個回答是錯的；多一個空位時，{spare_slot} 個。
 - 使用中的區塊與公式差 {paging_error} 塊；都不共用會差 {unshared_error} 塊，替最長的回答預留則差 {reserved_error} 塊。
 - 快取找到的與公式說的，{len(cases)} 個提示合計差 {error} 個 token，區塊大小是 {block_size}。
 - 有限制的回答中 {unparsable} 個無法解析；不限制的，{3 * settings.structured_requests} 個中有 {free_unparsable} 個。
-- 推測解碼改變了 {len(guessed)} 個回答中的 {speculative_differing} 個。在模型熟悉的題目上，目標模型接受了 {accepted:.0%} 的猜測；一段自由的長文，每步得到 {tokens_per_step:.2f} 個 token，不用推測解碼則是 {plain_tokens_per_step:.2f} 個。""",
+- 推測解碼改變了 {len(guessed)} 個回答中的 {speculative_differing} 個。在模型熟悉的題目上，目標模型接受了 {accepted:.0%} 的猜測；\
+一段自由的長文，每步得到 {tokens_per_step:.2f} 個 token，不用推測解碼則是 {plain_tokens_per_step:.2f} 個。""",
 )
 
 # %% [markdown] lang="en"

@@ -108,8 +108,14 @@ unguarded = [path for path in paths if statuses[path]["no key"] == 200]
 lab.record("paths_open", len(unguarded))
 lab.table([tr("path", "路徑"), *asking], [(path, *statuses[path].values()) for path in paths])
 lab.say(
-    f"Open without a key: {', '.join(f'`{path}`' for path in unguarded)}. Health and metrics are open by design, for load balancers and Prometheus. {'But `/invocations` *generates text* for anybody: the key guards only paths that begin with `/v1` and a few others.' if '/invocations' in unguarded else ''} So the key is not a fence around the server. Put a gateway in front that lets through only the paths you offer (`compose/serving.yaml` of this course has one), and let nobody else reach the port.",
-    f"不用金鑰就開放的：{'、'.join(f'`{path}`' for path in unguarded)}。健康檢查與監控本來就是開放的，給負載平衡器和 Prometheus 用。{'但是 `/invocations` 會替任何人*生成文字*：金鑰只擋 `/v1` 開頭的路徑和少數幾個。' if '/invocations' in unguarded else ''}所以金鑰不是圍住整個伺服器的籬笆。請在前面放一個閘道，只放行你要提供的路徑（本課程的 `compose/serving.yaml` 就有一個），並且別讓其他人連得到這個連接埠。",
+    f"Open without a key: {', '.join(f'`{path}`' for path in unguarded)}. "
+    f"Health and metrics are open by design, for load balancers and Prometheus. "
+    f"{'But `/invocations` *generates text* for anybody: the key guards only paths that begin with `/v1` and a few others.' if '/invocations' in unguarded else ''} "
+    f"So the key is not a fence around the server. Put a gateway in front that lets through only the paths you offer "
+    f"(`compose/serving.yaml` of this course has one), and let nobody else reach the port.",
+    f"不用金鑰就開放的：{'、'.join(f'`{path}`' for path in unguarded)}。健康檢查與監控本來就是開放的，給負載平衡器和 Prometheus 用。"
+    f"{'但是 `/invocations` 會替任何人*生成文字*：金鑰只擋 `/v1` 開頭的路徑和少數幾個。' if '/invocations' in unguarded else ''}所以金鑰不是圍住整個伺服器的籬笆。"
+    f"請在前面放一個閘道，只放行你要提供的路徑（本課程的 `compose/serving.yaml` 就有一個），並且別讓其他人連得到這個連接埠。",
 )
 
 # %% [markdown] lang="en"
@@ -152,7 +158,8 @@ lab.table(
     ],
 )
 lab.say(
-    f"The fourth one is not refused: it got {len(replies[3].token_ids)} tokens of 50, with finish_reason `{replies[3].finish_reason}`. Whoever needs all of an answer must look at that field.",
+    f"The fourth one is not refused: it got {len(replies[3].token_ids)} tokens of 50, with finish_reason "
+    f"`{replies[3].finish_reason}`. Whoever needs all of an answer must look at that field.",
     f"第四個沒有被拒絕：要 50 個 token，拿到 {len(replies[3].token_ids)} 個，finish_reason 是 `{replies[3].finish_reason}`。需要完整回答的人，一定要看這個欄位。",
 )
 
@@ -210,7 +217,10 @@ left, kept_open = computed_share(closes, settings.repeats), computed_share(only_
 lab.record("computed_for_nobody", left)
 lab.record("computed_for_nobody", kept_open, variant="connection_kept")
 lab.say(
-    f"Each client asked for {settings.long_tokens} tokens and wanted no more than the first. Where it closed the connection, the server computed {left:.1%} of them; where it only stopped reading, {kept_open:.1%}. Closing the connection is the way to cancel; a proxy that keeps it open keeps the server busy.",
+    f"Each client asked for {settings.long_tokens} tokens and wanted no more than the first. "
+    f"Where it closed the connection, the server computed {left:.1%} of them; "
+    f"where it only stopped reading, {kept_open:.1%}. Closing the connection is the way to cancel; "
+    f"a proxy that keeps it open keeps the server busy.",
     f"每個用戶端都要求了 {settings.long_tokens} 個 token，但看到第一個就不想再看。關閉連線的，伺服器算了其中的 {left:.1%}；只是不再讀取的，算了 {kept_open:.1%}。要取消就關閉連線；如果中間有代理伺服器把連線留著，伺服器就會一直忙下去。",
 )
 
@@ -270,8 +280,16 @@ lab.table(
 )
 inside = len(refused) - len(by_status)
 lab.say(
-    f"The server says `{refused[0].problem if refused else 'nothing'}`. vLLM checks twice: before it sends the HTTP status, and again when the request joins the engine. In between others may have come, and then the refusal is an event inside a stream that began with status 200. {f'{inside} times it was so in this run.' if inside else 'In this run no request fell between the two; on a busy machine most of them may.'} And no exception was raised for any of them: a client that only catches broken connections ({len(exceptions)} here) takes every refusal for an answer.",
-    f"伺服器說：`{refused[0].problem if refused else '（無）'}`。vLLM 檢查兩次：送出 HTTP 狀態碼之前，以及請求加入引擎的時候。這之間可能又有別人進來，那麼拒絕就成了串流裡的一個事件，而這個串流是以狀態 200 開始的。{f'這次執行中發生了 {inside} 次。' if inside else '這次執行中沒有請求落在兩者之間；在忙碌的機器上，可能大部分都會。'}而且沒有任何一個會引發例外：只攔截斷線（這裡有 {len(exceptions)} 個）的用戶端，會把每一個拒絕都當成回答。",
+    f"The server says `{refused[0].problem if refused else 'nothing'}`. vLLM checks twice: "
+    f"before it sends the HTTP status, and again when the request joins the engine. "
+    f"In between others may have come, and then the refusal is an event inside a stream that began with status 200. "
+    f"{f'{inside} times it was so in this run.' if inside else 'In this run no request fell between the two; on a busy machine most of them may.'} "
+    f"And no exception was raised for any of them: a client that only catches broken connections ({len(exceptions)} here) "
+    f"takes every refusal for an answer.",
+    f"伺服器說：`{refused[0].problem if refused else '（無）'}`。vLLM 檢查兩次：送出 HTTP 狀態碼之前，以及請求加入引擎的時候。"
+    f"這之間可能又有別人進來，那麼拒絕就成了串流裡的一個事件，而這個串流是以狀態 200 開始的。"
+    f"{f'這次執行中發生了 {inside} 次。' if inside else '這次執行中沒有請求落在兩者之間；在忙碌的機器上，可能大部分都會。'}而且沒有任何一個會引發例外：只攔截斷線（這裡有 {len(exceptions)} "
+    f"個）的用戶端，會把每一個拒絕都當成回答。",
 )
 
 # %% [markdown] lang="en"
@@ -612,8 +630,13 @@ lab.table(
     ],
 )
 lab.say(
-    f"At SIGTERM {running} answers were running; {lost_in_drain} were lost. The late request {'was answered' if succeeded(late) else 'was not answered'} ({'status ' + str(late.http_status) if late.http_status else 'no connection'}{', then ' + ('silence until its own timeout' if 'Timeout' in late.error else 'an empty stream') if late.http_status == 200 and not succeeded(late) else ''}). {'So the order of a deployment is: take the server out of the load balancer, wait until no new request comes, and only then send SIGTERM.' if not succeeded(late) else ''}",
-    f"收到 SIGTERM 時，有 {running} 個回答正在執行；遺失了 {lost_in_drain} 個。晚到的請求{'得到了回答' if succeeded(late) else '沒有得到回答'}（{'狀態 ' + str(late.http_status) if late.http_status else '連不上'}{'，接著' + ('一片沉默，直到它自己逾時' if 'Timeout' in late.error else '是一個空的串流') if late.http_status == 200 and not succeeded(late) else ''}）。{'所以部署的順序是：先把伺服器從負載平衡器移除，等到不再有新請求，才送 SIGTERM。' if not succeeded(late) else ''}",
+    f"At SIGTERM {running} answers were running; {lost_in_drain} were lost. "
+    f"The late request {'was answered' if succeeded(late) else 'was not answered'} "
+    f"({'status ' + str(late.http_status) if late.http_status else 'no connection'}{', then ' + ('silence until its own timeout' if 'Timeout' in late.error else 'an empty stream') if late.http_status == 200 and not succeeded(late) else ''}). "
+    f"{'So the order of a deployment is: take the server out of the load balancer, wait until no new request comes, and only then send SIGTERM.' if not succeeded(late) else ''}",
+    f"收到 SIGTERM 時，有 {running} 個回答正在執行；遺失了 {lost_in_drain} 個。"
+    f"晚到的請求{'得到了回答' if succeeded(late) else '沒有得到回答'}（{'狀態 ' + str(late.http_status) if late.http_status else '連不上'}{'，接著' + ('一片沉默，直到它自己逾時' if 'Timeout' in late.error else '是一個空的串流') if late.http_status == 200 and not succeeded(late) else ''}）。"
+    f"{'所以部署的順序是：先把伺服器從負載平衡器移除，等到不再有新請求，才送 SIGTERM。' if not succeeded(late) else ''}",
 )
 
 # %% [markdown] lang="en"
@@ -626,13 +649,22 @@ lab.say(
 guess = lab.predict("refused_by_status")
 lab.say(
     f"""- A wrong key was let in {let_in} times on the guarded paths; {len(unguarded)} of {len(paths)} paths ask for none.
-- Of {len(refused)} refusals {len(by_status)} had the HTTP status 503{"" if guess is None else f" (you guessed a share of {guess:g})"}; the other {inside} came inside a stream with status 200. With retries {unanswered} of {settings.burst} stayed unanswered.
-- At its limit the server made {most.tokens_per_second:.0f} tokens per second, the estimate said {estimates[None]:.0f}. With one token per step it would have said {estimates["one_token_per_step"]:.0f}, for a serial server {estimates["serial_server"]:.0f}.
-- The crash broke {sum(not succeeded(reply) for reply in first)} of {clients} streams. {wrong} wrong answers were believed; a client that trusts status 200 would have believed {naive_wrong}. After the restart {lost} are unanswered.
+- Of {len(refused)} refusals {len(by_status)} had the HTTP status \
+503{"" if guess is None else f" (you guessed a share of {guess:g})"}; \
+the other {inside} came inside a stream with status 200. With retries {unanswered} of {settings.burst} stayed \
+unanswered.
+- At its limit the server made {most.tokens_per_second:.0f} tokens per second, the estimate said \
+{estimates[None]:.0f}. With one token per step it would have said {estimates["one_token_per_step"]:.0f}, for a serial \
+server {estimates["serial_server"]:.0f}.
+- The crash broke {sum(not succeeded(reply) for reply in first)} of {clients} streams. \
+{wrong} wrong answers were believed; a client that trusts status 200 would have believed {naive_wrong}. \
+After the restart {lost} are unanswered.
 - The planned end lost {lost_in_drain}.""",
     f"""- 受保護的路徑上，錯的金鑰被放行 {let_in} 次；{len(paths)} 個路徑中有 {len(unguarded)} 個不要求金鑰。
-- {len(refused)} 個拒絕中，{len(by_status)} 個的 HTTP 狀態是 503{"" if guess is None else f"（你猜的比例是 {guess:g}）"}；其餘 {inside} 個出現在狀態 200 的串流裡。重試之後，{settings.burst} 個中剩 {unanswered} 個沒有回答。
-- 在極限時，伺服器每秒產生 {most.tokens_per_second:.0f} 個 token，估計是 {estimates[None]:.0f}。以為一步只有一個 token，會估成 {estimates["one_token_per_step"]:.0f}；當成序列式的伺服器，則是 {estimates["serial_server"]:.0f}。
+- {len(refused)} 個拒絕中，{len(by_status)} 個的 HTTP 狀態是 503{"" if guess is None else f"（你猜的比例是 {guess:g}）"}；\
+其餘 {inside} 個出現在狀態 200 的串流裡。重試之後，{settings.burst} 個中剩 {unanswered} 個沒有回答。
+- 在極限時，伺服器每秒產生 {most.tokens_per_second:.0f} 個 token，估計是 {estimates[None]:.0f}。\
+以為一步只有一個 token，會估成 {estimates["one_token_per_step"]:.0f}；當成序列式的伺服器，則是 {estimates["serial_server"]:.0f}。
 - 當機打斷了 {clients} 個串流中的 {sum(not succeeded(reply) for reply in first)} 個。相信了 {wrong} 個錯誤答案；相信狀態 200 的用戶端會相信 {naive_wrong} 個。重新啟動之後，還有 {lost} 個沒有回答。
 - 計畫中的結束遺失了 {lost_in_drain} 個。""",
 )

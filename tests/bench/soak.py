@@ -19,9 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
+from serving import missing_stack, stack, table
 
 from onepiece.host.serving import watch
-from serving import missing_stack, stack, table
 
 SAMPLE_SECONDS = 5.0
 CLIENTS, PAUSE_SECONDS = 3, 0.5
