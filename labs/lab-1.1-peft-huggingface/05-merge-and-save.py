@@ -49,6 +49,7 @@ from onepiece.course.errors import UserError
 from onepiece.course.text import Text, tr
 from onepiece.measure import timed
 from onepiece.models import count_parameters, memory_estimate
+from onepiece.record_files import json_lines
 from onepiece.tiny import skills
 from onepiece.tiny.tokenizer import prompt_text
 from peft_figures import size_on_disk
@@ -259,8 +260,8 @@ MB。
 model.load_adapter(adapters / "instructions", adapter_name="instructions")
 model.set_adapter("instructions")
 away = logits_of(model, inputs)
-first_line, *_ = lab.artifact("instructions-held-out.jsonl").read_text(encoding="utf-8").splitlines()
-asked = json.loads(first_line)["messages"]
+_, first = next(json_lines(lab.artifact("instructions-held-out.jsonl").read_bytes()))
+asked = first["messages"]
 questions = {
     settings.task: task.held_out[0].messages if settings.chat else texts[0],
     "instructions": asked[:-1],

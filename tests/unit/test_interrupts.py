@@ -8,6 +8,7 @@ import sys
 import textwrap
 
 import pytest
+import toy_course
 from parts import linux_only
 
 from onepiece.course.places import SHARED
