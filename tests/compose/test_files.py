@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -52,6 +54,24 @@ def strings(value: Any) -> Iterator[str]:
         yield value
 
 
+@pytest.fixture
+def http_server() -> Iterator[str]:
+    """The address of a page that is there."""
+
+    class Answering(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answering) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
 # --- what is the same everywhere ------------------------------------------------------------------
 
 
@@ -84,6 +104,32 @@ def test_a_service_is_limited_watched_and_started_again(name: str) -> None:
     assert {"test", "interval", "timeout", "retries"} <= set(service["healthcheck"])
     if name in OURS:
         assert service["shm_size"] and service["healthcheck"]["start_period"] and service["stop_grace_period"]
+
+
+def own_health_checks() -> list[list[str]]:
+    """Every health check that asks over HTTP without `probe.py`: of the compose files and of the images."""
+    checks = [
+        service["healthcheck"]["test"]
+        for path in sorted(COMPOSE.rglob("*.yaml"))
+        for content in yaml.safe_load_all(path.read_text(encoding="utf-8"))
+        for service in (content.get("services") or {}).values()
+        if "http://" in str(service.get("healthcheck", {}).get("test", "")) and "probe.py" not in str(service["healthcheck"]["test"])
+    ]
+    for dockerfile in sorted((toy_course.ROOT / "images").glob("*/Dockerfile")):
+        text = dockerfile.read_text(encoding="utf-8")
+        checks += [["CMD", *json.loads(found)] for found in re.findall(r"^HEALTHCHECK .*\\\n +CMD (\[.*\])$", text, flags=re.MULTILINE)]
+    return checks
+
+
+@pytest.mark.fault("proxy-to-loopback")
+@pytest.mark.parametrize("check", own_health_checks(), ids=lambda check: re.sub(r".*(http://[^' ]+).*", r"\1", check[-1]))
+def test_a_health_check_asks_no_proxy(check: list[str], http_server: str) -> None:
+    command = [re.sub(r"http://127\.0\.0\.1:\d+[^' ]*", http_server, part) for part in check[1:]]
+    command = ["sh", "-c", *command] if check[0] == "CMD-SHELL" else [sys.executable, *command[1:]]
+    if check[0] == "CMD-SHELL" and shutil.which("wget") is None:
+        pytest.skip("wget is not here")
+    environ = os.environ | {"http_proxy": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9", "no_proxy": ""}
+    assert subprocess.run(command, env=environ, timeout=30).returncode == 0
 
 
 @pytest.mark.fault("probe-does-no-work")
