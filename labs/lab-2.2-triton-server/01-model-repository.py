@@ -17,10 +17,10 @@
 #
 # | | |
 # |---|---|
-# | 你會做出 | `config.pbtxt` 的產生器、一個 NumPy 模型、放進 Python backend 的真實語言模型，以及事先就知道伺服器會怎麼判的函式 |
+# | 你會做出 | `config.pbtxt` 的產生器、一個 NumPy 模型、放進 Python backend 的真實語言模型，以及事先就能知道伺服器會怎麼判定的函式 |
 # | 你要寫的 | 練習 1（`model_repository.py`）、2（`diagnosis.py`）、3（`language_model.py`） |
 # | 你需要 | 兩個 CPU 核心跑半分鐘，2 GB 記憶體 |
-# | 你應該看到 | 透過 HTTP 與 gRPC 拿到的 token 與 logits，與 Transformers 的並排；二十二個儲存庫，診斷怎麼說、伺服器怎麼做；有幾個錯誤伺服器*不會*發現，以及一個它永遠不回答的錯誤 |
+# | 你應該看到 | 透過 HTTP 與 gRPC 拿到的 token 與 logits，和 Transformers 的結果並列；二十二個儲存庫，診斷怎麼說、伺服器怎麼做；有幾個錯誤伺服器*不會*發現，以及一個它永遠不會回應的錯誤 |
 
 # %%
 import json
@@ -76,9 +76,9 @@ print(config_text(linear))
 # The code is a class with two methods. `execute` gets a *list* of requests: whatever the server decided to run together.
 
 # %% [markdown] lang="zh-TW"
-# `dims: [ 4 ]` 說的是一列，不含批次：`max_batch_size: 8` 時，伺服器會在前面加上批次維度，也可以把請求合在一起。`kind: KIND_CPU` 要明寫，因為預設是「看得到 GPU 就用」；寫明了，同一個目錄在 NVIDIA 的容器裡也能跑。
+# `dims: [ 4 ]` 描述的是一列，不含批次：`max_batch_size: 8` 時，伺服器會在前面加上批次維度，也可以把幾個請求合併。`kind: KIND_CPU` 要寫明，因為預設是「看得到 GPU 就用」；寫明了，同一個目錄在 NVIDIA 的容器裡也能跑。
 #
-# 程式碼是一個有兩個方法的類別。`execute` 拿到的是一*串*請求：伺服器決定一起執行的全部。
+# 程式碼是一個有兩個方法的類別。`execute` 拿到的是請求的*串列*：伺服器決定一起執行的那些請求。
 
 # %%
 print(lesson_file("linear_model").read_text(encoding="utf-8").partition("class ")[2])
@@ -91,7 +91,7 @@ print(lesson_file("linear_model").read_text(encoding="utf-8").partition("class "
 # %% [markdown] lang="zh-TW"
 # ## 啟動伺服器，載入模型
 #
-# 啟動時加上 `--model-control-mode=explicit`：沒有人要求就什麼都不載入。所以伺服器馬上就在，壞掉的模型也只會害到自己。這個實驗的所有筆記本共用這一台伺服器。
+# 啟動時加上 `--model-control-mode=explicit`：沒有人要求就什麼都不載入。所以伺服器馬上就能用，有錯的模型也只會影響它自己。這個實驗的所有筆記本共用這一台伺服器。
 
 # %%
 record_of_server = lab.artifact("server.json")
@@ -105,14 +105,14 @@ lab.say(
     f"This is Triton {running}, as it says itself. Each release of NVIDIA's container has one: "
     f"2.51.0 is about that of release 24.10, and there are newer ones. What you read here was seen with this one; "
     f"a newer server may word its errors in another way, and do more.",
-    f"這是 Triton {running}，它自己說的。NVIDIA 每一版容器都有對應的版本：2.51.0 大約是 24.10 版的，之後還有更新的。這裡寫的都是在這個版本看到的；較新的伺服器，錯誤訊息的用字可能不同，能做的事也可能更多。",
+    f"伺服器回報自己是 Triton {running}。NVIDIA 每一版容器都有對應的版本：2.51.0 大約對應 24.10 版，之後還有更新的。這裡寫的都是在這個版本看到的；較新的伺服器，錯誤訊息的用字可能不同，功能也可能更多。",
 )
 
 # %% [markdown] lang="en"
 # Over HTTP a request is JSON, in the protocol that KServe and Triton share: a name, a shape, a type and the numbers. Over gRPC the same content travels in binary. Both must give $x W$.
 
 # %% [markdown] lang="zh-TW"
-# 透過 HTTP，請求就是 JSON，用的是 KServe 與 Triton 共通的協定：名稱、形狀、型別，以及數字。透過 gRPC，同樣的內容以二進位傳送。兩者都必須給出 $x W$。
+# 透過 HTTP，請求就是 JSON，用的是 KServe 與 Triton 共通的協定：名稱、形狀、型別，以及數字。透過 gRPC，同樣的內容以二進位傳送。兩者的結果都必須是 $x W$。
 
 # %%
 features = random.normal(size=(3, lesson_models.FEATURES)).astype(np.float32)  # (batch, features)
@@ -129,7 +129,7 @@ by_http = np.array(answer["outputs"][0]["data"], dtype=np.float32).reshape(by_gr
 largest = max(float(np.abs(scores - features @ weights).max()) for scores in (by_http, by_grpc))
 lab.say(
     f"Both protocols agree with NumPy here in this notebook: the largest difference is {largest:.1e}.",
-    f"兩種協定都與這本筆記本裡的 NumPy 一致：最大差異是 {largest:.1e}。",
+    f"兩種協定的結果都與這本筆記本裡用 NumPy 算的一致：最大差異是 {largest:.1e}。",
 )
 
 # %% [markdown] lang="en"
@@ -140,7 +140,7 @@ lab.say(
 # %% [markdown] lang="zh-TW"
 # ## 真正的語言模型
 #
-# 接下來是整個課程都在部署的模型：CPU 上是 `tiny`，GPU 上是 Qwen。`model.py` 裡是 PyTorch 與 Transformers；checkpoint 的路徑寫在 `config.pbtxt`。輸入是 token id，因為會分詞的伺服器等於替你決定*怎麼*分詞，那是另一個步驟（第 2 本筆記本）。輸出是貪婪解碼的續寫，以及它第一個 token 的 logits。
+# 接下來是整個課程都會部署的模型：CPU 上是 `tiny`，GPU 上是 Qwen。`model.py` 裡是 PyTorch 與 Transformers；checkpoint 的路徑寫在 `config.pbtxt`。輸入是 token id，因為伺服器一旦負責分詞，就等於替你決定*怎麼*分詞，那是另一個步驟（第 2 本筆記本）。輸出是以貪婪解碼接下去的 token，以及其中第一個 token 的 logits。
 
 # %%
 write_model(repository, lesson_models.language_model("tiny", checkpoint, kind=settings.kind), "language_model")
@@ -227,8 +227,8 @@ change{"" if not comparable else f", and with the checkpoint {settings.other_mod
 The server did nothing wrong in either case, and says nothing: that the *right* numbers come out has to be tested against a local run.""",
     f"""{len(prompts)} 個提示裡，HTTP 有 {differing(answers["HTTP"])} 個的 token 與本機不同，gRPC 有 {differing(answers["gRPC"])} 個；\
 logits 相差 {logit_difference:.1e}（相對值）。用戶端如果漏掉提示的一個 token，有 {differing(wrong_preprocessing)} \
-個答案會變{"" if not comparable else f"；要是放的是 {settings.other_model} 這個 checkpoint，logits 會差 {distance(other_checkpoint, expected):.2g}"}。
-這兩種情況，伺服器都沒做錯事，也不會說話：出來的數字*對不對*，要跟本機的執行結果比過才知道。""",
+個答案會變{"" if not comparable else f"；要是換成 {settings.other_model} 這個 checkpoint，logits 會差 {distance(other_checkpoint, expected):.2g}"}。
+這兩種情況，伺服器都沒有出錯，也不會示警：輸出的數字*對不對*，要跟本機的執行結果比對過才知道。""",
 )
 
 # %% [markdown] lang="en"
@@ -239,7 +239,7 @@ logits 相差 {logit_difference:.1e}（相對值）。用戶端如果漏掉提�
 # %% [markdown] lang="zh-TW"
 # ## 二十一個錯誤
 #
-# 下面每個目錄都有一個錯誤（第一個沒有）。`diagnose` 讀取目錄與用戶端將要送出的請求，說出伺服器會怎麼做：拒絕載入模型、拒絕請求，或者照常回答。執行之前，先自己看過一遍。壞掉的之中，有幾個伺服器會*照常回答*，好像什麼事都沒有？把 `served_although_broken = ...` 寫進 `predictions.toml`。
+# 下面每個目錄都有一個錯誤（第一個沒有）。`diagnose` 讀取目錄與用戶端將要送出的請求，判斷伺服器會怎麼做：拒絕載入模型、拒絕請求，或者照常回答。執行之前，先自己看過一遍。有錯的目錄之中，有幾個伺服器會*照常回答*，好像什麼事都沒有？把 `served_although_broken = ...` 寫進 `predictions.toml`。
 
 # %%
 predicted = {mistake.name: diagnose(make(mistake, repository, weights), mistake.request) for mistake in MISTAKES}
@@ -282,7 +282,7 @@ real = {name: read_verdict(words) if isinstance(words, str) else SERVED for name
 lab.record("verdicts_missed", sum(predicted[name] != real[name] for name in real))
 lab.record("verdicts_missed", sum(verdict != SERVED for verdict in real.values()), variant="yes_to_all")
 lab.table(
-    [tr("mistake", "錯誤"), tr("diagnosed", "診斷"), tr("the server", "伺服器"), tr("in its own words", "它的原話")],
+    [tr("mistake", "錯誤"), tr("diagnosed", "診斷"), tr("the server", "伺服器"), tr("in its own words", "伺服器的原文")],
     [
         (
             f"{mistake.name}: {mistake.what}",
@@ -303,7 +303,7 @@ for line in server.log.read_text(encoding="utf-8", errors="replace").splitlines(
 # Two things stand out. First, when the server cannot read a directory, the client is told only that it "failed to poll": the reason is in the server's log, with line and column. Second, some broken models are *served*. The configuration declares outputs, but the server does not hold the answer of a Python model against it. A client or a test has to:
 
 # %% [markdown] lang="zh-TW"
-# 有兩件事值得注意。第一，伺服器讀不懂目錄時，用戶端只會聽到「failed to poll」，原因在伺服器的日誌裡，連第幾行第幾欄都有。第二，有些壞掉的模型*照常回答*。設定宣告了輸出，但伺服器不會拿 Python 模型的答案去比對。這要靠用戶端或測試：
+# 有兩件事值得注意。第一，伺服器讀不懂目錄時，用戶端只會收到「failed to poll」，原因在伺服器的日誌裡，連第幾行第幾欄都有。第二，有些有錯的模型，伺服器*照常回答*。設定宣告了輸出，但伺服器不會拿 Python 模型的答案去比對。這要靠用戶端或測試：
 
 # %%
 wrong_answers = {
@@ -322,8 +322,8 @@ lab.say(
     f"The server served {len(unnoticed)} broken models without a "
     f"word{'' if guess is None else f' (you guessed {guess:.0f})'}.",
     f"{len(real)} 個目錄裡，診斷對了 {sum(predicted[name] == real[name] for name in real)} 個；"
-    f"一個什麼都說好的檢查工具會錯 {sum(verdict != SERVED for verdict in real.values())} 個。"
-    f"有 {len(unnoticed)} 個壞掉的模型，伺服器照常回答，一句話也沒說{'' if guess is None else f'（你猜 {guess:.0f} 個）'}。",
+    f"一個什麼都放行的檢查工具會錯 {sum(verdict != SERVED for verdict in real.values())} 個。"
+    f"有 {len(unnoticed)} 個有錯的模型，伺服器照常回答，沒有任何警告{'' if guess is None else f'（你猜 {guess:.0f} 個）'}。",
 )
 
 # %% [markdown] lang="en"
@@ -332,7 +332,7 @@ lab.say(
 # A version directory without `model.py` is not in the list. It needs a server of its own, which is thrown away afterwards: see what the client gets.
 
 # %% [markdown] lang="zh-TW"
-# ## 沒有回答的錯誤
+# ## 等不到回應的錯誤
 #
 # 版本目錄裡少了 `model.py` 的情況不在上面的清單裡。它需要一台用完就丟的伺服器：看看用戶端會拿到什麼。
 
@@ -358,7 +358,7 @@ lab.say(
     f"After {settings.hang_seconds:.0f} seconds the client gave up: `{outcome}`. The log knew at once. "
     f"In this version of the server the process that hosts the code ends, and the load waits for it: "
     f"give every call to a server a time limit.",
-    f"{settings.hang_seconds:.0f} 秒後，用戶端放棄了：`{outcome}`。日誌馬上就知道原因。在這個版本的伺服器裡，執行程式碼的行程已經結束，載入卻還在等它：對伺服器的每個呼叫都要設時限。",
+    f"{settings.hang_seconds:.0f} 秒後，用戶端放棄了：`{outcome}`。日誌裡馬上就有原因。在這個版本的伺服器裡，執行程式碼的行程已經結束，載入卻還在等它：對伺服器的每次呼叫都要設時限。",
 )
 
 # %% [markdown] lang="en"
@@ -377,10 +377,10 @@ the language model are equal to the local ones, token by token; logits differ by
 an optional input may be missing.
 - What is wrong with a repository can be known before a server is started: \
 {len(real) - sum(predicted[name] != real[name] for name in real)} of {len(real)} verdicts were.""",
-    f"""- 兩種協定下，語言模型的 {len(prompts)} 個答案有 {len(prompts) - max(differing(got) for got in answers.values())} 個與本機逐 token 相等；logits 相差 {logit_difference:.1e}。
-- {len(MISTAKES) - 1} 個錯誤裡，伺服器拒絕了 {sum(verdict != SERVED for verdict in real.values())} 個，錯誤地回答了 {len(unnoticed)} 個，\
+    f"""- 兩種協定下，語言模型的 {len(prompts)} 個答案有 {len(prompts) - max(differing(got) for got in answers.values())} 個與本機逐 token 相同；logits 相差 {logit_difference:.1e}。
+- {len(MISTAKES) - 1} 個錯誤裡，伺服器拒絕了 {sum(verdict != SERVED for verdict in real.values())} 個，照常回答、結果卻是錯的有 {len(unnoticed)} 個，\
 還有 {len(MISTAKES) - 1 - sum(verdict != SERVED for verdict in real.values()) - len(unnoticed)} 個其實沒錯：optional 的輸入可以不送。
-- 儲存庫哪裡不對，啟動伺服器之前就能知道：{len(real)} 個判決裡，事先說中了 {len(real) - sum(predicted[name] != real[name] for name in real)} 個。""",
+- 儲存庫哪裡不對，啟動伺服器之前就能知道：{len(real)} 個判定裡，事先說中了 {len(real) - sum(predicted[name] != real[name] for name in real)} 個。""",
 )
 
 # %% [markdown] lang="en"
@@ -393,10 +393,10 @@ an optional input may be missing.
 # **Exercises.** 1 (`model_repository.py`: an entry of `config.pbtxt`), 2 (`diagnosis.py`: the verdict on a request) and 3 (`language_model.py`: join and split a batch) belong here: `nox -s check -- lab-2.2-triton-server`.
 
 # %% [markdown] lang="zh-TW"
-# ## 這個規模的限制
+# ## 小規模實驗的限制
 #
-# - 這台伺服器只有 Python backend。其他的 backend 會讀模型檔案，補齊或反駁設定：ONNX Runtime 與 TensorRT 知道張量的名稱與形狀，這裡放行的輸出錯誤，它們會發現。
-# - 這些句子是這個版本的伺服器說的。像 `read_verdict` 這樣靠比對文字來讀錯誤，每換一個版本就要重新測試。
-# - `verdicts_missed` 說的是這些錯誤，不是全部。載入得了、也會回答、但意思不對的模型，任何設定檢查都找不到。
+# - 這台伺服器只有 Python backend。其他的 backend 會讀模型檔案，補上設定，或指出設定與檔案不符：ONNX Runtime 與 TensorRT 知道張量的名稱與形狀，這裡放行的輸出錯誤，它們會發現。
+# - 這些訊息出自這個版本的伺服器。像 `read_verdict` 這樣靠比對文字來判讀錯誤，每換一個版本就要重新測試。
+# - `verdicts_missed` 只涵蓋這裡的錯誤，不是全部。載入得了、也會回答、但算的不是你要的東西，這種模型任何設定檢查都找不到。
 #
-# **練習。** 練習 1（`model_repository.py`：`config.pbtxt` 的一個項目）、練習 2（`diagnosis.py`：對請求的判決）與練習 3（`language_model.py`：合併與切開批次）屬於這一本：`nox -s check -- lab-2.2-triton-server`。
+# **練習。** 練習 1（`model_repository.py`：`config.pbtxt` 的一個項目）、練習 2（`diagnosis.py`：對請求的判定）與練習 3（`language_model.py`：合併與拆開批次）屬於這一本：`nox -s check -- lab-2.2-triton-server`。

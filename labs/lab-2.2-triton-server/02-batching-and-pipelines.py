@@ -13,14 +13,14 @@
 # %% [markdown] lang="zh-TW"
 # # 2. 批次與流程
 #
-# **問題。** 模型是一個輸入的函數。伺服器在它周圍能做哪些用戶端做不到的事：把陌生人的請求一起執行、把模型接起來、一段一段地回答，或者根本不用算？
+# **問題。** 模型是單一輸入的函數。伺服器在它外面能做哪些用戶端做不到的事：把不同使用者的請求合在一起執行、把模型串起來、一段一段地回答，或者根本不用算？
 #
 # | | |
 # |---|---|
 # | 你會做出 | 動態批次、從文字到文字的 ensemble、會用 `if` 決定要呼叫哪個模型的模型、token 串流、回應快取 |
 # | 你要寫的 | 練習 4（`pipeline.py`） |
 # | 你需要 | 兩個 CPU 核心跑半分鐘，2 GB 記憶體 |
-# | 你應該看到 | 有人作伴、獨自一人、與長度不同的請求在一起時，每個請求各要執行幾次；token 是否還相同；流程等於各部分相接；用加法就能解決的，語言模型連問都不用問；最後一個 token 還沒產生，前面的已經到了；快取命中次數正好等於重複的次數 |
+# | 你應該看到 | 與其他請求一起、單獨一個、與長度不同的請求混在一起時，每個請求各要執行幾次；token 是否還相同；整條流程與逐步呼叫的結果相同；直接算就有答案的加法，根本不會問語言模型；最後一個 token 還沒產生，前面的已經到了；快取命中次數正好等於重複的次數 |
 
 # %%
 import statistics
@@ -62,7 +62,7 @@ client, statistics_client = over_grpc(server), over_http(server)
 # %% [markdown] lang="zh-TW"
 # ## 同一個模型，外面再包一條流程
 #
-# `tiny_batched` 與第 1 本的 `tiny` 只差 `config.pbtxt` 裡的一行。外面再包一個 *ensemble*：三個模型接成一列，文字到 token id、id 到新的 id、id 到文字。它沒有程式碼，只有名稱：每一步說明這個張量模型怎麼叫、ensemble 怎麼叫。載入 ensemble，就會載入它的各部分。
+# `tiny_batched` 與第 1 本的 `tiny` 只差 `config.pbtxt` 裡的一行。外面再包一個 *ensemble*：把三個模型依序串起來：文字轉成 token id、id 產生新的 id、id 轉回文字。它沒有程式碼，只有名稱：每一步都寫明，一個張量在模型裡叫什麼、在 ensemble 裡又叫什麼。載入 ensemble 時，會一併載入它用到的模型。
 
 # %%
 write_model(repository, lesson_models.language_model("tiny_batched", checkpoint, kind=settings.kind, more=BATCHING), "language_model")
@@ -92,9 +92,9 @@ print(sorted(name for name, versions in lab_server.index(server).items() if "REA
 # %% [markdown] lang="zh-TW"
 # ## 動態批次
 #
-# 模型計算的時候，請求會堆起來。有了 `dynamic_batching`，伺服器就把正在等的（最多 `max_batch_size` 個）一次交給 `execute`；`max_queue_delay_microseconds` 是它可以扣住一個請求多久，等等看有沒有同伴。
+# 模型計算的時候，請求會累積起來。有了 `dynamic_batching`，伺服器就把正在等的（最多 `max_batch_size` 個）一次交給 `execute`；`max_queue_delay_microseconds` 則是一個請求最多可以留多久，看能不能湊到別的請求一起執行。
 #
-# 先猜：有 `lab.toml` 裡 `batch_clients` 那麼多個用戶端，每個一次問一題、問完再問。平均每個請求，伺服器要執行幾次？把 `executions_per_inference = ...` 寫進 `predictions.toml`：沒有批次的話是 1。
+# 先猜：有 `lab.toml` 裡 `batch_clients` 那麼多個用戶端，每個一次送一個請求，拿到答案再送下一個。平均每個請求，伺服器要執行幾次？把 `executions_per_inference = ...` 寫進 `predictions.toml`：沒有批次的話是 1。
 
 # %%
 prompts = [item.prompt for family in settings.families for item in world.distinct_items(family, 30, settings.seed, "held-out", "en")]
@@ -147,7 +147,7 @@ lab.table(
 # Who shares a batch? Only requests of one shape: `input_ids` of another length would need padding, and that is the model's business. And somebody who is alone gains nothing, and waits.
 
 # %% [markdown] lang="zh-TW"
-# 誰會共用一個批次？只有形狀相同的請求：長度不同的 `input_ids` 需要補齊，那是模型自己的事。而獨自一人的請求什麼也得不到，只會多等。
+# 哪些請求會共用一個批次？只有形狀相同的：長度不同的 `input_ids` 需要補齊，那是模型自己的事。而只有一個用戶端時，批次什麼好處也沒有，只會讓它多等。
 
 # %%
 mixed = [
@@ -165,7 +165,7 @@ figure, axes = subplots(figsize=(7.2, 3.2))
 for place, (model, sizes) in enumerate(rows.items()):
     share = [sizes.get(size, 0) / sum(sizes.values()) for size in range(1, 9)]
     axes.bar([size + 0.4 * place - 0.2 for size in range(1, 9)], share, width=0.4, label=model, color=list(COLORS.values())[place])
-axes.set(xlabel="rows in the batch", ylabel="share of all rows")
+axes.set(xlabel=tr("rows in the batch", "批次裡的列數"), ylabel=tr("share of all rows", "占全部列數的比例"))
 axes.legend()
 lab.figure(
     "batch-sizes",
@@ -173,7 +173,7 @@ lab.figure(
     Text(
         en="In batches of which size the rows were computed, by the server's own statistics (every request of this run, mixed "
             "lengths and lonely clients too).",
-        zh_tw="每一列是在多大的批次裡算的，依據伺服器自己的統計（這次執行的所有請求，也包括長度混雜與獨自一人的）。",
+        zh_tw="每一列是在多大的批次裡算的，依據伺服器自己的統計（這次執行的所有請求，也包括長度混雜與單獨一個用戶端的）。",
     ),
 )
 
@@ -192,7 +192,7 @@ batching was on, and did nothing. A client alone sees {waits[len(waits) // 2]:+.
 次{"" if guess is None else f"（你猜 {guess:.2f}）"}，沒有批次是 {executions["tiny"]:.2f} 次。\
 {len(asked)} 個答案裡有 {len(asked) - sum(plain[number] != batched[number] for number in asked)} 個相同。\
 吞吐量是 {statistics.median(speedups):.1f} 倍（中位數；{len(speedups)} 輪，從 {speedups[0]:.1f} 到 {speedups[-1]:.1f}）。
-相鄰的請求長度都不同時，每個請求要執行 {mixed_executions:.2f} 次：批次是開著的，卻毫無作用。獨自一人的用戶端開了批次會差 {waits[len(waits) // 2]:+.1f} ms（中位數；\
+相鄰的請求長度都不同時，每個請求要執行 {mixed_executions:.2f} 次：批次是開著的，卻毫無作用。只有一個用戶端時，開了批次會差 {waits[len(waits) // 2]:+.1f} ms（中位數；\
 {waits[0]:+.1f} 到 {waits[-1]:+.1f}），其中設定能解釋的最多 2 ms。""",
 )
 for extra_client in clients:
@@ -204,9 +204,9 @@ for extra_client in clients:
 # The client now sends text and gets text; ids stay inside the server. The same three calls, made by the client one after the other, must give the same. The control drops the first token between the first two calls: something that looks like a pipeline, and is another one.
 
 # %% [markdown] lang="zh-TW"
-# ## ensemble 就是各部分相接
+# ## ensemble 等於逐步呼叫
 #
-# 用戶端現在送文字、收文字；id 留在伺服器裡。由用戶端自己依序呼叫同樣的三個模型，結果必須相同。對照組在前兩個呼叫之間丟掉第一個 token：看起來是同一條流程，其實不是。
+# 用戶端現在送文字、收文字；id 只留在伺服器裡。由用戶端自己依序呼叫同樣的三個模型，結果必須相同。對照組在前兩個呼叫之間丟掉第一個 token：看起來是同一條流程，其實不是。
 
 # %%
 various = [
@@ -250,7 +250,7 @@ lab.table(
 # %% [markdown] lang="zh-TW"
 # ## 會用 `if` 的模型
 #
-# ensemble 永遠會執行每一個步驟。*Business logic scripting*（BLS）則是一個 Python 模型，呼叫同一台伺服器上的其他模型，而且會做決定。在這裡，`27 + 15 →` 這樣的加法直接算，其他的才交給語言模型。
+# ensemble 一定會執行每一個步驟。*Business logic scripting*（BLS）則是一個 Python 模型，會呼叫同一台伺服器上的其他模型，而且能決定要不要呼叫。在這裡，`27 + 15 →` 這樣的加法直接算，其他的才交給語言模型。
 
 # %%
 lab.source(AnswerModel.answer)
@@ -308,7 +308,7 @@ lab.say(
     f"The ensemble equals its parts for {len(various) - apart} of {len(various)} prompts. "
     f"Of {len(various) + len(sums)} prompts BLS sent {bls_calls} to the language model, the ensemble {ensemble_calls}. "
     f"Of the {len(sums)} sums BLS got {right['BLS']} right, the ensemble {right['ensemble']}.",
-    f"{len(various)} 個提示裡，ensemble 與各部分相接相同的有 {len(various) - apart} 個。"
+    f"{len(various)} 個提示裡，ensemble 與逐步呼叫相同的有 {len(various) - apart} 個。"
     f"{len(various) + len(sums)} 個提示中，BLS 交給語言模型 {bls_calls} 個，ensemble 交了 {ensemble_calls} 個。"
     f"{len(sums)} 題加法，BLS 答對 {right['BLS']} 題，ensemble 答對 {right['ensemble']} 題。",
 )
@@ -357,11 +357,12 @@ in_time, in_time_kept_back = (sum(map(early, streams.values())) for streams in (
 lab.record("tokens_before_the_last", in_time)
 lab.record("tokens_before_the_last", in_time_kept_back, variant="kept_back")
 figure, axes = subplots(figsize=(7.2, 3.0))
-for place, (label, row) in enumerate({"streamed": pieces[longest], "kept back": kept_back[longest]}.items()):
+for place, (label, row) in enumerate({tr("streamed", "串流"): pieces[longest], tr("kept back", "留到最後"): kept_back[longest]}.items()):
     colour = list(COLORS.values())[place]
-    axes.scatter([made for _, made, _ in row], [place] * len(row), marker="|", s=300, color=colour, label=f"{label}: made")
-    axes.scatter([arrived for *_, arrived in row], [place + 0.25] * len(row), marker="v", s=40, color=colour, label=f"{label}: arrived")
-axes.set(xlabel="milliseconds after the first token was made", yticks=[], ylim=(-0.4, 1.7))
+    made_label, arrived_label = tr(f"{label}: made", f"{label}：產生"), tr(f"{label}: arrived", f"{label}：到達")
+    axes.scatter([made for _, made, _ in row], [place] * len(row), marker="|", s=300, color=colour, label=made_label)
+    axes.scatter([arrived for *_, arrived in row], [place + 0.25] * len(row), marker="v", s=40, color=colour, label=arrived_label)
+axes.set(xlabel=tr("milliseconds after the first token was made", "第一個 token 產生後的毫秒數"), yticks=[], ylim=(-0.4, 1.7))
 axes.legend(ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.25))
 lab.figure(
     "stream",
@@ -378,7 +379,7 @@ lab.say(
     f"kept back, {in_time_kept_back}. Both are streams to the client's code: only the clock tells them apart.",
     f"{len(various)} 個提示裡，有 {sum([token for token, *_ in pieces[prompt]] == not_streamed[prompt] for prompt in various)} "
     f"個的片段拼起來等於完整的答案。{sum(map(len, pieces.values()))} 個 token 裡，有 {in_time} 個在自己答案的最後一個 token 產生之前就到了；"
-    f"留到最後才送的，有 {in_time_kept_back} 個。對用戶端的程式碼來說兩者都是串流：只有時鐘分得出來。",
+    f"留到最後才送的，有 {in_time_kept_back} 個。對用戶端的程式碼來說兩者都是串流：要看時間才分得出來。",
 )
 
 # %% [markdown] lang="en"
@@ -461,10 +462,10 @@ with mixed lengths {mixed_executions:.2f}.
 # **Exercise.** 4 (`pipeline.py`: a step of an ensemble) belongs here: `nox -s check -- lab-2.2-triton-server`.
 
 # %% [markdown] lang="zh-TW"
-# ## 這個規模的限制
+# ## 小規模實驗的限制
 #
-# - 這裡的一個批次就是一整次 `generate`：沒有人能中途加入，最短的答案也得等最長的。語言模型的引擎是逐 token 組批次的（連續批次，實驗 2.3 與 2.5）；在 Triton 裡，那是 vLLM 或 TensorRT-LLM backend 的工作。
-# - 在 CPU 上，批次省下的主要是額外開銷。在 GPU 上省得多很多，因為小批次會讓裝置大半閒著。
-# - 這裡的串流為每個 token 都重算一次全文。它示範的是傳輸，不是解碼該有的做法。
+# - 這裡的一個批次就是一整次 `generate`：沒有請求能中途加入，最短的答案也得等最長的。語言模型的引擎是逐 token 組批次的（連續批次，實驗 2.3 與 2.5）；在 Triton 裡，那是 vLLM 或 TensorRT-LLM backend 的工作。
+# - 在 CPU 上，批次省下的主要是額外開銷。在 GPU 上省得更多，因為批次小的時候，裝置大半閒著。
+# - 這裡的串流每產生一個 token 就重算一次全文。它示範的是傳輸，不是解碼該有的做法。
 #
 # **練習。** 練習 4（`pipeline.py`：ensemble 的一個步驟）屬於這一本：`nox -s check -- lab-2.2-triton-server`。

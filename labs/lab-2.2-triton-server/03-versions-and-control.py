@@ -13,7 +13,7 @@
 # %% [markdown] lang="zh-TW"
 # # 3. 版本與控制
 #
-# **問題。** 模型的新版本好了。誰會用到、什麼時候、怎樣才能讓大家都沒察覺換過了？伺服器又得知道呼叫者的哪些事，才不會把他們混在一起？
+# **問題。** 模型的新版本準備好了。誰會用到？什麼時候換？怎樣換才不會有人察覺？伺服器又得知道呼叫者的哪些事，才不會把他們搞混？
 #
 # | | |
 # |---|---|
@@ -69,7 +69,7 @@ def some_weights():
 # %% [markdown] lang="zh-TW"
 # ## 提供哪些版本？
 #
-# 目錄裡有版本 1、2、10。伺服器讓哪些就緒，由 `version_policy` 決定：最新的幾個 `latest`（預設 1 個）、指定的 `specific`，或全部 `all`。執行之前先想：1、2、10 之中最新的是哪一個？指定了卻不存在的版本又會怎樣？
+# 目錄裡有版本 1、2、10。伺服器讓哪些版本就緒，由 `version_policy` 決定：最新的幾個 `latest`（預設 1 個）、指定的 `specific`，或全部 `all`。執行之前先想：1、2、10 之中最新的是哪一個？指定了卻不存在的版本又會怎樣？
 
 # %%
 available = {1: some_weights(), 2: some_weights(), 10: some_weights()}
@@ -128,9 +128,9 @@ lab.table(
 # %% [markdown] lang="zh-TW"
 # ## A 與 B
 #
-# Triton 同時提供兩個版本；*誰*拿到哪一個，在它之前就決定了。五分之一的使用者要用版本 2，而且每個使用者永遠用同一個：參加者會換邊的實驗，什麼都量不出來。所以選擇只能取決於使用者：用雜湊。請求實際怎麼分，由伺服器自己的統計來說。
+# Triton 同時提供兩個版本；*誰*拿到哪一個，在它之前就決定了。五分之一的使用者要用版本 2，而且每個使用者永遠用同一個：參加者會換組的實驗，什麼都量不出來。所以分組只能取決於使用者是誰：用雜湊。請求實際上怎麼分，看伺服器自己的統計。
 #
-# 比例可以跟權重差多少？$n$ 個使用者、權重 $p$，光是機率就會讓它移動大約 $\sqrt{p(1-p)/n}$；超過這個值的 3.3 倍，機率是千分之一。對照組的權重是錯的。
+# 比例可以跟權重差多少？$n$ 個使用者、權重 $p$，光是隨機就會讓它偏離大約 $\sqrt{p(1-p)/n}$；偏離超過這個值的 3.3 倍，機率是千分之一。對照組的權重是錯的。
 
 # %%
 lab.source(choose_version)
@@ -200,8 +200,8 @@ lab.say(
     f"And when the share is raised from {settings.treated_share:.0%} to 50%, {back} of the users who had version 2 lose it.",
     f"權重 {settings.treated_share:.0%}，{len(users):,} 個請求中版本 2 拿到 {share:.1%}：相差 "
     f"{abs(share - settings.treated_share) / error:.1f} 個標準誤。如果權重相等，會是 {wrong_share:.1%}，差 "
-    f"{abs(wrong_share - settings.treated_share) / error:.0f} 個。換一個行程，有 {moved} 個使用者換邊；用 `hash()` 則有 {moved_by_hash} 個。"
-    f"把比例從 {settings.treated_share:.0%} 調高到 50% 時，原本用版本 2 的使用者有 {back} 個會失去它。",
+    f"{abs(wrong_share - settings.treated_share) / error:.0f} 個。換一個行程，有 {moved} 個使用者換組；用 `hash()` 則有 {moved_by_hash} 個。"
+    f"把比例從 {settings.treated_share:.0%} 調高到 50% 時，原本用版本 2 的使用者，有 {back} 個會失去它。",
 )
 
 # %% [markdown] lang="en"
@@ -212,7 +212,7 @@ lab.say(
 # %% [markdown] lang="zh-TW"
 # ## 載入、卸載、更新
 #
-# explicit 模式下，模型依請求載入或卸載。卸載之後就不是就緒狀態，問它只會得到錯誤。
+# explicit 模式下，要有人要求，模型才會載入或卸載。卸載之後就不是就緒狀態，對它送請求只會得到錯誤。
 
 # %%
 loaded = client.is_model_ready("latest_2")
@@ -233,7 +233,7 @@ for name in ("latest_1", "specific", "specific_99"):
 # Now an update while clients keep asking. Version 2 is put beside version 1, and the model is loaded again: Triton keeps the old version until the new one is ready. The control does it by hand, unload and then load. How many requests fail in each? Write `failed_during_update = ...` into `predictions.toml` for the first.
 
 # %% [markdown] lang="zh-TW"
-# 接著，在用戶端不停發問的時候更新。把版本 2 放到版本 1 旁邊，再載入一次：新版本就緒之前，Triton 會保留舊的。對照組自己動手：先卸載再載入。兩種做法各有幾個請求失敗？把第一種的 `failed_during_update = ...` 寫進 `predictions.toml`。
+# 接著，在用戶端不停送請求的時候更新。把版本 2 放到版本 1 旁邊，再載入一次：新版本就緒之前，Triton 會保留舊的。對照組改成手動：先卸載再載入。兩種做法各有幾個請求失敗？把第一種的 `failed_during_update = ...` 寫進 `predictions.toml`。
 
 # %%
 old, new = available[1], available[2]
@@ -297,7 +297,7 @@ lab.say(
 # %% [markdown] lang="zh-TW"
 # ## 同時跑多少？
 #
-# instance 是同一個模型並排執行的副本。機器上有好幾個模型時，總預算是任何一個模型都不知道的。*rate limiter* 知道：伺服器有幾個 `slots`（啟動時的選項），每次執行都寫明需要多少，等到有空才開始。這裡的模型只是睡覺，並回報從何時睡到何時。
+# instance 是同一個模型同時執行的副本。機器上有好幾個模型時，沒有任何一個模型知道整台機器的額度有多少。*rate limiter* 知道：伺服器有幾個 `slots`（啟動時的選項），每次執行都寫明需要多少，等到有空才開始。這裡的模型只會 sleep，並回報從何時到何時。
 
 # %%
 write_model(repository, lesson_models.timed("free", instances=settings.instances), "timed_model")
@@ -330,7 +330,7 @@ figure, axes = subplots(ncols=2, figsize=(7.2, 2.8), sharex=True, sharey=True)
 for axis, (model, found), colour in zip(axes, spans.items(), COLORS.values(), strict=False):
     for row, (began, ended) in enumerate(found):
         axis.barh(row, ended - began, left=began, color=colour)
-    axis.set(title=model, xlabel="milliseconds", ylabel="request" if model == "free" else "", yticks=[])
+    axis.set(title=model, xlabel=tr("milliseconds", "毫秒"), ylabel=tr("request", "請求") if model == "free" else "", yticks=[])
 lab.figure(
     "rate-limit",
     figure,
@@ -342,7 +342,7 @@ lab.figure(
 lab.say(
     f"With {settings.instances} instances and no limit {together['free']} requests ran at once; "
     f"with {slots} slots {together['limited']}. The other instances are loaded, take memory, and wait.",
-    f"{settings.instances} 個 instance、沒有限制時，同時執行 {together['free']} 個請求；{slots} 個 slot 時是 {together['limited']} 個。其他 instance 都載入了、占著記憶體，在等。",
+    f"{settings.instances} 個 instance、沒有限制時，同時執行 {together['free']} 個請求；{slots} 個 slot 時是 {together['limited']} 個。其他 instance 都載入了、占著記憶體，卻只能等。",
 )
 for model in spans:
     client.unload_model(model)
@@ -353,7 +353,7 @@ for model in spans:
 # Some models have a state: a conversation, a tracked object, the tab of a table in a restaurant. Requests of one *sequence* carry the same number; the sequence batcher sends them to the same instance, one after the other, and tells the model where a sequence begins and ends. Here all tables order at the same time, and the model has two instances. The control is the same code without a sequence batcher.
 
 # %% [markdown] lang="zh-TW"
-# ## 會記得的模型
+# ## 有記憶的模型
 #
 # 有些模型有狀態：一段對話、一個追蹤中的物體、餐廳裡一桌的帳單。同一個*序列*的請求帶著相同的編號；sequence batcher 會把它們依序送到同一個 instance，並告訴模型序列從哪裡開始、到哪裡結束。這裡每一桌同時在點菜，模型有兩個 instance。對照組是同樣的程式碼，但沒有 sequence batcher。
 
@@ -399,7 +399,7 @@ except REFUSED as refusal:
 lab.say(
     f"With sequences {wrong['tab']} of {2 * bills.size} totals were wrong (two evenings), without {wrong['one_for_all']} of "
     f"{bills.size}. Whoever goes on with a sequence that the server does not know hears: `{words}`.",
-    f"有序列時，{2 * bills.size} 個累計（兩個晚上）錯了 {wrong['tab']} 個；沒有時，{bills.size} 個錯了 {wrong['one_for_all']} 個。接著問一個伺服器不認得的序列，會聽到：`{words}`。",
+    f"有序列時，{2 * bills.size} 個累計（兩個晚上）錯了 {wrong['tab']} 個；沒有時，{bills.size} 個錯了 {wrong['one_for_all']} 個。拿伺服器不認得的序列接著問，會收到：`{words}`。",
 )
 for model in (*totals, "all_versions"):
     client.unload_model(model)
@@ -420,8 +420,8 @@ lab.say(
 - At most {together["limited"]} requests ran at once where {slots} were allowed, {together["free"]} without a limit.
 - {2 * bills.size - wrong["tab"]} of {2 * bills.size} totals were right with sequences, {bills.size - wrong["one_for_all"]} of {bills.size} without.""",
     f"""- {len(policies)} 個政策裡，有 {sum(ready[name] == predicted[name] for name in policies)} 個提供的版本與預測相同。
-- {share:.1%} 的使用者拿到版本 2，而且永遠是同一群：換邊的有 {moved} 個。
-- 更新丟了 {updates["load"]["failed"]} 個請求，先卸載則丟了 {updates["unload, load"]["failed"]} 個。
+- {share:.1%} 的使用者拿到版本 2，而且永遠是同一群：換組的有 {moved} 個。
+- 用 `load` 更新，失敗了 {updates["load"]["failed"]} 個請求；先卸載則失敗 {updates["unload, load"]["failed"]} 個。
 - 上限 {slots} 個時，同時執行最多 {together["limited"]} 個；沒有限制時是 {together["free"]} 個。
 - 有序列時，{2 * bills.size} 個累計對了 {2 * bills.size - wrong["tab"]} 個；沒有時，{bills.size} 個對了 {bills.size - wrong["one_for_all"]} 個。""",
 )
@@ -436,10 +436,10 @@ lab.say(
 # **Exercises.** 5 and 6 (`versions.py`: policies, routing), 7 (`tab_model.py`: state) and 8 (`load_generator.py`: how much at once) belong here: `nox -s check -- lab-2.2-triton-server`.
 
 # %% [markdown] lang="zh-TW"
-# ## 這個規模的限制
+# ## 小規模實驗的限制
 #
 # - 這裡的版本只差一個八個數字的矩陣。換成語言模型，更新時記憶體裡會同時有兩個：在 GPU 上，放不下的往往就是這個。
-# - 序列的狀態存在某一個行程裡。行程結束就沒了（第 4 本會殺掉一個）；負載平衡器後面的第二台伺服器也沒有它：序列每次都要回到同一台伺服器。
-# - A/B 測試裡兩個版本是否真的不同，是統計的問題，不是路由的問題。路由只是讓這個問題問得出來。
+# - 序列的狀態存在某一個行程裡。行程結束就沒了（第 4 本會強制終止一個）；負載平衡器後面的第二台伺服器也沒有它：序列每次都要回到同一台伺服器。
+# - A/B 測試裡兩個版本是否真的不同，是統計的問題，不是路由的問題。路由只是讓人有辦法問這個問題。
 #
 # **練習。** 練習 5 與 6（`versions.py`：政策、路由）、練習 7（`tab_model.py`：狀態）與練習 8（`load_generator.py`：同時多少個）屬於這一本：`nox -s check -- lab-2.2-triton-server`。

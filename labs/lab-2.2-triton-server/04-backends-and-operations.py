@@ -13,14 +13,14 @@
 # %% [markdown] lang="zh-TW"
 # # 4. Backend 與維運
 #
-# **問題。** 伺服器在跑了。怎麼從外面看出它在做什麼、撐得住多少？當它倒下、或被要求離開時，用戶端的請求還剩下什麼？
+# **問題。** 伺服器在跑了。怎麼從外面看出它在做什麼、撐得住多少負載？它當掉，或被要求關閉時，用戶端的請求還剩下什麼？
 #
 # | | |
 # |---|---|
 # | 你會做出 | 讀取指標的函式、負載產生器、另外四種 backend 的設定，以及撐得過當機的用戶端 |
 # | 你要寫的 | 練習 9（`server_metrics.py`） |
 # | 你需要 | 兩個 CPU 核心跑四十五秒，2 GB 記憶體 |
-# | 你應該看到 | 計數器等於用戶端數到的，以及哪些請求沒有任何計數器知道；延遲與吞吐量隨並行數的變化；`kill -9` 之後兩本帳各少了什麼；有秩序地結束時丟了什麼 |
+# | 你應該看到 | 計數器與用戶端自己數的相同，以及有哪些請求任何計數器都沒算到；延遲與吞吐量隨並行數的變化；`kill -9` 之後兩份紀錄各少了什麼；正常關閉時又丟了什麼 |
 
 # %%
 import statistics
@@ -67,20 +67,20 @@ client = over_grpc(server)
 # Triton writes its counters in Prometheus' text format on a port of its own. A counter is only worth something if it agrees with what happened, so we know what happens: requests that succeed, requests of which the model's code makes an error (a negative time to sleep), and requests that the server refuses before any model sees them (a wrong type). Predict: in which of `nv_inference_request_success` and `nv_inference_request_failure` does each kind appear?
 
 # %% [markdown] lang="zh-TW"
-# ## 兩邊各數各的
+# ## 兩邊各自計數
 #
-# Triton 在另一個連接埠上，用 Prometheus 的文字格式寫出計數器。計數器要跟實際發生的事一致才有價值，所以我們先知道會發生什麼：成功的請求、模型的程式碼會出錯的請求（負的睡眠時間），以及模型還沒看到就被伺服器拒絕的請求（型別錯誤）。先猜：這三種各會出現在 `nv_inference_request_success` 與 `nv_inference_request_failure` 的哪一個？
+# Triton 在另一個連接埠上，用 Prometheus 的文字格式寫出計數器。計數器要跟實際發生的事一致才有價值，所以這裡送的請求，結果都是已知的：會成功的、會讓模型的程式碼出錯的（負的睡眠時間），以及模型還沒看到就被伺服器拒絕的（型別錯誤）。先猜：這三種各會出現在 `nv_inference_request_success` 與 `nv_inference_request_failure` 的哪一個？
 
 # %%
 print("\n".join(line for line in fetch_metrics(server).splitlines() if 'model="timed"' in line and "request" in line))
 one_millisecond = np.array([[1]], dtype=np.int32)
-kinds = {
-    "answered": (one_millisecond, 30),
-    "the code fails": (-one_millisecond, 4),
-    "refused at the door": (one_millisecond.astype(np.float32), 5),
+kinds = {  # what is sent, how often, and what it is called in the table
+    "answered": (one_millisecond, 30, tr("answered", "成功")),
+    "the code fails": (-one_millisecond, 4, tr("the code fails", "程式碼出錯")),
+    "refused at the door": (one_millisecond.astype(np.float32), 5, tr("refused at the door", "在入口被擋下")),
 }
 before, sent, words = settled_metrics(server), dict.fromkeys(kinds, 0), {}
-for kind, (milliseconds, times) in kinds.items():
+for kind, (milliseconds, times, _) in kinds.items():
     for _ in range(times):
         sent[kind] += 1
         try:
@@ -100,8 +100,8 @@ failed = grown("nv_inference_request_failure", model="timed")
 lab.record("counters_differ", abs(succeeded - sent["answered"]) + abs(failed - sent["the code fails"]))
 lab.record("counters_differ", abs(succeeded + failed - sum(sent.values())), variant="every_request_is_counted")
 lab.table(
-    [tr("requests", "請求"), tr("sent", "送出"), tr("the client heard", "用戶端聽到")],
-    [(kind, times, f"`{words.get(kind, '-')[:110]}`") for kind, times in sent.items()],
+    [tr("requests", "請求"), tr("sent", "送出"), tr("the client heard", "用戶端收到")],
+    [(kinds[kind][2], times, f"`{words.get(kind, '-')[:110]}`") for kind, times in sent.items()],
 )
 lab.say(
     f"The server counts {succeeded:.0f} successes and {failed:.0f} failures. "
@@ -109,7 +109,7 @@ lab.say(
     f"what is refused at the door never reaches a model, and no counter of a model knows it. "
     f"Whoever wants to see those must count at the gateway, or in the client.",
     f"伺服器數到 {succeeded:.0f} 次成功、{failed:.0f} 次失敗。{sum(sent.values())} 個請求裡，有 {sum(sent.values()) - succeeded - failed:.0f} "
-    f"個兩邊都不在：在門口被拒絕的請求到不了任何模型，模型的計數器也就不知道。想看到它們，就得在閘道或用戶端計數。",
+    f"個兩邊都沒有：在入口就被擋下的請求到不了任何模型，模型的計數器也就沒算到。想看到它們，就得在閘道或用戶端計數。",
 )
 
 # %% [markdown] lang="en"
@@ -120,7 +120,7 @@ lab.say(
 # %% [markdown] lang="zh-TW"
 # ## 撐得住多少？
 #
-# 負載產生器讓固定數量的請求同時進行：*並行數*。吞吐量會一直上升，直到某樣東西滿了；之後增加的就只有等待。在這種閉迴路裡，吞吐量乘以平均延遲必須等於並行數（Little's law）：不等的話，就是量錯了。時間花在哪裡，伺服器自己會說：在佇列裡，還是在模型裡。
+# 負載產生器讓固定數量的請求同時進行：*並行數*。吞吐量會一直上升，直到某項資源飽和；之後增加的就只有等待時間。在這種閉迴路裡，吞吐量乘以平均延遲必須等於並行數（Little 定律）：不等的話，就是量錯了。時間花在哪裡，伺服器自己會說：在佇列裡，還是在模型裡。
 
 # %%
 models = ["tiny", "tiny_batched"]
@@ -179,8 +179,8 @@ figure, (left, right) = subplots(ncols=2, figsize=(8.6, 3.4))
 for model, by_level in measured.items():
     left.plot(settings.sweep, [statistics.median(throughput(one) for one in found) for found in by_level.values()], label=model)
     right.plot(settings.sweep, [statistics.median(milliseconds(one, 95) for one in found) for found in by_level.values()], label=model)
-for axes, label in ((left, "requests per second"), (right, "p95 latency (ms)")):
-    axes.set(xlabel="concurrency", ylabel=label, xticks=settings.sweep, ylim=(0, None))
+for axes, label in ((left, tr("requests per second", "每秒請求數")), (right, tr("p95 latency (ms)", "p95 延遲（ms）"))):
+    axes.set(xlabel=tr("concurrency", "並行數"), ylabel=label, xticks=settings.sweep, ylim=(0, None))
 left.legend()
 lab.figure(
     "load",
@@ -235,7 +235,7 @@ else:
 # %% [markdown] lang="zh-TW"
 # ## 其他 backend
 #
-# Python backend 什麼 Python 都能跑。其他的跑的是一個*檔案*：TorchScript、ONNX、TensorRT engine，或是給 vLLM 的模型。用戶端送的東西不變，變的是 `config.pbtxt` 與版本目錄裡的檔案。**這台伺服器只有 Python backend，所以下面的設定只寫出來、檢查過，沒有執行。** 沒有它們也能檢查的是格式：Triton 自己的 schema，以及各個 backend 的幾條規則。對照組在 vLLM 前面放了 Triton 的批次器，但 vLLM 自己就會組批次。
+# Python backend 能跑任何 Python 程式，其他的跑的則是一個*檔案*：TorchScript、ONNX、TensorRT engine，或是給 vLLM 的模型。用戶端送的東西不變，變的是 `config.pbtxt` 與版本目錄裡的檔案。**這台伺服器只有 Python backend，所以下面的設定只寫出來、檢查過，沒有執行。** 沒有那些 backend 也能檢查的是格式：Triton 自己的 schema，以及各個 backend 的幾條規則。對照組在 vLLM 前面放了 Triton 的批次器，但 vLLM 自己就會組批次。
 
 # %%
 elsewhere = lab.artifact("other-backends")
@@ -312,9 +312,9 @@ print(
 # %% [markdown] lang="zh-TW"
 # ## `kill -9`
 #
-# 現在讓伺服器倒下：瞬間倒下，請求還在進行，就像當機或記憶體用盡。有兩組用戶端在發問。謹慎的那組，沒得到答案的就換一條連線再問；這樣做是安全的，因為推論不會改變任何東西。隨便的那組，把例外當成做完了。另外還有幾個在睡覺的請求正在途中，沒有人會再問它們。
+# 現在讓伺服器當掉：毫無預警，請求還處理到一半，就像程式崩潰或記憶體用完的時候。有兩組用戶端在送請求。謹慎的那組，沒得到答案就換一條連線再送一次；這樣做是安全的，因為推論不會改變任何東西。粗心的那組，把例外當成完成。另外還有幾個 sleep 中的請求也在處理，沒有人會重送它們。
 #
-# 新的伺服器在同樣的連接埠啟動。兩本帳各會少了什麼？把謹慎那組的 `answers_missing = ...` 寫進 `predictions.toml`。
+# 新的伺服器在同樣的連接埠啟動。兩份紀錄各會少了什麼？把謹慎那組的 `answers_missing = ...` 寫進 `predictions.toml`。
 
 # %%
 choices = [np.array([[begin_of_text, *range(300 + number, 308 + number)]], dtype=np.int64) for number in range(8)]
@@ -421,7 +421,7 @@ lab.table(
             settings.restart_requests - missing(ledger, settings.restart_requests),
             missing(ledger, settings.restart_requests),
         )
-        for name, ledger in ledgers.items()
+        for name, ledger in zip((tr("careful", "謹慎"), tr("careless", "粗心")), ledgers.values(), strict=True)
     ],
 )
 guess = lab.predict("answers_missing")
@@ -433,9 +433,9 @@ lab.say(
     f"{len(killed_in_flight)} were answered. And the dead server left {len(left_over)} of its {regions_before} regions in "
     f"shared memory behind: on a machine without containers, they stay until somebody removes them.",
     f"用戶端有 {outage:.1f} 秒得不到答案：要等新的伺服器匯入 PyTorch、重新載入模型。謹慎的那組最後缺 {missing(ledgers['careful'], settings.restart_requests)} "
-    f"個答案{'' if guess is None else f'（你猜 {guess:.0f} 個）'}，隨便的那組缺 {missing(ledgers['careless'], settings.restart_requests)} "
-    f"個。在睡覺的 {len(killed_in_flight)} 個請求，有 {sum(killed_in_flight)} 個得到回答。"
-    f"死掉的伺服器在共享記憶體裡的 {regions_before} 個區段，留下了 {len(left_over)} 個：沒有容器的機器上，它們會一直留著，直到有人清掉。",
+    f"個答案{'' if guess is None else f'（你猜 {guess:.0f} 個）'}，粗心的那組缺 {missing(ledgers['careless'], settings.restart_requests)} "
+    f"個。sleep 中的 {len(killed_in_flight)} 個請求，有 {sum(killed_in_flight)} 個得到回答。"
+    f"當掉的伺服器在共享記憶體裡原有 {regions_before} 個區段，留下了 {len(left_over)} 個：沒有用容器的機器上，它們會一直留著，直到有人清掉。",
 )
 
 # %% [markdown] lang="en"
@@ -444,9 +444,9 @@ lab.say(
 # SIGTERM is the other way to go. Triton takes no new requests, finishes what it has, queue included, unloads its models, and ends; at the latest after `--exit-timeout-secs` (30 by default). Whoever stops it must be more patient than that: `docker stop` waits 10 seconds unless told otherwise, Kubernetes 30. Requests are in flight when the signal comes, more of them than instances, so that some wait in the queue.
 
 # %% [markdown] lang="zh-TW"
-# ## 有秩序地結束
+# ## 正常關閉
 #
-# 另一種離開的方式是 SIGTERM。Triton 不再接受新的請求，把手上的做完，佇列裡的也算，卸載模型，然後結束；最遲在 `--exit-timeout-secs`（預設 30 秒）之後。停掉它的人要比它更有耐心：`docker stop` 預設只等 10 秒，Kubernetes 等 30 秒。訊號來的時候有請求在途中，比 instance 還多，所以有些還在佇列裡等。
+# 另一種停掉它的方式是 SIGTERM。Triton 不再接受新的請求，把手上的做完（佇列裡的也算），卸載模型，然後結束；最遲不超過 `--exit-timeout-secs`（預設 30 秒）。負責停掉它的一方，要等得比這更久：`docker stop` 預設只等 10 秒，Kubernetes 等 30 秒。訊號來的時候，還沒處理完的請求比 instance 還多，所以有些在佇列裡等。
 
 # %%
 with ThreadPoolExecutor(settings.in_flight + 1) as background:
@@ -465,7 +465,7 @@ lab.record("regions_left", len(left_over), variant="killed")
 lab.table(
     [
         tr("end", "結束方式"),
-        tr("in flight", "途中的請求"),
+        tr("in flight", "處理中的請求"),
         tr("answered", "得到回答"),
         tr("regions left in shared memory", "共享記憶體裡留下的區段"),
     ],
@@ -478,8 +478,8 @@ lab.say(
     f"After SIGTERM {finished.count(True)} of {len(finished)} requests in flight were answered; "
     f"a request that came later was {'answered' if late else 'refused'}; the server had ended after {took:.1f} seconds. "
     f"Connections that clients keep open, even idle ones, count as well: the server waits for them, so close them.",
-    f"SIGTERM 之後，途中的 {len(finished)} 個請求有 {finished.count(True)} 個得到回答；之後才來的請求{'得到回答' if late else '被拒絕'}；"
-    f"{took:.1f} 秒後伺服器結束。用戶端一直開著的連線，就算閒著，也算在內：伺服器會等它們，所以要關掉。",
+    f"SIGTERM 之後，處理中的 {len(finished)} 個請求有 {finished.count(True)} 個得到回答；之後才來的請求{'得到回答' if late else '被拒絕'}；"
+    f"{took:.1f} 秒後伺服器結束。用戶端一直開著的連線，就算閒著，也算在內：伺服器會等它們，所以請記得關閉。",
 )
 
 # %% [markdown] lang="en"
@@ -500,13 +500,13 @@ lab.say(
 answers; those that do not, {settings.restart_requests - missing(ledgers["careless"], settings.restart_requests)}.
 - An orderly end lost {finished.count(False)} requests and left {regions_left} regions behind, the crash \
 {killed_in_flight.count(False)} and {len(left_over)}.""",
-    f"""- 只要到達模型的請求，計數器都與用戶端一致；{sum(sent.values())} 個請求裡有 {sum(sent.values()) - succeeded - failed:.0f} 個它一無所知。
+    f"""- 只要到達模型的請求，計數器都與用戶端一致；{sum(sent.values())} 個請求裡，有 {sum(sent.values()) - succeeded - failed:.0f} 個完全沒算到。
 - 批次讓 {most} 個用戶端的吞吐量從每秒 {statistics.median(throughput(one) for one in measured["tiny"][most]):.0f} 個請求變成 \
 {statistics.median(throughput(one) for one in measured["tiny_batched"][most]):.0f} 個。
-- `kill -9` 之後，伺服器在原來的連接埠回來了；會再問一次的用戶端拿到 {settings.restart_requests} 個答案中的 \
+- `kill -9` 之後，伺服器在原來的連接埠回來了；會重送的用戶端拿到 {settings.restart_requests} 個答案中的 \
 {settings.restart_requests - missing(ledgers["careful"], settings.restart_requests)} 個，不會的拿到 \
 {settings.restart_requests - missing(ledgers["careless"], settings.restart_requests)} 個。
-- 有秩序地結束丟了 {finished.count(False)} 個請求、留下 {regions_left} 個區段；當機則是 {killed_in_flight.count(False)} 個與 {len(left_over)} 個。""",
+- 正常關閉丟了 {finished.count(False)} 個請求、留下 {regions_left} 個區段；當機則是 {killed_in_flight.count(False)} 個與 {len(left_over)} 個。""",
 )
 
 # %% [markdown] lang="en"
@@ -520,11 +520,11 @@ answers; those that do not, {settings.restart_requests - missing(ledgers["carele
 # **Exercise.** 9 (`server_metrics.py`: read the metrics) belongs here: `nox -s check -- lab-2.2-triton-server`.
 
 # %% [markdown] lang="zh-TW"
-# ## 這個規模的限制
+# ## 小規模實驗的限制
 #
-# - 用戶端、伺服器與模型在這裡共用同樣的核心。曲線在哪裡轉彎，說的是這台機器，不是 Triton；認真做的話，負載要從另一台機器來。
+# - 用戶端、伺服器與模型在這裡共用同樣的核心。曲線在哪裡轉彎，反映的是這台機器，不是 Triton；真的要測，負載得從另一台機器來。
 # - PyTorch、ONNX Runtime、TensorRT 與 vLLM backend 只寫出設定，**沒有執行**：那需要 NVIDIA 的容器，TensorRT 與 vLLM 還需要 GPU。GPU 記憶體、一個模型用多張 GPU、批次在 GPU 上能省多少，這裡也都看不到。
-# - 閉迴路會掩蓋過載，因為伺服器慢，它就問得少。真實使用者的請求不管伺服器準備好了沒都會來（開迴路，實驗 2.6）。
-# - 只有一台伺服器，重新啟動就會離開好幾秒。有第二台的話就沒有人會察覺：閘道後面的多個副本是實驗 2.6 的主題。
+# - 閉迴路會掩蓋過載，因為伺服器一慢，它就送得少。真實使用者的請求不管伺服器準備好了沒都會來（開迴路，實驗 2.6）。
+# - 只有一台伺服器，重新啟動就會中斷好幾秒。有第二台的話就沒有人會察覺：閘道後面的多個副本是實驗 2.6 的主題。
 #
 # **練習。** 練習 9（`server_metrics.py`：讀取指標）屬於這一本：`nox -s check -- lab-2.2-triton-server`。

@@ -58,7 +58,7 @@ MISTAKES = (
     Mistake(
         "m_version_name", Text("the version directory is called v1", "版本目錄叫做 v1"), edit=lambda path: (path / "1").rename(path / "v1")
     ),
-    Mistake("m_backend", Text("a backend that this server does not have", "這個伺服器沒有的 backend"), {"backend": "onnxruntime"}),
+    Mistake("m_backend", Text("a backend that this server does not have", "這台伺服器沒有的 backend"), {"backend": "onnxruntime"}),
     Mistake("m_gpu", Text("KIND_GPU on a machine without one", "沒有 GPU 的機器寫了 KIND_GPU"), {"kind": "KIND_GPU"}),
     Mistake("m_zero", Text("dims: [ 0 ]", "dims: [ 0 ]"), {"inputs": (replace(X, dims=(0,)),)}),
     Mistake(

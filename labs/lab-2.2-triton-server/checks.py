@@ -177,7 +177,7 @@ def requests(x: np.ndarray) -> list[tuple[Text, dict[str, np.ndarray], str, dict
 
 @exercise(
     2,
-    title=Text("The verdict on a request", "對請求的判決"),
+    title=Text("The verdict on a request", "對請求的判定"),
     minutes=25,
     level="core",
     hint=Text(
@@ -222,13 +222,13 @@ def check_exercise_2() -> None:
 
 @exercise(
     3,
-    title=Text("Join a batch, and split it", "合併批次，再切開"),
+    title=Text("Join a batch, and split it", "合併批次，再拆開"),
     minutes=10,
     level="core",
     hint=Text(
         "Along which dimension do requests differ in size? And to cut the rows apart again: request i has counts[i] of them, so where does "
         "its last one stand? A running sum says so.",
-        "各個請求在哪一個維度上大小不同？要再切開的話：請求 i 有 counts[i] 列，那麼它的最後一列在哪裡？累加起來就知道。",
+        "各個請求在哪一個維度上大小不同？要再拆開的話：請求 i 有 counts[i] 列，那麼它的最後一列在哪裡？累加起來就知道。",
     ),
 )
 def check_exercise_3() -> None:
@@ -364,7 +364,7 @@ def check_exercise_5() -> None:
     hint=Text(
         "Picture the share 0 to 1 as a ruler, cut into pieces as long as the weights. If the weights do not sum to 1, how do you bring "
         "the user's point onto a ruler of their length? Then walk along it: where does each piece end?",
-        "把 0 到 1 的比例想成一把尺，切成與權重等長的幾段。權重的總和不是 1 的話，怎麼把使用者的那一點移到這麼長的尺上？"
+        "把 0 到 1 的比例想成一把尺，切成與權重等長的幾段。權重的總和不是 1 的話，怎麼把使用者的那一點對應到這麼長的尺上？"
         "然後沿著尺走：每一段在哪裡結束？",
     ),
 )

@@ -13,14 +13,14 @@
 # %% [markdown] lang="zh-TW"
 # # 1. 一個伺服器，以及它沒有算錯的證明
 #
-# **問題。** 伺服器把模型變成一個網址。你怎麼知道從這個網址出來的，就是模型裡的東西？
+# **問題。** 伺服器把模型變成一個網址。你怎麼知道，從這個網址拿到的就是模型算出來的？
 #
 # | | |
 # |---|---|
-# | 你會做出 | 一個執行中的 vLLM 伺服器；用純 HTTP 和 `openai` 用戶端送出的請求；讀懂伺服器計數的解析器 |
+# | 你會做出 | 一個執行中的 vLLM 伺服器；用純 HTTP 和 `openai` 用戶端送出的請求；解析伺服器計數器的程式 |
 # | 你要寫的 | 練習 2（`server_metrics.py`） |
 # | 你需要 | 兩個 CPU 核心跑半分鐘，2 GB 記憶體 |
-# | 你應該看到 | 伺服器的 token 與 Transformers 的並排，以及有幾個回答走上不同的路；對數機率與 token 的帳也一樣比對 |
+# | 你應該看到 | 伺服器的 token 與 Transformers 的並列，以及有幾個回答兩邊不同；對數機率與 token 用量也這樣比對 |
 
 # %%
 import json
@@ -51,7 +51,7 @@ starting = ThreadPoolExecutor().submit(start)
 # The prompts are of all kinds that the model was taught, half of them plain text and half in the chat template.
 
 # %% [markdown] lang="zh-TW"
-# 伺服器在背景啟動：兩個行程（HTTP；引擎，也就是排程器和模型），每個都要匯入 vLLM。（在 CPU 上，vLLM 預設會把模型放進第三個行程，引擎則一邊空轉一邊等它：核心不多時，同時到的請求有時就變成一個接一個地處理。只有一個 GPU 時，vLLM 的做法跟這裡一樣。）就算模型只有一 MB，也要等一會兒，而模型是其中最小的部分。我們利用這段時間，先算出預期的答案：同一個模型，在這個行程裡，用 Transformers 一次算一個提示。
+# 伺服器在背景啟動：兩個行程（HTTP；引擎，也就是排程器和模型），每個都要匯入 vLLM。（在 CPU 上，vLLM 預設會把模型放進第三個行程，引擎則一邊空轉一邊等它：核心不多時，同時到的請求有時就變成一個接一個地處理。只有一個 GPU 時，vLLM 的做法跟這裡一樣。）就算模型只有一 MB，也要等一會兒，而模型只占其中最小的一部分。我們利用這段時間，先算出預期的答案：同一個模型，在這個行程裡，用 Transformers 一次算一個提示。
 #
 # 提示涵蓋模型學過的各種題目，一半是純文字，一半套用對話範本。
 
@@ -104,7 +104,7 @@ lab.say(
 # %% [markdown] lang="zh-TW"
 # ## 第一個請求
 #
-# 這個協定沒有什麼魔法：JSON 進去，JSON 出來。提示可以是文字，也可以是一串 token id；用 id 的話，模型看到什麼就毫無疑義。
+# 這個協定沒有什麼玄機：JSON 進去，JSON 出來。提示可以是文字，也可以是一串 token id；用 id 的話，模型看到什麼就毫無疑義。
 
 # %%
 import httpx2
@@ -257,9 +257,9 @@ lab.table(
 # %% [markdown] lang="zh-TW"
 # ## 對數機率
 #
-# token 相同，底下的數字仍可能不同。`logprobs` 向伺服器要每個 token 機率的對數；Transformers 對提示加回答走一遍，也能算出同樣的東西。所有 token 中最大的差異就是誤差。對照組把比較的位置錯開一格：這是處理 logits 最常見的錯誤。
+# token 相同，底下的數字仍可能不同。`logprobs` 向伺服器要每個 token 機率的對數；Transformers 把提示加回答一起算一遍，也能得到同樣的東西。所有 token 中最大的差異就是誤差。對照組把比較的位置錯開一格：這是處理 logits 最常見的錯誤。
 #
-# 第一個這種請求會先編譯一個小函式，除非像 CPU 規模那樣關掉了編譯（`TORCH_COMPILE_DISABLE=1`）。如果開著，請在使用者上門之前先送一個這樣的請求。所以第一個要計時，同樣的再來一次。
+# 第一個這種請求會先編譯一個小函式，除非像 CPU 規模那樣關掉了編譯（`TORCH_COMPILE_DISABLE=1`）。如果開著，請在使用者進來之前先送一個這樣的請求。所以這裡替第一個計時，再用同樣的請求計時一次。
 
 # %%
 waits = []
@@ -293,11 +293,11 @@ lab.say(
 # There is a trap in it. A prompt that is *text* gets a beginning-of-sequence token from the server's tokenizer, if the model has one. Whoever sends a text that has one already gets two: one token more on the bill, and a model that sees something it never saw in training.
 
 # %% [markdown] lang="zh-TW"
-# ## 帳單
+# ## 用量
 #
-# 客戶付錢的依據是 `usage`。它必須等於分詞器數出來的：提示加上特殊 token，回答加上序列結束 token。對照組數的是單字。
+# 客戶依 `usage` 付費。它必須等於分詞器數出來的：提示加上特殊 token，回答加上序列結束 token。對照組數的是單字。
 #
-# 這裡有個陷阱。*文字*形式的提示，伺服器的分詞器會替它加上序列開始 token（如果模型有的話）。文字裡已經有一個的話，就會變成兩個：帳單多一個 token，模型也看到訓練時從沒見過的東西。
+# 這裡有個陷阱。*文字*形式的提示，伺服器的分詞器會替它加上序列開始 token（如果模型有的話）。文字裡已經有一個的話，就會變成兩個：用量多一個 token，模型也會看到訓練時從沒見過的東西。
 
 # %%
 usage = [(answer["usage"]["prompt_tokens"], answer["usage"]["completion_tokens"]) for answer in served]
@@ -319,7 +319,7 @@ bodies = [greedy | {"prompt": text} for text in texts.values()]
 lab.table(
     [
         tr("prompt", "提示"),
-        tr("prompt tokens on the bill", "帳單上的提示 token 數"),
+        tr("prompt tokens on the bill", "用量中的提示 token 數"),
         tr("ids that the model saw", "模型看到的 id"),
     ],
     [
@@ -334,9 +334,9 @@ lab.table(
 # `/metrics` is the server's own account, as text in Prometheus' format: counters, gauges, histograms. All of module 2 looks through this window, so we open it ourselves:
 
 # %% [markdown] lang="zh-TW"
-# ## 伺服器自己數的
+# ## 伺服器自己的計數
 #
-# `/metrics` 是伺服器自己的帳，以 Prometheus 的文字格式寫成：計數器、量表、直方圖。整個第 2 單元都要透過這扇窗看進去，所以我們自己來打開它：
+# `/metrics` 是伺服器自己的統計，以 Prometheus 的文字格式寫成：計數器、量表、直方圖。整個第 2 單元都要靠它來觀察伺服器，所以我們自己來解析它：
 
 # %%
 from onepiece.serving.metrics import changes, total
@@ -397,11 +397,11 @@ without the last token of the prompt {cut_differing} do, without the first \
 - Log-probabilities agree to {max(errors):.1g} nats.
 - On {usage_differing} of {len(prompts)} bills the tokens are not those of the tokenizer, and \
 {abs(generated - billed):g} tokens are missing from the server's own account of {generated:g}.""",
-    f"""- {len(prompts)} 個貪婪回答中，{greedy_differing} 個與 Transformers 不同{"" if guess is None else f"（你猜 {guess:g}）"}；\
+    f"""- {len(prompts)} 個貪婪解碼的回答中，{greedy_differing} 個與 Transformers 不同{"" if guess is None else f"（你猜 {guess:g}）"}；\
 提示少了最後一個 token 時，有 {cut_differing} 個不同，少了第一個時則有 {front_differing} 個{"" if front_differing else "：回答相同，還不足以證明提示是對的"}。
 - 套用範本的對話：{len(items)} 個中 {chat_differing} 個不同；不套範本，{bare_differing} 個。
 - 對數機率相差不超過 {max(errors):.1g} nat。
-- {len(prompts)} 張帳單中，{usage_differing} 張的 token 數與分詞器不同；伺服器自己記的 {generated:g} 個 token，差了 {abs(generated - billed):g} 個。""",
+- {len(prompts)} 個回答的用量中，{usage_differing} 個的 token 數與分詞器數的不同；伺服器自己記的 {generated:g} 個 token，差了 {abs(generated - billed):g} 個。""",
 )
 
 # %% [markdown] lang="en"
@@ -416,12 +416,12 @@ without the last token of the prompt {cut_differing} do, without the first \
 # **Next:** the same server, asked by many at once.
 
 # %% [markdown] lang="zh-TW"
-# ## 玩具規模的限制
+# ## 小規模實驗的限制
 #
-# - 這裡能一個 token 都不差，是因為兩邊都用同一個 CPU 函式庫以 float32 計算。在 GPU 上用 bfloat16，批次大小不同，加法順序就不同，機率接近的 token 會翻轉：那時請用容許誤差比對數機率，並預期有些貪婪回答會走上不同的路。
+# - 這裡能一個 token 都不差，是因為兩邊都用同一個 CPU 函式庫以 float32 計算。在 GPU 上用 bfloat16，批次大小不同，加法順序就不同，機率接近的 token 會翻轉：這時比對對數機率要設容許誤差，也要預期有些貪婪解碼的回答會跟 Transformers 不同。
 # - 這個伺服器是社群為 CPU 建置的 vLLM。GPU 規模用的是官方版本，有編譯過的 kernel 與 CUDA graph；協定與計數器相同。
 # - 這裡的啟動時間大多花在匯入。換成大模型，就是讀取權重、編譯、擷取 CUDA graph。
 #
 # **練習。** 練習 2（`server_metrics.py`：Prometheus 的格式）屬於這一本：`nox -s check -- lab-2.3-vllm-serving`。
 #
-# **下一步：** 同一個伺服器，一次很多人來問。
+# **下一步：** 同一個伺服器，很多人同時來問。

@@ -13,14 +13,14 @@
 # %% [markdown] lang="zh-TW"
 # # 2. 同時很多人，一次一個 token
 #
-# **問題。** 一個使用者看到 token 一個一個出來。同一個伺服器怎麼能用差不多的時間回答三十個使用者？公正的時鐘又會怎麼說？
+# **問題。** 一個使用者看著 token 一個一個出來。同一個伺服器怎麼能用差不多的時間回答三十個使用者？公平地計時，又會看到什麼？
 #
 # | | |
 # |---|---|
-# | 你會做出 | 從零寫的非同步用戶端：把位元組變成事件、首個 token 的時間、間隔、百分位數；閉迴路與開迴路的負載 |
+# | 你會做出 | 從零寫的非同步用戶端：把位元組變成事件、第一個 token 的時間、間隔、百分位數；閉迴路與開迴路的負載 |
 # | 你要寫的 | 練習 1（`streaming_client.py`）、3、4（`load.py`） |
 # | 你需要 | 兩個 CPU 核心跑半分鐘，2 GB 記憶體 |
-# | 你應該看到 | 第一個 token 什麼時候到；獨自一人與有人作伴時，每個 token 各要引擎幾步；取樣與模型的分布差多遠；某一種壓力測試會藏起來的停頓 |
+# | 你應該看到 | 第一個 token 什麼時候到；只有一個用戶端與很多個一起時，引擎產生每個 token 各要幾步；取樣與模型的分布差多遠；某一種壓力測試看不出來的停頓 |
 
 # %%
 import asyncio
@@ -71,7 +71,7 @@ def story(number, tokens):
 # %% [markdown] lang="zh-TW"
 # ## 串流是由什麼組成的
 #
-# 加上 `"stream": true`，回答就以 server-sent events 的形式送來。這是其中一個回答的位元組，照網路切開的樣子：
+# 加上 `"stream": true`，回答就以 server-sent events 的形式送來。這是其中一個回答的位元組，照網路傳輸時切開的樣子：
 
 
 # %%
@@ -88,7 +88,7 @@ for piece in with_client(pieces_of)[:3]:
 # One piece may hold several events, or half of one: TCP knows nothing of events. So a client keeps what is not complete yet:
 
 # %% [markdown] lang="zh-TW"
-# 一段位元組裡可能有好幾個事件，也可能只有半個：TCP 不認得事件。所以用戶端要把還不完整的部分留著：
+# 一段位元組裡可能有好幾個事件，也可能只有半個：TCP 不知道什麼是事件。所以用戶端要把還不完整的部分留著：
 
 # %%
 lab.source(EventParser.feed)
@@ -154,7 +154,7 @@ lab.say(
 #
 # 用戶端一個接一個來，每個要一樣多的 token；然後全部一起來。伺服器以「步」為單位工作：一步就是模型走一遍，讓每個執行中的請求各得到一個 token。全部用戶端一起來時，伺服器平均每個 token 要幾步？把 `steps_per_token = ...` 寫進 `predictions.toml`（1 表示什麼都沒有共用）。
 #
-# 還有一種*序列式的伺服器*：所有用戶端一起問，它一個接一個地回答（在同一個 vLLM 前面放一道門，一次只放一個請求進去）。從用戶端來看，只數「同一時刻有幾個用戶端正在接受服務」，分得出它和真正的伺服器嗎？
+# 還有一種*循序式的伺服器*：所有用戶端一起問，它一個接一個地回答（在同一個 vLLM 前面放一道門，一次只放一個請求進去）。從用戶端來看，只數「同一時刻有幾個用戶端正在接受服務」，分得出它和真正的伺服器嗎？
 
 
 # %%
@@ -197,29 +197,34 @@ for name, concurrency, let_in, tokens, repeats in (
     )
     overlap[name] = (clients_at_once(replies), steps_per_token(grown), steps, made)
     lab.record("steps_per_token", overlap[name][1], variant=None if name == "together" else name)
+ways = {
+    "together": tr("together", "一起"),
+    "one_by_one": tr("one by one", "一個接一個"),
+    "serial_server": tr("serial server", "循序式伺服器"),
+}
 lab.table(
     [
         tr("clients", "用戶端"),
-        tr("most clients at once, as they see it", "用戶端看到的最多同時"),
+        tr("most clients at once, as they see it", "用戶端看到的最大同時數"),
         tr("engine steps", "引擎步數"),
         tr("tokens", "token 數"),
         tr("steps per token", "每個 token 的步數"),
     ],
-    [(name, most, steps, made, ratio) for name, (most, ratio, steps, made) in overlap.items()],
+    [(ways[name], most, steps, made, ratio) for name, (most, ratio, steps, made) in overlap.items()],
 )
 lab.say(
     f"The clients of the serial server count {overlap['serial_server'][0]} at once, those of the real one "
     f"{overlap['together'][0]}. What tells them apart is the engine's own counter: "
     f"{overlap['serial_server'][1]:.2f} steps per token against {overlap['together'][1]:.2f}.",
-    f"序列式伺服器的用戶端數到同時有 {overlap['serial_server'][0]} 個，真正的伺服器則是 {overlap['together'][0]} 個。"
-    f"分得出兩者的是引擎自己的計數器：每個 token {overlap['serial_server'][1]:.2f} 步，對上 {overlap['together'][1]:.2f} 步。",
+    f"循序式伺服器的用戶端數到同時有 {overlap['serial_server'][0]} 個，真正的伺服器則是 {overlap['together'][0]} 個。"
+    f"分得出兩者的是引擎自己的計數器：每個 token 分別是 {overlap['serial_server'][1]:.2f} 步與 {overlap['together'][1]:.2f} 步。",
 )
 
 # %% [markdown] lang="en"
 # This is **continuous batching**: a request joins the running batch at the next step, and leaves it when it is done; nobody waits for a batch to fill up or to end. One can watch it. A long request runs; short ones come and go meanwhile; the server says how many it is running:
 
 # %% [markdown] lang="zh-TW"
-# 這就是**連續批次**（continuous batching）：請求在下一步就加入執行中的批次，做完就離開；沒有人要等批次湊滿或結束。這是看得到的。一個長請求在跑，短請求來來去去；伺服器會說它正在跑幾個：
+# 這就是**連續批次**（continuous batching）：請求在下一步就加入執行中的批次，做完就離開；不必等批次湊滿，也不必等它結束。這是看得到的。一個長請求在跑，短請求來來去去；伺服器會回報正在跑幾個：
 
 
 # %%
@@ -256,16 +261,16 @@ for row, reply in enumerate([long, *short]):
         (row - 0.35, 0.7),
         color=COLORS["blue" if row == 0 else "orange"],
     )
-upper.set(ylabel="request", yticks=range(len(short) + 1))
+upper.set(ylabel=tr("request", "請求"), yticks=range(len(short) + 1))
 upper.invert_yaxis()
 lower.step(*zip(*seen, strict=True), where="post", color=COLORS["green"], marker="")
-lower.set(xlabel="seconds", ylabel="running, says the server", ylim=(0, None))
+lower.set(xlabel=tr("seconds", "秒"), ylabel=tr("running, says the server", "執行中（伺服器回報）"), ylim=(0, None))
 lab.figure(
     "continuous-batching",
     figure,
     Text(
         en="Above: one long request (blue) and short ones that join and leave while it runs. Below: how many requests the server says it is running.",
-        zh_tw="上：一個長請求（藍），以及在它執行期間加入又離開的短請求。下：伺服器說自己正在執行幾個請求。",
+        zh_tw="上：一個長請求（藍），以及在它執行期間加入又離開的短請求。下：伺服器回報自己正在執行幾個請求。",
     ),
 )
 lab.say(
@@ -279,9 +284,9 @@ lab.say(
 # More clients, more tokens per second in all; and each of them gets its tokens more slowly. Both in one picture, as medians over repetitions, with the range. Times depend on the machine: they are reported, not judged.
 
 # %% [markdown] lang="zh-TW"
-# ## 有人作伴的代價
+# ## 大家一起用的代價
 #
-# 用戶端越多，合計每秒的 token 越多；每一個拿到 token 的速度則越慢。畫在同一張圖裡，取多次重複的中位數，並標出範圍。時間取決於機器：只回報，不評判。
+# 用戶端越多，合計每秒的 token 越多；每一個拿到 token 的速度則越慢。畫在同一張圖裡，取多次重複的中位數，並標出範圍。時間取決於機器：只回報，不判定。
 
 # %%
 sweep = {concurrency: [] for concurrency in settings.sweep}
@@ -312,7 +317,7 @@ lab.table(
         tr("clients", "用戶端"),
         tr("tokens/s in all", "合計 token/s"),
         tr("tokens/s of one client", "單一用戶端 token/s"),
-        tr("first token, p50", "首個 token，p50"),
+        tr("first token, p50", "第一個 token，p50"),
         tr("p95", "p95"),
         tr("gap between tokens, p99", "token 間隔，p99"),
         tr("came in one piece with the one before", "與前一個同一段到達"),
@@ -341,13 +346,15 @@ lab.say(
 
 # %%
 figure, (left, right) = subplots(1, 2, figsize=(9, 3.6))
-for axes, index, label in ((left, 0, "tokens per second, all clients"), (right, 1, "tokens per second, each client")):
+all_clients = tr("tokens per second, all clients", "每秒 token，全部用戶端")
+each_client = tr("tokens per second, each client", "每秒 token，單一用戶端")
+for axes, index, label in ((left, 0, all_clients), (right, 1, each_client)):
     middle = [column(n, index).median for n in sweep]
     low, high = ([abs(pick(column(n, index).seconds) - column(n, index).median) for n in sweep] for pick in (min, max))
     axes.errorbar(list(sweep), middle, yerr=[low, high], capsize=3)
     axes.set_xscale("log", base=2)
     axes.set_xticks(list(sweep), [str(n) for n in sweep])
-    axes.set(xlabel="clients at once", ylabel=label, ylim=(0, None))
+    axes.set(xlabel=tr("clients at once", "同時的用戶端數"), ylabel=label, ylim=(0, None))
 lab.figure(
     "sweep",
     figure,
@@ -364,7 +371,7 @@ lab.say(
     f"{column(crowd, 1).median / column(alone, 1).median:.2f} of its speed. "
     f"A step costs nearly the same however many share it, as long as reading weights and starting kernels is what it mostly "
     f"does.",
-    f"{crowd} 個用戶端合計的每秒 token 是一個時的 {gain:.1f} 倍，而每一個的速度是獨自一人時的 {column(crowd, 1).median / column(alone, 1).median:.2f} 倍。"
+    f"{crowd} 個用戶端合計的每秒 token 是一個時的 {gain:.1f} 倍，而每一個的速度是單獨使用時的 {column(crowd, 1).median / column(alone, 1).median:.2f} 倍。"
     f"只要一步的成本主要花在讀權重和啟動 kernel，多少人共用都差不多。",
 )
 
@@ -380,7 +387,7 @@ lab.say(
 #
 # 貪婪解碼可以逐個 token 核對。取樣是隨機的，所以改查兩件事：同樣的種子給出同樣的 token；同一個 token 抽很多次，各個結果的比例要符合模型的 softmax。兩者的距離是*總變異距離*（total variation）：所有比例與機率之差，加總後的一半。
 #
-# 路上有個陷阱：要 `n` 個回答、`seed` 為 s 時，vLLM 給第 i 個回答的種子是 s + i。於是種子相鄰的請求會重複彼此的抽樣，樣本比看起來的小。
+# 這裡有個陷阱：要 `n` 個回答、`seed` 為 s 時，vLLM 給第 i 個回答的種子是 s + i。於是種子相鄰的請求會重複彼此的抽樣，樣本比看起來的小。
 
 # %%
 wanted = torch.load(lab.artifact("next-token.pt"))
@@ -526,6 +533,7 @@ slow = {
 }
 lab.record("stalled_requests_seen", slow["open"])
 lab.record("stalled_requests_seen", slow["closed"], variant="closed_loop")
+loop_labels = {"closed": tr("closed loop", "閉迴路"), "open": tr("open loop", "開迴路")}
 lab.table(
     [
         tr("load", "負載"),
@@ -534,7 +542,7 @@ lab.table(
     ],
     [
         (
-            name,
+            loop_labels[name],
             *(
                 f"{percentile([reply.seconds for reply in replies], percent) * 1e3:.0f} ms"
                 for percent in (50, 90, 95, 99)
@@ -554,11 +562,13 @@ for (name, (start, replies)), colour, mark in zip(loops.items(), ("orange", "blu
         mark,
         linestyle="",
         color=COLORS[colour],
-        label=f"{name} loop",
+        label=loop_labels[name],
         alpha=0.8,
     )
 axes.axvspan(0.4, 0.4 + settings.stall_seconds, color="black", alpha=0.08, linewidth=0)
-axes.set(xlabel="when the request should have been sent (s)", ylabel="latency (s)")
+axes.set(
+    xlabel=tr("when the request should have been sent (s)", "請求應該送出的時間（秒）"), ylabel=tr("latency (s)", "延遲（秒）")
+)
 axes.legend()
 lab.figure(
     "stall",
@@ -607,10 +617,10 @@ itself: {noise:.3f}), those of another temperature {other:.3f}, and {overlapping
 # **Next:** one base model, many behaviours.
 
 # %% [markdown] lang="zh-TW"
-# ## 玩具規模的限制
+# ## 小規模實驗的限制
 #
-# - 這裡伺服器和用戶端共用兩個核心，一步的時間跟處理它的 HTTP 事件差不多。所以曲線很早就彎下來，間隔也忽大忽小：好幾個 token 會擠在同一段位元組裡到達。在 GPU 上，要到運算單元滿載（受限於計算而不是記憶體頻寬）才會彎，批次大得多。
-# - 提示都很短。長提示會讓首個 token 變慢，也會拖慢其他人的下一個 token，除非把 prefill 切成小塊（vLLM 預設就會這麼做）。
+# - 這裡伺服器和用戶端共用兩個核心，一步的時間跟處理它的 HTTP 事件差不多。所以曲線很早就彎下來，間隔也忽大忽小：好幾個 token 會擠在同一段位元組裡到達。在 GPU 上，要到運算單元滿載（受限於計算而不是記憶體頻寬）才會彎，那時的批次大得多。
+# - 提示都很短。長提示會讓第一個 token 變慢，也會拖慢其他人的下一個 token，除非把 prefill 切成小塊（vLLM 預設就會這麼做）。
 # - 四千次抽樣能發現分布上百分之幾的錯誤，發現不了千分之一的。
 #
 # **練習。** 練習 1（`streaming_client.py`：把位元組變成事件）、3 和 4（`load.py`：百分位數、開迴路）屬於這一本。

@@ -17,10 +17,10 @@
 #
 # | | |
 # |---|---|
-# | 你會做出 | 在這裡訓練、載入執行中伺服器的 adapter；請求佔用多少區塊的計算；預測前綴快取的公式；固定格式的回答；會先猜的草稿模型 |
+# | 你會做出 | 在這裡訓練、載入執行中伺服器的 adapter；請求占用多少區塊的計算；預測前綴快取的公式；固定格式的回答；會先猜的草稿模型 |
 # | 你要寫的 | 練習 5（`prefix_cache.py`） |
 # | 你需要 | 兩個 CPU 核心跑將近一分鐘，3 GB 記憶體 |
-# | 你應該看到 | adapter 對自己的回答、對別人的回答各做了什麼；分成區塊與不分，各有多少記憶體白白佔著；公式與快取自己數的差多少；有格式限制的回答有幾個能解析，以及這個保證到哪裡為止；推測解碼改變了什麼，貪婪與取樣都看 |
+# | 你應該看到 | adapter 對自己的回答、對別人的回答各有什麼影響；分成區塊與不分，各有多少記憶體白白占著；公式與快取自己數的差多少；有格式限制的回答有幾個能解析，以及這個保證到哪裡為止；推測解碼改變了什麼，貪婪與取樣都看 |
 
 # %%
 import asyncio
@@ -161,7 +161,7 @@ lab.table([tr("request", "請求"), tr("models of the server", "伺服器的模�
 # %% [markdown] lang="zh-TW"
 # ## 先猜猜看
 #
-# 保留題目中，伺服器上的 adapter 能答對幾成（0 到 1）？把 `adapter_accuracy = ...` 寫進 `predictions.toml`。還有一個不用寫數字的問題：同樣的題目，給基礎模型的和給 adapter 的*混在同樣的批次裡*，會有什麼不同嗎？
+# 保留題目中，伺服器上的 adapter 能答對多少比例（0 到 1）？把 `adapter_accuracy = ...` 寫進 `predictions.toml`。還有一個不用寫數字的問題：同樣的題目，給基礎模型的和給 adapter 的*混在同樣的批次裡*，會有什麼不同嗎？
 
 
 # %%
@@ -248,7 +248,7 @@ status, _ = post("/v1/unload_lora_adapter", {"lora_name": "relabel"})
 post("/v1/load_lora_adapter", {"lora_name": "relabel", "lora_path": str(adapter)})
 lab.say(
     f"An adapter leaves as it came. Unloading: {status}. A request for it afterwards: {gone.status}.",
-    f"adapter 怎麼來，就怎麼走。卸載：{status}。之後再向它發請求：{gone.status}。",
+    f"adapter 載入得了，也卸載得掉。卸載：{status}。之後再向它發請求：{gone.status}。",
 )
 
 # %% [markdown] lang="en"
@@ -259,11 +259,11 @@ lab.say(
 # The server says what share of its blocks is in use. We let several requests run, of prompts with nothing in common, and then as many that begin with the same three blocks, and hold the most that was in use against a formula:
 
 # %% [markdown] lang="zh-TW"
-# ## 一塊一塊的記憶體：PagedAttention
+# ## 記憶體分成區塊：PagedAttention
 #
-# 解碼需要前面每一個 token 的 key 與 value。一個請求要用多少記憶體來放？結束之前沒有人知道。如果伺服器替最長的回答預留一整段，大部分就白白佔著。*PagedAttention* 的做法跟作業系統的分頁一樣：記憶體切成區塊，一塊放幾個 token；每個請求有一張**區塊表**（block table），記錄它的第一段、第二段……token 各在哪一塊記憶體裡；最後一塊滿了才拿新的。注意力透過這張表去讀，所以區塊不必相鄰，兩張表也可以指到同一塊。會浪費的，只有每個請求最後一塊剩下的部分。
+# 解碼需要前面每一個 token 的 key 與 value。一個請求要用多少記憶體來放？結束之前沒有人知道。如果伺服器替最長的回答預留一整段，大部分就白白占著。*PagedAttention* 的做法跟作業系統的分頁一樣：記憶體切成區塊，一塊放幾個 token；每個請求有一張**區塊表**（block table），記錄它的第一段、第二段……token 各在哪一塊記憶體裡；最後一塊滿了才拿新的。注意力透過這張表去讀，所以區塊不必相鄰，兩張表也可以指到同一塊。會浪費的，只有每個請求最後一塊剩下的部分。
 #
-# 伺服器會說自己的區塊有多少比例正在使用。我們先讓幾個毫無共同點的請求一起跑，再讓同樣多個、前三個區塊相同的請求一起跑，把使用中的最大值拿來對照公式：
+# 伺服器會回報自己的區塊有多少比例正在使用。我們先讓幾個毫無共同點的請求一起跑，再讓同樣多個、前三個區塊相同的請求一起跑，把使用中的最大值拿來對照公式：
 
 # %%
 lab.source(blocks_held)
@@ -343,9 +343,9 @@ lab.table(
         tr("blocks, formula", "區塊，公式"),
         tr("blocks, the server", "區塊，伺服器"),
         tr("if nobody shared", "如果都不共用"),
-        tr("of that, held for nothing", "其中白白佔著的"),
+        tr("of that, held for nothing", "其中白白占著的"),
         tr(f"if each reserved {model_length} tokens", f"如果各預留 {model_length} 個 token"),
-        tr("of that, held for nothing", "其中白白佔著的"),
+        tr("of that, held for nothing", "其中白白占著的"),
     ],
     rows,
 )
@@ -427,11 +427,11 @@ lab.table(
 # A model may be asked for JSON, and mostly gives it. A *structured output* cannot be anything else: at each step the server forbids all tokens that would leave the grammar. We sample at temperature 1 for three forms, with and without the constraint. (JSON allows any number of spaces between its parts, and our small model fills whole answers with them; the server was started with `disable_any_whitespace`.)
 
 # %% [markdown] lang="zh-TW"
-# 有兩件事值得帶走。會變的東西要放在提示的*最後*：最前面改一個 token，整個快取就沒了。還有，客戶之間共用的快取，看時間就能問出裡面有什麼：vLLM 的 `cache_salt` 欄位可以把他們隔開。
+# 有兩件事值得記住。會變的東西要放在提示的*最後*：最前面改一個 token，整個快取就沒了。還有，客戶之間共用的快取，從回應時間就能推測出裡面有什麼：vLLM 的 `cache_salt` 欄位可以把他們隔開。
 #
 # ## 程式讀得懂的回答
 #
-# 你可以請模型輸出 JSON，它大多會照做。*結構化輸出*則不可能是別的：每一步，伺服器都禁止會離開文法的 token。我們在溫度 1 取樣三種格式，有限制與沒有限制都試。（JSON 允許各部分之間有任意多個空格，而我們的小模型會用空格填滿整個回答；所以伺服器啟動時設了 `disable_any_whitespace`。）
+# 你可以請模型輸出 JSON，它大多會照做。*結構化輸出*則一定符合格式：每一步，伺服器都排除不符合文法的 token。我們在溫度 1 取樣三種格式，有限制與沒有限制都試。（JSON 允許各部分之間有任意多個空格，而我們的小模型會用空格填滿整個回答；所以伺服器啟動時設了 `disable_any_whitespace`。）
 
 # %%
 COLOURS = ["blue", "green", "red"]
@@ -515,7 +515,7 @@ lab.say(
 # %% [markdown] lang="zh-TW"
 # ## 伺服器退場之前
 #
-# 第一個伺服器還有一件事要示範。給它足夠多的長請求，要忙上好幾秒；第一個 token 一到，就請它結束（SIGTERM，也就是 `docker stop` 和 Kubernetes 送的訊號）。用戶端會得到什麼？它們的耐心是兩秒收不到任何位元組。
+# 第一個伺服器還有一件事要示範。給它足夠多的長請求，要忙上好幾秒；第一個 token 一到，就請它結束（SIGTERM，也就是 `docker stop` 和 Kubernetes 送的訊號）。用戶端會得到什麼？它們最多容忍兩秒收不到任何位元組。
 
 # %%
 sampling_prompt = torch.load(lab.artifact("next-token.pt"))["prompt"]
@@ -578,7 +578,7 @@ lab.say(
     f"{len(cut_off)} 個回答中有 {lost} 個被截斷，最多只拿到 {settings.long_tokens} 個 token 中的 {longest} 個；"
     f"其中 {like_success} 個的 HTTP 狀態是 200。vLLM 預設會立刻結束引擎（`--shutdown-timeout 0`）。"
     f"用戶端怎麼知道，要看當下的時機：{aborted} 個是 finish_reason 寫著 `abort`，{told} 個是串流裡出現錯誤，{silent} 個一直在等沒有人會再算的 token，直到自己逾時。"
-    f"還有 {without_reason} 個完全沒有得到通知：串流正常結束，有 `[DONE]`，卻沒有 finish_reason。這些用戶端全都要看得懂。第 4 本筆記本會讓用戶端不必受這種罪。",
+    f"還有 {without_reason} 個完全沒有得到通知：串流正常結束，有 `[DONE]`，卻沒有 finish_reason。以上每一種，用戶端都要能察覺。第 4 本筆記本會讓用戶端不必面對這些。",
 )
 
 # %% [markdown] lang="en"
@@ -591,9 +591,9 @@ lab.say(
 # %% [markdown] lang="zh-TW"
 # ## 第二個伺服器：它會猜
 #
-# 解碼慢，是因為每個 token 都要自己的一步。**推測解碼**（speculative decoding）讓較小的模型先猜接下來的幾個 token；大模型用*一步*全部檢查，留下自己也會選的那些。猜錯只多花一點工，不會產生錯的 token。
+# 解碼慢，是因為每個 token 都得占用一步。**推測解碼**（speculative decoding）讓較小的模型先猜接下來的幾個 token；大模型用*一步*全部檢查，留下自己也會選的那些。猜錯只會多算一點，不會產生錯的 token。
 #
-# 第二個伺服器有草稿模型、啟動時就載入的 adapter（外加一個空位）、API 金鑰，還有第 4 本筆記本會說明的限制。它在第一個伺服器離開之後才啟動：兩個一起跑，就得共用那兩個核心。
+# 第二個伺服器有草稿模型、啟動時就載入的 adapter（外加一個空位）、API 金鑰，還有第 4 本筆記本會說明的限制。它在第一個伺服器停止之後才在背景啟動：兩個一起跑，就得共用那兩個核心。
 
 # %%
 server.stop()
@@ -661,8 +661,8 @@ pieces = sum(len(reply.choices) for reply in guessed)
 figure, axes = subplots(figsize=(5.6, 3.0))
 axes.bar(range(1, settings.guessed_tokens + 1), by_place, color=COLORS["blue"], width=0.6)
 axes.set(
-    xlabel="guessed token",
-    ylabel="accepted (share of drafts)",
+    xlabel=tr("guessed token", "第幾個猜的 token"),
+    ylabel=tr("accepted (share of drafts)", "被接受（占草稿的比例）"),
     ylim=(0, 1.02),
     xticks=range(1, settings.guessed_tokens + 1),
 )
@@ -675,7 +675,7 @@ lab.figure(
     ),
 )
 lab.table(
-    [tr("greedy answers with speculation", "有推測解碼的貪婪回答"), tr("number", "數量")],
+    [tr("greedy answers with speculation", "有推測解碼的貪婪解碼回答"), tr("number", "數量")],
     [
         (tr("answers", "回答"), len(guessed)),
         (tr("unlike Transformers", "與 Transformers 不同"), speculative_differing),
@@ -707,7 +707,7 @@ lab.table(
 #
 # ## 那麼，抽樣的時候呢？
 #
-# 貪婪解碼時，猜測只有對錯。抽樣時沒有所謂對的 token：猜測以某個機率留下；沒留下的話，就從分布剩下的部分抽一個，讓最後每個 token 出現的機率都跟沒有猜測時一樣。真的嗎？回答的第一個 token 不會用猜的，第二個會。所以我們向第一個伺服器（在它退場之前）和這個伺服器各抽很多個回答，拿它們的第二個 token 對照 Transformers；每個 token 的機率它都知道：對所有可能的第一個 token，把它的機率乘上第二個接在它後面的機率，再加總。對照組則是每個猜測都照單全收。
+# 貪婪解碼時，猜測只有對與錯。抽樣時沒有所謂對的 token：猜測以某個機率留下；沒留下的話，就從分布剩下的部分抽一個，讓最後每個 token 出現的機率都跟沒有猜測時一樣。真的嗎？回答的第一個 token 不會用猜的，第二個會。所以我們向第一個伺服器（在它退場之前）和這個伺服器各抽很多個回答，拿它們的第二個 token 對照 Transformers；每個 token 的機率它都知道：對所有可能的第一個 token，把它的機率乘上第二個接在它後面的機率，再加總。對照組則是每個猜測都照單全收。
 
 
 # %%
@@ -763,8 +763,8 @@ the model's \
 distribution{"; the noise of so many draws does not explain that. The method is right, this build is not: where a request samples, vLLM's CPU code reads its temperature from memory that nobody has written ([#55005](https://github.com/vllm-project/vllm/issues/55005)). No error, no warning; the answers are fluent. Greedy answers are not touched, which is why equality with Transformers held. So on this server nobody may sample, until the version is another one *and this test passes*" if biased else ": no more than the noise of so many draws, so guessing changed nothing"}. \
 Looking at greedy answers alone does not find such a thing.""",
     f"""會猜的伺服器留下了 {sampled_accepted:.0%} 的猜測，抽樣結果與模型的分布相距 \
-{speculative_distance:.2f}{"；這不是抽樣次數太少的雜訊解釋得了的。方法沒有錯，錯的是這個版本：請求要抽樣時，vLLM 的 CPU 程式碼會從一塊沒人寫過的記憶體讀它的溫度（[#55005](https://github.com/vllm-project/vllm/issues/55005)）。沒有錯誤訊息，也沒有警告，回答讀起來很通順。貪婪回答不受影響，所以與 Transformers 仍然相同。因此，在換了版本*而且通過這個測試*之前，誰都不能在這個伺服器上抽樣" if biased else "：不比這麼多次抽樣的雜訊更大，所以猜測沒有改變什麼"}。\
-只看貪婪回答，是發現不了這種事的。""",
+{speculative_distance:.2f}{"；這不是抽樣次數太少的雜訊解釋得了的。方法沒有錯，錯的是這個版本：請求要抽樣時，vLLM 的 CPU 程式碼會從一塊沒人寫過的記憶體讀它的溫度（[#55005](https://github.com/vllm-project/vllm/issues/55005)）。沒有錯誤訊息，也沒有警告，回答讀起來很通順。貪婪解碼的回答不受影響，所以與 Transformers 仍然相同。因此，在換了版本*而且通過這個測試*之前，誰都不能在這個伺服器上抽樣" if biased else "：不比這麼多次抽樣的雜訊更大，所以猜測沒有改變什麼"}。\
+只看貪婪解碼的回答，是發現不了這種事的。""",
 )
 
 # %% [markdown] lang="en"
@@ -809,12 +809,12 @@ a long free text got {tokens_per_step:.2f} tokens per step, and {plain_tokens_pe
 # **Next:** the same server, and everything that goes wrong.
 
 # %% [markdown] lang="zh-TW"
-# ## 玩具規模的限制
+# ## 小規模實驗的限制
 #
 # - 在這裡，步數少不代表時間少：草稿模型幾乎不比目標模型快，因為兩者的 Python 開銷都大於計算。在 GPU 上，大模型的一步受限於讀取權重，被接受的猜測幾乎是免費的；批次很大時，這個好處又會縮小。
-# - 命中一百個 token 的快取，在這個模型上省下的時間量不出來。換成大模型加上幾千個 token 的系統提示，那就是首個 token 時間的大部分。
-# - 一個 adapter、秩 8。同時很多個 adapter 需要空間（`--max-loras`），它們的 kernel 也是為 GPU 寫的。
+# - 命中一百個 token 的快取，在這個模型上省下的時間量不出來。換成大模型加上幾千個 token 的系統提示，省下的就是第一個 token 時間的大部分。
+# - 這裡只有一個 adapter，秩 8。同時很多個 adapter 需要空間（`--max-loras`），它們的 kernel 也是為 GPU 寫的。
 #
 # **練習。** 練習 5（`prefix_cache.py`：快取一定會找到什麼）屬於這一本。
 #
-# **下一步：** 同一個伺服器，以及所有會出錯的事。
+# **下一步：** 同一個伺服器，以及所有會出錯的情況。

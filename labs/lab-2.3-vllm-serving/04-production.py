@@ -11,16 +11,16 @@
 # | You should see | which paths a key guards; how long a server works for a client that has left; in what form refusals come, and who notices them; how far the estimate is from the load; what a killed server makes a client believe, and what a planned end loses |
 
 # %% [markdown] lang="zh-TW"
-# # 4. 所有會出錯的事
+# # 4. 所有會出錯的情況
 #
-# **問題。** 沒有金鑰的陌生人、太長的提示、中途離開的用戶端、超過容量的負載、一次部署、一次當機：伺服器每一次會怎麼做？用戶端又可以相信什麼？
+# **問題。** 沒有金鑰的外人、太長的提示、中途離開的用戶端、超過容量的負載、一次部署、一次當機：伺服器每一次會怎麼做？用戶端又可以相信什麼？
 #
 # | | |
 # |---|---|
-# | 你會做出 | 判斷「什麼才算回答」的規則；給被拒絕者的重試；伺服器被砍掉時的帳本；用兩次量測估計容量 |
+# | 你會做出 | 判斷「什麼才算回答」的規則；替被拒絕的請求重試；伺服器被強制終止時的紀錄；用兩次量測估計容量 |
 # | 你要寫的 | 練習 6、7（`retrying.py`）、8（`capacity.py`） |
 # | 你需要 | 兩個 CPU 核心跑將近一分鐘，2 GB 記憶體 |
-# | 你應該看到 | 金鑰擋住哪些路徑；用戶端離開之後伺服器還做多久；拒絕以什麼形式出現、誰察覺得到；估計與負載差多遠；被砍掉的伺服器會讓用戶端相信什麼，計畫中的結束又會遺失什麼 |
+# | 你應該看到 | 金鑰保護哪些路徑；用戶端離開之後伺服器還做多久；拒絕以什麼形式出現、誰察覺得到；估計與負載差多遠；被強制終止的伺服器會讓用戶端相信什麼，計畫性停機又會遺失什麼 |
 
 # %%
 import asyncio
@@ -75,7 +75,7 @@ def with_client(work):
 # %% [markdown] lang="zh-TW"
 # ## 誰可以問？
 #
-# 伺服器啟動時設了金鑰（放在 `VLLM_API_KEY`，不放在命令列，因為機器上的每個使用者都讀得到命令列）。請求用 `Authorization: Bearer ...` 帶著它。金鑰擋住哪些路徑？哪些沒有擋？
+# 伺服器啟動時設了金鑰（放在 `VLLM_API_KEY`，不放在命令列，因為機器上的每個使用者都讀得到命令列）。請求用 `Authorization: Bearer ...` 帶著它。金鑰保護哪些路徑？哪些沒有？
 
 # %%
 small = story(0, 2)
@@ -106,15 +106,16 @@ lab.record("strangers_let_in", let_in)
 lab.record("strangers_let_in", sum(statuses[path]["right key"] != 401 for path in guarded), variant="right_key")
 unguarded = [path for path in paths if statuses[path]["no key"] == 200]
 lab.record("paths_open", len(unguarded))
-lab.table([tr("path", "路徑"), *asking], [(path, *statuses[path].values()) for path in paths])
+asked_with = [tr("no key", "沒有金鑰"), tr("wrong key", "錯的金鑰"), tr("right key", "對的金鑰")]
+lab.table([tr("path", "路徑"), *asked_with], [(path, *statuses[path].values()) for path in paths])
 lab.say(
     f"Open without a key: {', '.join(f'`{path}`' for path in unguarded)}. "
     f"Health and metrics are open by design, for load balancers and Prometheus. "
     f"{'But `/invocations` *generates text* for anybody: the key guards only paths that begin with `/v1` and a few others.' if '/invocations' in unguarded else ''} "
     f"So the key is not a fence around the server. Put a gateway in front that lets through only the paths you offer "
     f"(`compose/serving.yaml` of this course has one), and let nobody else reach the port.",
-    f"不用金鑰就開放的：{'、'.join(f'`{path}`' for path in unguarded)}。健康檢查與監控本來就是開放的，給負載平衡器和 Prometheus 用。"
-    f"{'但是 `/invocations` 會替任何人*生成文字*：金鑰只擋 `/v1` 開頭的路徑和少數幾個。' if '/invocations' in unguarded else ''}所以金鑰不是圍住整個伺服器的籬笆。"
+    f"不用金鑰就開放的：{'、'.join(f'`{path}`' for path in unguarded)}。健康檢查與指標本來就是開放的，給負載平衡器和 Prometheus 用。"
+    f"{'但是 `/invocations` 會替任何人*生成文字*：金鑰只保護 `/v1` 開頭的路徑和少數幾個。' if '/invocations' in unguarded else ''}所以金鑰沒有保護到整個伺服器。"
     f"請在前面放一個閘道，只放行你要提供的路徑（本課程的 `compose/serving.yaml` 就有一個），並且別讓其他人連得到這個連接埠。",
 )
 
@@ -132,9 +133,9 @@ longest = next(
 )
 word = prompts[0][1]
 requests = {
-    tr("a prompt longer than the model's context", "提示比模型的脈絡還長"): greedy
+    tr("a prompt longer than the model's context", "提示比模型的上下文長度還長"): greedy
     | {"prompt": [word] * (longest + 50), "max_tokens": 1},
-    tr("max_tokens longer than the context", "max_tokens 比脈絡還長"): greedy
+    tr("max_tokens longer than the context", "max_tokens 比上下文長度還長"): greedy
     | {"prompt": prompts[0], "max_tokens": longest + 50},
     tr("a temperature below zero", "溫度小於零"): greedy | {"prompt": prompts[0], "max_tokens": 1, "temperature": -1},
     tr("both fit, but not together", "分開都放得下，加起來放不下"): greedy
@@ -169,7 +170,7 @@ lab.say(
 # A user closes the page in the middle of an answer. Does the server go on computing? Its own counter of generated tokens tells.
 
 # %% [markdown] lang="zh-TW"
-# ## 沒有人要的工作
+# ## 做白工
 #
 # 使用者在回答到一半時關掉網頁。伺服器會繼續算下去嗎？看它自己的生成 token 計數器就知道。
 
@@ -232,7 +233,7 @@ lab.say(
 # %% [markdown] lang="zh-TW"
 # ## 先猜猜看
 #
-# 這個伺服器同時執行的請求有上限（`--max-num-seqs`），總共容納的也有上限（`--max-num-queued-reqs`）；少了第二個限制，vLLM 的佇列就沒有盡頭，裡面的人都得等。現在來了一波比兩者加起來還多的請求。被拒絕的之中，有多少比例會拿到說明此事的 HTTP 狀態碼（0 到 1）？把 `refused_by_status = ...` 寫進 `predictions.toml`。
+# 這個伺服器同時執行的請求有上限（`--max-num-seqs`），總共容納的也有上限（`--max-num-queued-reqs`）；少了第二個限制，vLLM 的佇列就沒有上限，排在裡面的都得等。現在來了一波比兩者加起來還多的請求。被拒絕的請求中，HTTP 狀態碼就說明了被拒絕的，占多少比例（0 到 1）？把 `refused_by_status = ...` 寫進 `predictions.toml`。
 
 
 # %%
@@ -296,7 +297,7 @@ lab.say(
 # A refusal is not a failure: it is the server's way to keep its promises to those whom it let in. The client's part is to come back later, and not all clients at the same moment:
 
 # %% [markdown] lang="zh-TW"
-# 拒絕不是失敗：這是伺服器對已經放進來的請求守信的方式。用戶端該做的是晚一點再來，而且不要所有用戶端同時再來：
+# 拒絕不是失敗：伺服器這樣做，才顧得好已經放進來的請求。用戶端該做的是晚一點再來，而且不要大家同時再來：
 
 # %%
 lab.source(retry_delay)
@@ -429,7 +430,7 @@ lab.table(
             "",
         ),
         (
-            tr("if the server were serial", "如果伺服器是序列式的"),
+            tr("if the server were serial", "如果伺服器是循序式的"),
             f"{estimates['serial_server']:.0f}",
             "",
         ),
@@ -460,23 +461,24 @@ axes.plot(
     [share * highest for share in shares],
     [model.seconds(share * highest, settings.load_tokens) * 1e3 for share in shares],
     marker="",
-    label="estimate",
+    label=tr("estimate", "估計"),
 )
 axes.plot(
     [rate],
     [statistics.mean(reply.seconds for reply in answered) * 1e3],
     "s",
     color=COLORS["orange"],
-    label="measured, mean",
+    label=tr("measured, mean", "量測，平均"),
 )
 axes.plot(
     [rate],
     [percentile([reply.seconds for reply in answered], 95) * 1e3],
     "^",
     color=COLORS["green"],
-    label="measured, p95",
+    label=tr("measured, p95", "量測，p95"),
 )
-axes.set(xlabel="requests per second", ylabel=f"latency of {settings.load_tokens} tokens (ms)", ylim=(0, None))
+latency = tr(f"latency of {settings.load_tokens} tokens (ms)", f"{settings.load_tokens} 個 token 的延遲（ms）")
+axes.set(xlabel=tr("requests per second", "每秒請求數"), ylabel=latency, ylim=(0, None))
 axes.legend()
 lab.figure(
     "capacity",
@@ -495,11 +497,11 @@ lab.figure(
 # Now the worst: in the middle of its work the server dies (SIGKILL: a crash, a lost machine). All its places are taken, in the batch and in the queue. The streams break off, with status 200 and correct tokens so far: *a stream that broke off looks like a short answer*. What may a client tell its user?
 
 # %% [markdown] lang="zh-TW"
-# 這個估計是平順世界裡的平均值；真實的到達會成群，所以量到的延遲散布在它上方。請以最高速率的一半來規劃，而且要實際量測。它是由時間算出來的，所以只有量測當時機器夠閒，它才可信：這裡設關卡的是數出來的那一部分，也就是序列輪到幾次。
+# 這個估計是請求平穩到達時的平均值；真實的請求會一陣一陣地來，所以量到的延遲散布在它上方。請以最高速率的一半來規劃，而且要實際量測。它是由時間算出來的，所以量測當時機器夠閒，它才可信：這裡設關卡的是數出來的那一部分，也就是序列輪到幾次。
 #
-# ## 伺服器被砍掉了
+# ## 伺服器被強制終止
 #
-# 現在是最壞的情況：伺服器工作到一半死了（SIGKILL：當機、機器不見了）。批次和佇列裡的位置都滿了。串流斷了，狀態是 200，到目前為止的 token 也都正確：*斷掉的串流，看起來就像一個短回答*。用戶端可以怎麼告訴使用者？
+# 現在是最壞的情況：伺服器處理到一半當掉（SIGKILL：程式崩潰，或整台機器沒了）。批次和佇列裡的位置都滿了。串流斷了，狀態是 200，到目前為止的 token 也都正確：*斷掉的串流，看起來就像一個短回答*。用戶端可以怎麼告訴使用者？
 
 # %%
 lab.source(succeeded)
@@ -508,7 +510,7 @@ lab.source(succeeded)
 # First an undisturbed run, whose answers are the reference. Then the same requests, and the kill. A new server takes the place of the old one, on the same port; the clients wait for it and repeat what was not answered.
 
 # %% [markdown] lang="zh-TW"
-# 先不受干擾地跑一次，它的回答就是參考答案。然後送出同樣的請求，再把伺服器砍掉。新的伺服器在同一個連接埠接替舊的；用戶端等它起來，再重送沒有得到回答的請求。
+# 先不受干擾地跑一次，它的回答就是參考答案。然後送出同樣的請求，再強制終止伺服器。新的伺服器在同一個連接埠接替舊的；用戶端等它起來，再重送沒有得到回答的請求。
 
 # %%
 clients = settings.most_running + settings.most_waiting
@@ -591,9 +593,9 @@ lab.table(
 # Last, a planned end: a new version is to be deployed. This server was started with `--shutdown-timeout`, so that after SIGTERM it finishes what its engine has begun. The control is the first server, which had none (end of notebook 3). And what happens to a request that arrives *during* the drain?
 
 # %% [markdown] lang="zh-TW"
-# ## 沒有損失的結束
+# ## 沒有損失的停機
 #
-# 最後是計畫中的結束：要部署新版本了。這個伺服器啟動時設了 `--shutdown-timeout`，所以收到 SIGTERM 之後，會把引擎已經開始的做完。對照組是沒有設的第一個伺服器（第 3 本筆記本的結尾）。那麼在排空（drain）*期間*到達的請求呢？
+# 最後是計畫性停機：要部署新版本了。這個伺服器啟動時設了 `--shutdown-timeout`，所以收到 SIGTERM 之後，會把引擎已經開始的做完。對照組是沒有設的第一個伺服器（第 3 本筆記本的結尾）。那麼在排空（drain）*期間*到達的請求呢？
 
 
 # %%
@@ -635,7 +637,7 @@ lab.say(
     f"({'status ' + str(late.http_status) if late.http_status else 'no connection'}{', then ' + ('silence until its own timeout' if 'Timeout' in late.error else 'an empty stream') if late.http_status == 200 and not succeeded(late) else ''}). "
     f"{'So the order of a deployment is: take the server out of the load balancer, wait until no new request comes, and only then send SIGTERM.' if not succeeded(late) else ''}",
     f"收到 SIGTERM 時，有 {running} 個回答正在執行；遺失了 {lost_in_drain} 個。"
-    f"晚到的請求{'得到了回答' if succeeded(late) else '沒有得到回答'}（{'狀態 ' + str(late.http_status) if late.http_status else '連不上'}{'，接著' + ('一片沉默，直到它自己逾時' if 'Timeout' in late.error else '是一個空的串流') if late.http_status == 200 and not succeeded(late) else ''}）。"
+    f"晚到的請求{'得到了回答' if succeeded(late) else '沒有得到回答'}（{'狀態 ' + str(late.http_status) if late.http_status else '連不上'}{'，接著' + ('就沒有下文，直到它自己逾時' if 'Timeout' in late.error else '是一個空的串流') if late.http_status == 200 and not succeeded(late) else ''}）。"
     f"{'所以部署的順序是：先把伺服器從負載平衡器移除，等到不再有新請求，才送 SIGTERM。' if not succeeded(late) else ''}",
 )
 
@@ -663,10 +665,10 @@ After the restart {lost} are unanswered.
     f"""- 受保護的路徑上，錯的金鑰被放行 {let_in} 次；{len(paths)} 個路徑中有 {len(unguarded)} 個不要求金鑰。
 - {len(refused)} 個拒絕中，{len(by_status)} 個的 HTTP 狀態是 503{"" if guess is None else f"（你猜的比例是 {guess:g}）"}；\
 其餘 {inside} 個出現在狀態 200 的串流裡。重試之後，{settings.burst} 個中剩 {unanswered} 個沒有回答。
-- 在極限時，伺服器每秒產生 {most.tokens_per_second:.0f} 個 token，估計是 {estimates[None]:.0f}。\
-以為一步只有一個 token，會估成 {estimates["one_token_per_step"]:.0f}；當成序列式的伺服器，則是 {estimates["serial_server"]:.0f}。
-- 當機打斷了 {clients} 個串流中的 {sum(not succeeded(reply) for reply in first)} 個。相信了 {wrong} 個錯誤答案；相信狀態 200 的用戶端會相信 {naive_wrong} 個。重新啟動之後，還有 {lost} 個沒有回答。
-- 計畫中的結束遺失了 {lost_in_drain} 個。""",
+- 滿載時，伺服器每秒產生 {most.tokens_per_second:.0f} 個 token，估計是 {estimates[None]:.0f}。\
+以為一步只有一個 token，會估成 {estimates["one_token_per_step"]:.0f}；當成循序式的伺服器，則是 {estimates["serial_server"]:.0f}。
+- 當機打斷了 {clients} 個串流中的 {sum(not succeeded(reply) for reply in first)} 個。被當成正確的錯誤答案有 {wrong} 個；相信狀態 200 的用戶端會相信 {naive_wrong} 個。重新啟動之後，還有 {lost} 個沒有回答。
+- 計畫性停機遺失了 {lost_in_drain} 個。""",
 )
 
 # %% [markdown] lang="en"
@@ -679,10 +681,10 @@ After the restart {lost} are unanswered.
 # **Exercises.** 6 and 7 (`retrying.py`: what is an answer, when to come back) and 8 (`capacity.py`: Little's law) belong here: `nox -s check -- lab-2.3-vllm-serving`.
 
 # %% [markdown] lang="zh-TW"
-# ## 玩具規模的限制
+# ## 小規模實驗的限制
 #
-# - 在這裡重送請求是安全的，因為它只是讀取。會觸發付款的請求，需要自己的識別碼，讓接收端認得出來。
+# - 在這裡重送請求是安全的，因為它只是讀取。會觸發付款的請求，需要自己的識別碼，讓接收端認得出是同一個請求。
 # - 只有一個伺服器：它重新啟動時，大家都得等。閘道後面放兩個，等待就變成慢一點的回答；大模型載入要好幾分鐘，請把它算進去。
-# - 這個估計不懂長提示（prefill 要花自己的步數），也不懂 KV 快取滿了會怎樣（vLLM 會搶占請求，見 `vllm:num_preemptions_total`）。在 GPU 上，這兩者都比計算更早成為問題。
+# - 這個估計沒有考慮長提示（prefill 要花自己的步數），也沒有考慮 KV 快取滿了會怎樣（vLLM 會搶占請求，見 `vllm:num_preemptions_total`）。在 GPU 上，這兩者都比計算更早成為問題。
 #
 # **練習。** 練習 6 和 7（`retrying.py`：什麼才算回答、什麼時候再來）、8（`capacity.py`：Little 定律）屬於這一本：`nox -s check -- lab-2.3-vllm-serving`。

@@ -115,16 +115,16 @@ CONNECTION_IS_FINAL = Text("status 0, a broken connection, is in TEMPORARY", "�
 # ---------------------------------------------------------------------------------------------- capacity
 
 ALONE = Text(
-    "that is the time of a request that is alone: company makes each step longer", "這是獨自一人時的時間：有人作伴，每一步都會變長"
+    "that is the time of a request that is alone: company makes each step longer", "這是單一請求時的時間：和別的請求一起，每一步都會變長"
 )
-NOT_SOLVED = Text("the sequences' own share of the time is missing: divide by 1 - busy", "漏了序列自己佔用的時間：要除以 1 - busy")
+NOT_SOLVED = Text("the sequences' own share of the time is missing: divide by 1 - busy", "漏了序列自己占用的時間：要除以 1 - busy")
 PER_TOKEN = Text("the tokens of a request are missing: it stays for so many steps", "漏了請求的 token 數：它會停留這麼多步")
 ONE_PER_STEP = Text(
     "one token per step is assumed: a request stays for tokens / tokens_per_step steps",
     "假設了一步一個 token：請求會停留 tokens / tokens_per_step 步",
 )
 STEPS_ABOVE_ONLY = Text(
-    "the sequences' own share (busy) still counts a step for every token", "序列自己佔用的時間（busy）還是把每個 token 算成一步"
+    "the sequences' own share (busy) still counts a step for every token", "序列自己占用的時間（busy）還是把每個 token 算成一步"
 )
 STEPS_BELOW_ONLY = Text(
     "only busy counts in steps: the numerator still counts a step for every token", "只有 busy 以步計算：分子還是把每個 token 算成一步"
