@@ -84,7 +84,14 @@ def test_an_unknown_lab_is_refused_with_the_nearest_one(tmp_path: Path) -> None:
     with pytest.raises(UserError) as refusal:
         catalog.load(tmp_path / "labs").lab("lab-1.5-flashatention")
     assert refusal.value.code == "unknown-lab"
-    assert "nox -s lab-1.5-flashattention" in refusal.value.remedy.en
+    assert "Did you mean: lab-1.5-flashattention ?" in refusal.value.remedy.en
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("1.1.4", "lab-1.1.4-prefix"), ("1.1", "lab-1.1-first"), ("pre", "lab-1.1.4-prefix"), ("iaa", "lab-1.1.5-ia3")]
+)
+def test_half_a_name_is_taken_for_the_lab_that_has_it(typed: str, meant: str) -> None:
+    assert catalog.nearest(typed, ["lab-1.1-first", "lab-1.1.5-ia3", "lab-1.1.4-prefix"]) == meant
 
 
 def test_a_course_without_labs_is_empty_and_still_answers(tmp_path: Path) -> None:
@@ -407,7 +414,9 @@ def test_a_lab_with_a_group_and_an_image_of_its_own_is_fine(with_images: Path) -
         pytest.param('level = "core"', 'level = "core"\nextras = ["tritn"]', "key extras", "'tritn'", "allowed: triton", id="an extra"),
     ],
 )
-def test_what_a_manifest_names_of_the_images_must_be_there(with_images: Path, good: str, bad: str, key: str, found: str, allowed: str) -> None:
+def test_what_a_manifest_names_of_the_images_must_be_there(
+    with_images: Path, good: str, bad: str, key: str, found: str, allowed: str
+) -> None:
     toy_course.write_lab(with_images, manifest=MANIFEST.replace(good, bad))
     said = refusal_of(with_images / "labs")
     assert key in said and found in said and allowed in said

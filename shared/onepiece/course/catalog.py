@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -54,8 +54,15 @@ class Course:
 
     def nearest(self, lab_id: str) -> str:
         """The existing id that looks most like `lab_id`."""
-        ids = [lab.id for lab in self.labs]
-        return (difflib.get_close_matches(lab_id, ids, n=1, cutoff=0.0) or ["catalog"])[0]
+        return nearest(lab_id, [lab.id for lab in self.labs]) or "..."
+
+
+def nearest(typed: str, ids: Iterable[str]) -> str | None:
+    """The id that was meant: one with `typed` in it, whole parts before others (`1.1.4` is no `1.1.5`), or else the one most like it."""
+    ids = list(ids)
+    parts = [each for each in ids if f"-{typed}-" in f"-{each}-"]
+    within = parts or [each for each in ids if typed in each]
+    return next(iter(difflib.get_close_matches(typed, within or ids, n=1, cutoff=0.0)), None)
 
 
 def load(labs_directory: Path = LABS) -> Course:

@@ -6,13 +6,13 @@ choice that has no explanation is an error: whoever answers learns why, whatever
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from onepiece.course import toml_table
+from onepiece.course.catalog import nearest
 from onepiece.course.errors import UserError
 from onepiece.course.learning_paths import CHAPTER_DIRECTORY, CHAPTERS
 from onepiece.course.places import LABS, ROOT
@@ -121,8 +121,7 @@ def find(wanted: str, files: Mapping[str, Path]) -> Path:
     begins = [quiz_id for quiz_id in files if quiz_id.startswith(wanted + "-")]
     if len(begins) == 1:
         return files[begins[0]]
-    nearest = (difflib.get_close_matches(wanted, files, n=1, cutoff=0.0) or ["..."])[0]
-    raise UserError("no-quiz", quiz=wanted, nearest=nearest)
+    raise UserError("no-quiz", quiz=wanted, nearest=nearest(wanted, files) or "...")
 
 
 # --- one file -----------------------------------------------------------------------------------

@@ -71,8 +71,8 @@ def add_language(parser: argparse.ArgumentParser) -> None:
 
 
 def canonical_language(text: str) -> str:
-    """`zh-tw` and `ZH-TW` mean `zh-TW`."""
-    return next((language for language in LANGUAGES if language.lower() == text.lower()), text)
+    """`zh-tw`, `ZH-TW` and `zh` mean `zh-TW`."""
+    return next((language for language in LANGUAGES if text.lower() in (language.lower(), language.partition("-")[0])), text)
 
 
 def one_lab(given: Sequence[str], command: str) -> catalog.Lab:

@@ -7,7 +7,7 @@ from onepiece.course.text import Text
 MESSAGES: dict[str, tuple[Text, Text]] = {
     "unknown-lab": (
         Text("There is no lab named {lab}.", "沒有名為 {lab} 的實驗。"),
-        Text("Did you mean: nox -s {nearest} ? All labs: nox -s catalog", "你要的是不是：nox -s {nearest} ？全部實驗：nox -s catalog"),
+        Text("Did you mean: {nearest} ? All labs: nox -s catalog", "你要的是不是：{nearest} ？全部實驗：nox -s catalog"),
     ),
     "bad-manifest": (
         Text("{where}: {what}", "{where}：{what}"),

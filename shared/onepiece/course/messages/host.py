@@ -202,7 +202,7 @@ MESSAGES: dict[str, tuple[Text, Text]] = {
         Text("Its exercises: {choices}", "可選的練習：{choices}"),
     ),
     "bad-predictions": (
-        Text("{path} cannot be read: {reason}.", "無法讀取 {path}：{reason}。"),
+        Text("{path} cannot be used: {reason}.", "{path} 無法使用：{reason}。"),
         Text("Write one line per guess, for example: {example}", "每個猜測寫一行，例如：{example}"),
     ),
     "usage": (

@@ -20,10 +20,10 @@ def command(console: Console, arguments: list[str]) -> int:
     options = parser(lab_id).parse_args(rest)
     if options.mine:
         speak_as_the_copy(lab_id, options.lang)
-    lab = catalog.load().lab(lab_id)
-    if lab.id != lab_id:  # minutes of work are not begun on a guess
-        raise UserError("unknown-lab", lab=lab_id, nearest=lab.id)
-    return run(console, lab, run_options(options)).exit_code
+    course = catalog.load()
+    if lab_id not in {lab.id for lab in course.labs} | set(course.problems):  # minutes of work are not begun on a guess
+        raise UserError("unknown-lab", lab=lab_id, nearest=f"nox -s {course.nearest(lab_id)}")
+    return run(console, course.lab(lab_id), run_options(options)).exit_code
 
 
 def parser(lab_id: str) -> argparse.ArgumentParser:

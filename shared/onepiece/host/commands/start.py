@@ -34,7 +34,7 @@ def command(console: Console, arguments: list[str]) -> int:
     console.print(tr(f"Your copy of {lab.id}: {kept_file(target)}", f"你的 {lab.id} 副本：{kept_file(target)}"))
     console.print(tr(f"{len(added)} files added.", f"新增了 {len(added)} 個檔案。"))
     for path in (path for path in sources.modules(lab) if sources.solutions(path)):
-        exercises = ", ".join(str(number) for number in sources.solutions(path))
+        exercises = ", ".join(str(number) for number in sorted(sources.solutions(path)))
         console.print(f"  {kept_file(target / path.name)}  {tr('exercises', '練習')} {exercises}")
     guess = kept_file(target / "predictions.toml")
     console.print(tr(f"Guess first: {guess}", f"先猜猜看：{guess}"))

@@ -25,6 +25,7 @@ from onepiece.course.json_numbers import decode_number, encode_number
 from onepiece.course.json_objects import read_object
 from onepiece.course.model_files import verify_directory
 from onepiece.course.places import HOME, ROOT, RUNS, SHARED, WORKSPACE
+from onepiece.course.text import tr
 from onepiece.host.road import exercises, gates, shared_modules, sources
 from onepiece.host.road.environments import lock_hash
 from onepiece.host.road.plan import Plan
@@ -203,11 +204,15 @@ def read_predictions(lab: Lab) -> dict[str, float]:
     known = sources.usage(lab).recorded_in
     for metric, value in table.items():
         if metric not in known:
-            near = (difflib.get_close_matches(metric, known, n=1, cutoff=0.0) or ["?"])[0]
-            raise UserError("bad-predictions", path=path, reason=f"no notebook measures {metric} (did you mean {near}?)", example=example)
+            raise UserError("bad-predictions", path=path, reason=_not_measured(metric, known), example=example)
         if not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise UserError("bad-predictions", path=path, reason=f"{metric} is not a number", example=example)
+            raise UserError("bad-predictions", path=path, reason=tr(f"{metric} is not a number", f"{metric} 不是數字"), example=example)
     return {metric: float(value) for metric, value in table.items()}
+
+
+def _not_measured(metric: str, known: Iterable[str]) -> str:
+    near = (difflib.get_close_matches(metric, known, n=1, cutoff=0.0) or ["?"])[0]
+    return tr(f"no notebook measures {metric} (did you mean {near}?)", f"沒有筆記本會量 {metric}（你要的是不是 {near}？）")
 
 
 def results_json(run: Run, judged: Iterable[gates.Judged], lock_sha256: str | None) -> dict[str, Any]:

@@ -298,6 +298,7 @@ def usage(lab: Lab) -> Usage:
         path = lab.directory / f"{name}.py"
         source = _read(path)
         _must_parse(path, source, "the code of the notebook")
+        predicted |= dict.fromkeys(_asked_in_prose(source))
         for call in ast.walk(ast.parse(source)):
             if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute) or not call.args:
                 continue
@@ -312,6 +313,12 @@ def usage(lab: Lab) -> Usage:
             elif call.func.attr == "predict":
                 predicted[first] = None
     return Usage(frozenset(records), recorded_in, makers, tuple(predicted))
+
+
+def _asked_in_prose(source: str) -> list[str]:
+    """Metrics that a notebook's text asks to be written into `predictions.toml`: its code may take them by a name."""
+    blocks = re.findall(r"^# ```toml\n(.*?)^# ```$", source, flags=re.MULTILINE | re.DOTALL)
+    return [metric for block in blocks for metric in re.findall(r"^# (\w+) *=", block, flags=re.MULTILINE)]
 
 
 def _variant(call: ast.Call) -> str | None:
@@ -350,6 +357,10 @@ def verify(lab: Lab) -> list[UserError]:
                 problems.append(
                     UserError("bad-manifest", where=f"{lab.id}/lab.toml", what=f"{what} which no notebook records with lab.record")
                 )
+    for metric in seen.predicted:
+        if metric not in seen.recorded_in:
+            what = f"a guess of {metric!r} is asked for, which no notebook records with lab.record"
+            problems.append(UserError("bad-source", where=lab.id, what=what))
     if lab.score and not {(lab.score.metric, None), (lab.score.metric, "*")} & seen.records:
         what = f"score.metric {lab.score.metric!r} which no notebook records with lab.record"
         problems.append(UserError("bad-manifest", where=f"{lab.id}/lab.toml", what=what))
