@@ -38,7 +38,17 @@ from bias_files import copied_biases, read_biases, use_biases
 from bitfit import bias_parameters
 from broken_variants import best_constant
 from onepiece import lab
-from onepiece.adaptation import accuracy, batches, directory_bytes, distance, family, load_base, logits_of, out_of_peft, targeted_shapes
+from onepiece.adaptation import (
+    accuracy,
+    batches,
+    directory_bytes,
+    distance,
+    family,
+    load_base,
+    logits_of,
+    out_of_peft,
+    targeted_shapes,
+)
 from onepiece.course.text import tr
 from onepiece.measure import timed
 from onepiece.tiny.tokenizer import prompt_text
@@ -89,7 +99,7 @@ lab.table(columns, [(*key, value) for key, value in (through | of_others).items(
 whole = sum(weight.numel() * weight.element_size() for weight in base.parameters())
 held = directory_bytes(files["relabel"])
 lab.say(
-    f"A task takes {held / 1e3:.1f} KB beside {whole / 1e3:,.0f} KB of weights: {held / whole:.1%}; much of it is names.",
+    f"A task takes {held / 1e3:.1f} KB beside {whole / 1e3:,.0f} KB of weights: {held / whole:.1%}, some of it names.",
     f"一個任務占 {held / 1e3:.1f} KB，權重是 {whole / 1e3:,.0f} KB：{held / whole:.1%}；其中不少是名稱。",
 )
 
@@ -125,7 +135,8 @@ lab.table(
 lab.say(
     f"""With the base's biases copied back the logits differ by {back:g}; after `disable_adapter()` by \
 {min(switched.values()):.2g} or more: `peft` leaves out the LoRA, which was zero, and keeps the biases.""",
-    f"""把基礎模型的偏差抄回去之後，logits 差 {back:g}；呼叫 `disable_adapter()` 之後，至少差 {min(switched.values()):.2g}：`peft` 拿掉的是 LoRA，它本來就是零，偏差則留著。""",
+    f"""把基礎模型的偏差抄回去之後，logits 差 {back:g}；呼叫 `disable_adapter()` 之後，至少差 {min(switched.values()):.2g}：`peft` 拿掉的是 LoRA，\
+它本來就是零，偏差則留著。""",
 )
 
 # %% [markdown] lang="en"
@@ -156,8 +167,8 @@ each = settings.served_prompts // 3
 wanted_task = [name for name in ("relabel", "compose", None) for _ in range(each)]
 asked = tasks["relabel"].held_out[:each] + tasks["compose"].held_out[:each] + tasks["compose"].held_out[each : 2 * each]
 prompts = [prompt_text(item, tokenizer, chat=settings.chat) for item in asked]
-inputs = tokenizer(prompts, add_special_tokens=False, padding=True, padding_side="left", return_tensors="pt").to(settings.device)
-inputs = {key: inputs[key] for key in ("input_ids", "attention_mask")}
+inputs = tokenizer(prompts, add_special_tokens=False, padding=True, padding_side="left", return_tensors="pt")
+inputs = {key: inputs[key].to(settings.device) for key in ("input_ids", "attention_mask")}
 saved = {name: {key: value.to(settings.device) for key, value in found.items()} for name, found in saved.items()}
 shifts = {name: differences(of_base, found) for name, found in saved.items()}
 
@@ -218,7 +229,10 @@ differing = sum(one != other for one, other in zip(mixed_answers, apart_answers,
 shown = [index for start in range(0, 3 * each, each) for index in (start, start + 1)]
 lab.table(
     [tr("row's biases", "這一列的偏差"), tr("prompt", "提示"), tr("wanted", "正確答案"), tr("answer", "回答")],
-    [(wanted_task[index] or "-", asked[index].prompt, asked[index].answer, mixed_answers[index][:40]) for index in shown],
+    [
+        (wanted_task[index] or "-", asked[index].prompt, asked[index].answer, mixed_answers[index][:40])
+        for index in shown
+    ],
 )
 times = timed({"mixed": all_at_once, "separate": one_after_the_other}, repeats=settings.repeats)
 mixed_ratio = times["mixed"].median / times["separate"].median
@@ -249,7 +263,8 @@ trained_count, base_count = counted(model), counted(base)
 use_biases(model, of_base)
 with rows(model, shifts, ["relabel"] * len(batch["input_ids"])):
     rows_count = counted(model)
-extra = {"trained": trained_count.calls.total() - base_count.calls.total(), "rows": rows_count.calls.total() - base_count.calls.total()}
+calls = {"trained": trained_count.calls.total(), "rows": rows_count.calls.total()}
+extra = {name: number - base_count.calls.total() for name, number in calls.items()}
 added = (rows_count.added - base_count.added) / tokens
 formula = sum(bias.numel() for bias in bias_parameters(base).values())
 lab.record("extra_operators", extra["trained"])
@@ -265,9 +280,11 @@ of_lora = sum(2 * 8 * sum(shape) for shape in targeted_shapes(base, settings.att
 lab.say(
     f"""A trained model runs {extra["trained"]} operators more than its base: the constant was added before, too. \
 Measured, a token takes {slower:.2f} times as long, which is what two runs of one model differ by.
-As rows of a mixed batch, {extra["rows"]} operators and {added:,.0f} additions more per token, one for each bias, as the \
+As rows of a mixed batch, {extra["rows"]} operators and {added:,.0f} additions more per token, one for each bias, as \
+the \
 formula says ({formula:,}): {added / of_flops:.2%} of the matrix products' {of_flops:,.0f} FLOPs. \
-LoRA of rank 8 on the attention's first layers would add {of_lora / of_flops:.1%} in *every* batch that is not merged.""",
+LoRA of rank 8 on the attention's first layers would add {of_lora / of_flops:.1%} in *every* batch that is not \
+merged.""",
     f"""訓練過的模型比基礎模型多執行 {extra["trained"]} 個運算：那個常數本來就要加。實際量測，一個 token 要 {slower:.2f} 倍的時間，同一個模型跑兩次也差這麼多。
 混合批次則多 {extra["rows"]} 個運算，每個 token 多 {added:,.0f} 次加法，每個偏差一次，跟公式說的一樣（{formula:,}）：占矩陣乘積 \
 {of_flops:,.0f} FLOPs 的 {added / of_flops:.2%}。attention 第一層上秩 8 的 LoRA，只要沒有合併，*每個*批次都會多 {of_lora / of_flops:.1%}。""",
@@ -309,7 +326,8 @@ lab.table(
 guess = lab.predict("mixed_over_separate")
 best = max(min(found[name] / max(right[name, name].accuracy, 1e-9) for name in tasks) for found in both.values())
 lab.say(
-    f"""- A row of a mixed batch differs by {mixed_difference:.1e} from the same row alone, and {differing} of {len(asked)} \
+    f"""- A row of a mixed batch differs by {mixed_difference:.1e} from the same row alone, and {differing} of \
+{len(asked)} \
 answers differ. One mixed batch takes {mixed_ratio:.2f} times as long as three separate \
 ones{"" if guess is None else f" (you guessed {guess:.2f})"}.
 - The biases of `relabel` do {home:.1%} of it, those of `compose` {away:.1%}.

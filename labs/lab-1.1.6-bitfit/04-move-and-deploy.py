@@ -97,7 +97,8 @@ lab.source(carry_through)
 
 # %%
 if hasattr(base, "gpt_neox"):
-    movable = {name: (trained(name), batches(task, batch_size=settings.batch, seed=0)(0)) for name, task in tasks.items()}
+    first = {name: batches(task, batch_size=settings.batch, seed=0)(0) for name, task in tasks.items()}
+    movable = {name: (trained(name), first[name]) for name in tasks}
 else:  # a Qwen has no norms with a bias, and none behind attention: the algebra is shown on the small model
     small, small_tokenizer = load_model("tiny-bias", device=settings.device, dtype=torch.float32)
     small_task = family.load_tasks(small_tokenizer)["relabel"]
@@ -132,13 +133,16 @@ lab.figure(
 guess = lab.predict("needed_biases")
 before, after = next(iter(in_use.values()))
 lab.say(
-    f"""{after:,} of {before:,} numbers are enough{"" if guess is None else f" (you guessed {guess:,.0f})"}, and the logits differ by \
-{max(moved_by.values()):.1e}: the biases of the norms inside a block and those of the values are no freedom of their own. \
+    f"""{after:,} of {before:,} numbers are enough{"" if guess is None else f" (you guessed {guess:,.0f})"}, and the \
+logits differ by \
+{max(moved_by.values()):.1e}: the biases of the norms inside a block and those of the values are no freedom of their \
+own. \
 That is why notebook 2 found that values alone and the layer after attention alone do about as well: \
 they are the same functions in other coordinates, and an optimizer walks in coordinates.
 The control took the last third of the fused bias for the values. Every shape fits, and the logits are off by \
 {min(misread_by.values()):.2g}.""",
-    f"""{before:,} 個數字只要 {after:,} 個就夠{"" if guess is None else f"（你猜 {guess:,.0f}）"}，logits 只差 {max(moved_by.values()):.1e}：\
+    f"""{before:,} 個數字只要 {after:,} 個就夠{"" if guess is None else f"（你猜 {guess:,.0f}）"}，logits 只差 \
+{max(moved_by.values()):.1e}：\
 block 裡 norm 的偏差與 value 的偏差，並不是獨立的自由度。第 2 本筆記本裡，單獨訓練 value 與單獨訓練 attention 後面那一層，結果差不多，原因就在這裡：\
 它們是同一批函數的不同座標，而最佳化器是沿著座標走的。
 對照組把融合的偏差的最後三分之一當成 value。形狀全都對得上，logits 卻差了 {min(misread_by.values()):.2g}。""",
@@ -228,7 +232,8 @@ else:
 
 # %%
 lab.say(
-    f"""- The exported model has {more} parameters more than the base, and is right in {accuracy(reloaded, tasks["relabel"]).accuracy:.1%} of `relabel`.
+    f"""- The exported model has {more} parameters more than the base, and is right in \
+{accuracy(reloaded, tasks["relabel"]).accuracy:.1%} of `relabel`.
 - {after:,} of {before:,} biases say all that they said together.
 - Over HTTP: {over_http}.""",
     f"""- 匯出的模型比基礎模型多 {more} 個參數，`relabel` 答對 {accuracy(reloaded, tasks["relabel"]).accuracy:.1%}。

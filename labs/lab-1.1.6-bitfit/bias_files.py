@@ -53,8 +53,8 @@ def save_biases(model: nn.Module, directory: Path | str, base_model_name: str) -
         raise ValueError(msg)
     wrapped, (into, out) = next(iter(linear_shapes(model).items()))
     zeros = {f"{PREFIX}{wrapped}.lora_A.weight": torch.zeros(1, into), f"{PREFIX}{wrapped}.lora_B.weight": torch.zeros(out, 1)}
-    config = common_config("LORA", base_model_name) | {"r": 1, "lora_alpha": 1, "lora_dropout": 0.0, "bias": "all", "target_modules": [wrapped]}
-    return write_adapter(directory, config, file_tensors(biases, wrapped) | zeros)
+    own = {"r": 1, "lora_alpha": 1, "lora_dropout": 0.0, "bias": "all", "target_modules": [wrapped]}
+    return write_adapter(directory, common_config("LORA", base_model_name) | own, file_tensors(biases, wrapped) | zeros)
 
 
 def read_biases(model: nn.Module, directory: Path | str) -> dict[str, Tensor]:

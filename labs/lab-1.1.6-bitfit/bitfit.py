@@ -117,7 +117,8 @@ def require_gradients(model: nn.Module, masks: Masks) -> None:
     for name, mask in masks.items():
         parameter = parameters[name].requires_grad_(True)
         if not mask.all():
-            parameter.register_hook(lambda gradient, mask=mask.to(parameter.device): gradient * mask)
+            meant = mask.to(parameter.device)
+            parameter.register_hook(lambda gradient, meant=meant: gradient * meant)
     # END SOLUTION
 
 

@@ -56,9 +56,10 @@ def broken_names(model: nn.Module, mistake: str | None) -> list[str]:
     found = []
     for place, module in model.named_modules():
         for name, _ in module.named_parameters(recurse=False):
-            if name.endswith("bias") and not (mistake == "no_norms" and "norm" in type(module).__name__.lower()):
-                if mistake != "dotted_only" or name == "bias":
-                    found.append(f"{place}.{name}" if place else name)
+            of_norm = "norm" in type(module).__name__.lower()
+            left_out = (mistake == "no_norms" and of_norm) or (mistake == "dotted_only" and name != "bias")
+            if name.endswith("bias") and not left_out:
+                found.append(f"{place}.{name}" if place else name)
     return found
 
 
@@ -151,8 +152,8 @@ def values_as_last_third(model: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def shift_keys(biases: dict[str, nn.Parameter], masks: dict[str, Tensor], *, seed: int) -> None:
-    """Add random numbers to the biases of the keys, in place."""
+def shift_biases(biases: dict[str, nn.Parameter], masks: dict[str, Tensor], *, seed: int) -> None:
+    """Add random numbers to the biases that the masks mean, in place."""
     generator = torch.Generator().manual_seed(seed)
     for name, mask in masks.items():
         biases[name] += mask * torch.randn(mask.shape, generator=generator)

@@ -85,7 +85,8 @@ def check_exercise_1() -> None:
     hint=Text(
         "The layer's outputs are read as (heads, 3 * head_dim). How many parts has a head, and how long is each? What shape would a "
         "mask have in which one index says query, key or value?",
-        "這一層的輸出被讀成 (heads, 3 * head_dim)。一個 head 有幾段？每段多長？遮罩要是什麼形狀，才能讓其中一個索引代表 query、key 或 value？",
+        "這一層的輸出被讀成 (heads, 3 * head_dim)。一個 head 有幾段？每段多長？"
+        "遮罩要是什麼形狀，才能讓其中一個索引代表 query、key 或 value？",
     ),
 )
 def check_exercise_2() -> None:
@@ -109,7 +110,8 @@ def check_exercise_2() -> None:
     hint=Text(
         "In which order: freeze everything, then open some, or the other way round? A parameter either requires a gradient or does "
         "not, all of it: what does `register_hook` let you do with the gradient of a part?",
-        "先全部凍結再打開一些，還是反過來？一個參數要嘛整個需要梯度，要嘛整個不需要：對於只有一部分要訓練的，`register_hook` 能讓你對梯度做什麼？",
+        "先全部凍結再打開一些，還是反過來？一個參數要嘛整個需要梯度，要嘛整個不需要："
+        "對於只有一部分要訓練的，`register_hook` 能讓你對梯度做什麼？",
     ),
 )
 def check_exercise_3() -> None:
@@ -195,7 +197,8 @@ def check_exercise_4() -> None:
     hint=Text(
         "Which options of the configuration are off? How do you change a configuration without changing the model that has it? What does "
         "`load_state_dict(..., strict=False)` return, and with which numbers does a new bias change nothing?",
-        "設定裡哪些選項是關的？怎樣改設定，才不會動到擁有它的模型？`load_state_dict(..., strict=False)` 會回傳什麼？新的偏差要是多少，才什麼都不改變？",
+        "設定裡哪些選項是關的？怎樣改設定，才不會動到擁有它的模型？"
+        "`load_state_dict(..., strict=False)` 會回傳什麼？新的偏差要是多少，才什麼都不改變？",
     ),
 )
 def check_exercise_5() -> None:
@@ -284,7 +287,8 @@ def check_exercise_6() -> None:
     minutes=10,
     level="core",
     hint=Text(
-        "Multiply W (x + s) + b out. Which part does not depend on x? In place: which operators change a tensor instead of making a new one?",
+        "Multiply W (x + s) + b out. Which part does not depend on x? In place: which operators change a tensor "
+        "instead of making a new one?",
         "把 W (x + s) + b 展開。哪一部分與 x 無關？要在原地改：哪些運算子會改動張量本身，而不是做出新的？",
     ),
 )

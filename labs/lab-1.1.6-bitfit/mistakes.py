@@ -16,7 +16,9 @@ NAMES = {
         "漏了 in_proj_bias：最後一段以 bias 結尾就算，不必剛好等於 bias",
     ),
     "no_norms": Text("the biases of norms are missing: they are biases too", "漏了 norm 的偏差：它們也是偏差"),
-    "vectors": Text("everything of one dimension was taken: the weight of a norm is a factor", "把所有一維的都算進來了：norm 的 weight 是倍率"),
+    "vectors": Text(
+        "everything of one dimension was taken: the weight of a norm is a factor", "把所有一維的都算進來了：norm 的 weight 是倍率"
+    ),
     "buffers": Text(
         "a buffer is among them: a causal mask that is called bias cannot be trained. Look at parameters, not at the state",
         "裡面混進了 buffer：名叫 bias 的因果遮罩不能訓練。要看 parameters，不是 state_dict",
@@ -57,8 +59,12 @@ NO_WRAPPER = Text(
     "the layer with the LoRA is wrapped once more: its bias is called base_layer.bias there",
     "裝了 LoRA 的那一層多包了一層：它的偏差在那裡叫 base_layer.bias",
 )
-ALL_WRAPPED = Text("only the layer that has the LoRA is wrapped: the others keep their names", "只有裝了 LoRA 的那一層被包起來：其他層名稱不變")
-LORA_NAMES = Text("the file wants the biases here; the two zero matrices are added by save_biases", "這裡只要偏差；兩個零矩陣由 save_biases 加上")
+ALL_WRAPPED = Text(
+    "only the layer that has the LoRA is wrapped: the others keep their names", "只有裝了 LoRA 的那一層被包起來：其他層名稱不變"
+)
+LORA_NAMES = Text(
+    "the file wants the biases here; the two zero matrices are added by save_biases", "這裡只要偏差；兩個零矩陣由 save_biases 加上"
+)
 
 # ---------------------------------------------------------------------------------------------- new biases
 
@@ -95,4 +101,6 @@ CARRY = {
     "replaced": Text("the layer's own bias is lost: add to it", "這一層自己的偏差不見了：要加上去"),
     "taken_away": Text("the wrong sign: what is not said before must be said here", "正負號反了：前面不說的，要在這裡補上"),
 }
-NOT_IN_PLACE = Text("the bias is as before: was a new tensor made instead of a change in place?", "偏差沒有變：是不是做出了新的張量，而沒有在原地改？")
+NOT_IN_PLACE = Text(
+    "the bias is as before: was a new tensor made instead of a change in place?", "偏差沒有變：是不是做出了新的張量，而沒有在原地改？"
+)
