@@ -252,10 +252,10 @@ lab.table(
 
 
 # %% [markdown] lang="en"
-# A constant in front of an activation function decides *where it bends*: which inputs pass, and which are cut off. We count how many features of the MLP change sides, at the tokens of these texts, after training all kinds. No factor of (IA)3 could do that: a product keeps the sign of a feature before GELU only if it stands behind it, and a feature that is cut off stays cut off, times anything.
+# A constant in front of an activation function decides *where it bends*: which inputs pass, and which are cut off. We count how many features of the MLP change sides, at the tokens of these texts, after training all kinds. The factor of (IA)3 on the inside of an MLP cannot do that: it stands behind the activation function, and a feature that is cut off stays cut off, times anything.
 
 # %% [markdown] lang="zh-TW"
-# 激勵函數前面的常數，決定的是*在哪裡轉彎*：哪些輸入通過，哪些被截掉。我們來數，訓練全部種類之後，在這些文字的 token 上，MLP 有多少特徵換了邊。(IA)3 的倍率做不到這件事：它乘在 GELU 之後，被截掉的特徵，乘上什麼都還是被截掉。
+# 激勵函數前面的常數，決定的是*在哪裡轉彎*：哪些輸入通過，哪些被截掉。我們來數，訓練全部種類之後，在這些文字的 token 上，MLP 有多少特徵換了邊。(IA)3 放在 MLP 內部的倍率做不到這件事：它乘在激勵函數之後，被截掉的特徵，乘上什麼都還是被截掉。
 
 # %%
 def middles(model):
@@ -458,16 +458,15 @@ fine-tuning {reached:.1%}. On `compose` they stay at {mean["compose"]:.1%}{said[
 fine-tuning has {full["compose"].accuracy:.1%} and a LoRA with {lora_numbers:,} numbers {as_many.accuracy:.1%}; on \
 `new_facts` at {mean["new_facts"]:.1%}.
 - On `compose` it is not that what was learned does not carry over: the last losses in training are \
-{last_loss["compose"]:.2f} nats, \
-with full fine-tuning {in_full:.2f}, with that LoRA {in_one:.2f}. In so many steps it was not learned. Nor is the \
-number of numbers to blame: \
-LoRA's are multiplied with the input, and these are not. Yet from the middle of the training to its end the loss \
-fell from \
-{halfway:.2f}: it is slow, and no wall. `compose_steps` in your `lab.toml` is where to try more.
+{last_loss["compose"]:.2f} nats, with full fine-tuning {in_full:.2f}, with that LoRA {in_one:.2f}. \
+In so many steps it was not learned. Nor is the number of numbers to blame: LoRA's are multiplied with the input, \
+and these are not. At half of the steps the loss was {halfway:.2f}: \
+{"it is slow, and no wall" if last_loss["compose"] < 0.95 * halfway else "more steps may not help"}. \
+`compose_steps` in `lab.toml` is where to try more.
 - Alone, `{best_kind}` does most ({kind_right[best_kind]:.1%} with {of_kind[best_kind]:,} \
 numbers){said["inside_accuracy"]}; the last norm \
 {kind_right.get("last norm", float("nan")):.1%}{said["last_norm_accuracy"]}: one vector for all texts. The queries, \
-of which the paper makes so much, {kind_right["query"]:.1%} here.
+one of the paper's two kinds, {kind_right["query"]:.1%} here.
 - Afterwards the skills of pretraining stand at {average["relabel"]:.0%} (`relabel`) and {average["compose"]:.0%} \
 (`compose`) on average; after full fine-tuning at {average["relabel, full"]:.0%} and \
 {average["compose, full"]:.0%}.""",
@@ -475,10 +474,10 @@ of which the paper makes so much, {kind_right["query"]:.1%} here.
 `compose` 上它們停在 {mean["compose"]:.1%}{said_zh["compose_accuracy"]}，全參數微調則有 {full["compose"].accuracy:.1%}，\
 {lora_numbers:,} 個數字的 LoRA 有 {as_many.accuracy:.1%}；`new_facts` 停在 {mean["new_facts"]:.1%}。
 - `compose` 的問題不是學會了卻用不出來：訓練到最後的損失是 {last_loss["compose"]:.2f} nats，全參數微調是 {in_full:.2f}，那個 LoRA 是 {in_one:.2f}。\
-這麼多步裡，它沒有學起來。也不是數字太少：LoRA 的數字會與輸入相乘，這裡的不會。不過從訓練過半到結束，損失從 {halfway:.2f} 一路下降：它是慢，不是撞牆。\
-想試更多步，就改你的 `lab.toml` 裡的 `compose_steps`。
+這麼多步裡，它沒有學起來。也不是數字太少：LoRA 的數字會與輸入相乘，這裡的不會。步數過半時，損失是 {halfway:.2f}：\
+{"它是慢，不是撞牆" if last_loss["compose"] < 0.95 * halfway else "再多步也不一定有用"}。想試更多步，就改 `lab.toml` 裡的 `compose_steps`。
 - 單獨訓練時，`{best_kind}` 做得最多（{of_kind[best_kind]:,} 個數字，{kind_right[best_kind]:.1%}）{said_zh["inside_accuracy"]}；最後一個 \
-norm 是 {kind_right.get("last norm", float("nan")):.1%}{said_zh["last_norm_accuracy"]}：對所有文字都是同一個向量。論文很看重的 query，在這裡是 \
+norm 是 {kind_right.get("last norm", float("nan")):.1%}{said_zh["last_norm_accuracy"]}：對所有文字都是同一個向量。論文那兩種之一的 query，在這裡是 \
 {kind_right["query"]:.1%}。
 - 訓練之後，預訓練的技能平均剩 {average["relabel"]:.0%}（`relabel`）與 {average["compose"]:.0%}（`compose`）；全參數微調之後是 \
 {average["relabel, full"]:.0%} 與 {average["compose, full"]:.0%}。""",

@@ -133,18 +133,18 @@ lab.figure(
 guess = lab.predict("needed_biases")
 before, after = next(iter(in_use.values()))
 lab.say(
-    f"""{after:,} of {before:,} numbers are enough{"" if guess is None else f" (you guessed {guess:,.0f})"}, and the \
-logits differ by \
-{max(moved_by.values()):.1e}: the biases of the norms inside a block and those of the values are no freedom of their \
-own. \
-That is why notebook 2 found that values alone and the layer after attention alone do about as well: \
-they are the same functions in other coordinates, and an optimizer walks in coordinates.
+    f"""{after:,} of {before:,} numbers are enough{"" if guess is None else f" (you guessed {guess:,.0f})"}, \
+and the logits differ by {max(moved_by.values()):.1e}: \
+the biases of the norms inside a block and those of the values are no freedom of their own. \
+So the values alone and the layer after attention alone can say exactly the same things. \
+That notebook 2 has them apart is the optimizer's doing: it walks along coordinates, and these are others.
 The control took the last third of the fused bias for the values. Every shape fits, and the logits are off by \
 {min(misread_by.values()):.2g}.""",
-    f"""{before:,} 個數字只要 {after:,} 個就夠{"" if guess is None else f"（你猜 {guess:,.0f}）"}，logits 只差 \
-{max(moved_by.values()):.1e}：\
-block 裡 norm 的偏差與 value 的偏差，並不是獨立的自由度。第 2 本筆記本裡，單獨訓練 value 與單獨訓練 attention 後面那一層，結果差不多，原因就在這裡：\
-它們是同一批函數的不同座標，而最佳化器是沿著座標走的。
+    f"""{before:,} 個數字只要 {after:,} 個就夠{"" if guess is None else f"（你猜 {guess:,.0f}）"}，\
+logits 只差 {max(moved_by.values()):.1e}：block 裡 norm 的偏差與 value 的偏差，並不是獨立的自由度。\
+所以單獨訓練 value 與單獨訓練 attention 後面那一層，說得出的話完全相同。\
+第 2 本筆記本裡兩者的結果不同，是最佳化器造成的：\
+它沿著座標走，而這是兩組不同的座標。
 對照組把融合的偏差的最後三分之一當成 value。形狀全都對得上，logits 卻差了 {min(misread_by.values()):.2g}。""",
 )
 

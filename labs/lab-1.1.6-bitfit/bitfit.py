@@ -200,7 +200,7 @@ def with_new_biases(model: nn.Module) -> nn.Module:
         setattr(config, option, True)
     larger = type(model)(config).to(model.device, model.dtype)
     missing = larger.load_state_dict(model.state_dict(), strict=False).missing_keys
-    for name in missing:
+    for name in missing:  # Transformers begins them at zero too: a default that a method should not rest on
         larger.get_parameter(name).zero_()
     # END SOLUTION
     return larger.train(model.training)
