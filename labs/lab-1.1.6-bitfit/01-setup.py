@@ -172,9 +172,8 @@ guesses = {name: lab.predict(name) for name in ("qwen_biases", "llama_biases")}
 said = {name: "" if guess is None else f" (you guessed {guess:,.0f})" for name, guess in guesses.items()}
 said_zh = {name: "" if guess is None else f"（你猜 {guess:,.0f}）" for name, guess in guesses.items()}
 lab.say(
-    f"""Qwen2.5-0.5B has **{counts["Qwen2.5-0.5B"][0]:,}** biases{said["qwen_biases"]}, on queries, keys and values \
-only; \
-Llama-2-7B has **{counts["Llama-2-7B"][0]:,}**{said["llama_biases"]}. \
+    f"""Qwen2.5-0.5B has **{counts["Qwen2.5-0.5B"][0]:,}** biases{said["qwen_biases"]}, \
+on queries, keys and values only; Llama-2-7B has **{counts["Llama-2-7B"][0]:,}**{said["llama_biases"]}. \
 Whoever takes everything of one dimension for a bias trains {vectors["Llama-2-7B"]:,} *factors* there: the weights \
 of RMSNorm.
 BitFit was written for BERT, whose layers all have biases. It is a method for the models of its time, and whether \
@@ -356,10 +355,9 @@ lab.figure(
 # %%
 worst = [max(pair[index].loss for pair in apart.values()) for index in (0, 1)]
 lab.say(
-    f"""- The formula of the count is off by {wrong_by} over four architectures, two of them on `meta` only.
-- Over {len(settings.seeds)} orders of the data the losses of ours and of `peft` differ by {worst[0]:.1e} nats at \
-most; \
-without the norms' biases they would by {worst[1]:.2g}.
+    f"""- The formula of the count is off by {wrong_by} over four architectures, most of them on `meta` only.
+- Over {len(settings.seeds)} orders of the data the losses of ours and of `peft` differ by {worst[0]:.1e} nats \
+at most; without the norms' biases they would by {worst[1]:.2g}.
 - Nothing was put into the model: it has {count_parameters(base).total:,} parameters, as before. Nothing is random \
 either.""",
     f"""- 參數量的公式在四種架構上總共差了 {wrong_by} 個，其中幾種只存在於 `meta` 上。

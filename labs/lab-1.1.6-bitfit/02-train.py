@@ -345,9 +345,9 @@ lab.table(
 whole = (1 - rates["relabel"] * settings.weight_decay) ** settings.compose_steps
 lab.say(
     f"""A parameter without a gradient is skipped by the optimizer. One with a gradient of zero is not: the decay of \
-AdamW multiplies it by 1 − rate × decay in every step, and after {settings.compose_steps} steps {whole:.0%} would be \
-left. \
-Without decay the mistake is invisible ({in_order[3]} tensors changed), so a test without decay does not find it.
+AdamW multiplies it by 1 − rate × decay in every step, and after {settings.compose_steps} steps \
+{whole:.0%} would be left. Without decay the mistake is invisible ({in_order[3]} tensors changed), \
+so a test without decay does not find it.
 The mask of a fused bias works by zeroing too (exercise 3). It may, because the loop decays matrices only.""",
     f"""沒有梯度的參數，最佳化器會跳過；梯度為零的不會：AdamW 的衰減每一步都把它乘上「1 − 學習率 × 衰減」，{settings.compose_steps} 步之後只剩 {whole:.0%}。\
 沒有衰減的話，這個錯誤看不出來（{in_order[3]} 個張量改變），所以不加衰減的測試找不到它。

@@ -280,9 +280,8 @@ of_lora = sum(2 * 8 * sum(shape) for shape in targeted_shapes(base, settings.att
 lab.say(
     f"""A trained model runs {extra["trained"]} operators more than its base: the constant was added before, too. \
 Measured, a token takes {slower:.2f} times as long, which is what two runs of one model differ by.
-As rows of a mixed batch, {extra["rows"]} operators and {added:,.0f} additions more per token, one for each bias, as \
-the \
-formula says ({formula:,}): {added / of_flops:.2%} of the matrix products' {of_flops:,.0f} FLOPs. \
+As rows of a mixed batch, {extra["rows"]} operators and {added:,.0f} additions more per token, one for each bias, \
+as the formula says ({formula:,}): {added / of_flops:.2%} of the matrix products' {of_flops:,.0f} FLOPs. \
 LoRA of rank 8 on the attention's first layers would add {of_lora / of_flops:.1%} in *every* batch that is not \
 merged.""",
     f"""訓練過的模型比基礎模型多執行 {extra["trained"]} 個運算：那個常數本來就要加。實際量測，一個 token 要 {slower:.2f} 倍的時間，同一個模型跑兩次也差這麼多。
@@ -326,9 +325,8 @@ lab.table(
 guess = lab.predict("mixed_over_separate")
 best = max(min(found[name] / max(right[name, name].accuracy, 1e-9) for name in tasks) for found in both.values())
 lab.say(
-    f"""- A row of a mixed batch differs by {mixed_difference:.1e} from the same row alone, and {differing} of \
-{len(asked)} \
-answers differ. One mixed batch takes {mixed_ratio:.2f} times as long as three separate \
+    f"""- A row of a mixed batch differs by {mixed_difference:.1e} from the same row alone, and \
+{differing} of {len(asked)} answers differ. One mixed batch takes {mixed_ratio:.2f} times as long as three separate \
 ones{"" if guess is None else f" (you guessed {guess:.2f})"}.
 - The biases of `relabel` do {home:.1%} of it, those of `compose` {away:.1%}.
 - Mixed into one, the better of the two ways keeps at least {best:.0%} of what each task can do alone.""",
