@@ -32,7 +32,7 @@ def kinds_alone(right: Mapping[str, float], numbers: Mapping[str, int], *, toget
     axes.axvline(100 * constant, color=COLORS["orange"], linestyle="--", marker="", label=tr("constant answer", "固定答案"))
     axes.invert_yaxis()
     axes.set(xlabel=tr("held-out exact match (%)", "保留題目完全相符（%）"), xlim=(0, 104))
-    axes.legend(loc="lower right")
+    axes.legend(loc="upper right", bbox_to_anchor=(0.93, 1))
     return figure
 
 
