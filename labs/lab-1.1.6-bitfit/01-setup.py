@@ -239,7 +239,6 @@ lab.table(
 # </details>
 
 # %%
-batch = batches(family.load_tasks(tokenizer)["relabel"], batch_size=settings.batch, seed=0)(0)
 ids = torch.arange(4, 124, device=settings.device).reshape(4, 30)  # any tokens will do
 probe = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 torch.manual_seed(0)

@@ -156,7 +156,7 @@ def shift_biases(biases: dict[str, nn.Parameter], masks: dict[str, Tensor], *, s
     """Add random numbers to the biases that the masks mean, in place."""
     generator = torch.Generator().manual_seed(seed)
     for name, mask in masks.items():
-        biases[name] += mask * torch.randn(mask.shape, generator=generator)
+        biases[name] += (mask * torch.randn(mask.shape, generator=generator)).to(biases[name].device)
 
 
 def best_constant(task: Task) -> float:
