@@ -1,26 +1,28 @@
 # %% [markdown] lang="en"
-# # 1. A knob for each feature
+# # 1. A network in series
 #
-# **Question.** A model may not learn a single new feature. You may only turn up or down what it computes already. How many knobs is that, on which side of a layer do they belong, and can anything be learned with them?
+# **Question.** LoRA stands *beside* a layer. An adapter stands *behind* it: everything the layer says goes through.
+# How can something be put in the way of every signal, and the model not notice?
 #
 # | | |
 # |---|---|
-# | You build | (IA)3 in plain PyTorch: a factor for each key, each value and each hidden feature; its count; the proof that it is the method that `peft` has |
-# | You write | exercises 1, 2, 5 and 6 |
+# | You build | bottleneck adapters in plain PyTorch: where they stand, how many numbers they have, how they begin |
+# | You write | exercises 1, 2 and 3 (`adapters.py`) |
 # | You need | half a minute on two CPU cores, 1 GB of memory |
-# | You should see | how many knobs a 7B model has; losses beside those of `peft`, step by step; a default of many training scripts that turns all knobs down |
+# | You should see | how many numbers that is on a 7B model; two starts that look alike, of which one never learns; the same method written a second way, step by step |
 
 # %% [markdown] lang="zh-TW"
-# # 1. 每個特徵一個旋鈕
+# # 1. 串在後面的網路
 #
-# **問題。** 模型不准學任何新的特徵，你只能把它本來就會算的東西轉大或轉小。這樣有多少個旋鈕？要放在一層的哪一邊？光靠它們，學得到東西嗎？
+# **問題。** LoRA 站在一層的*旁邊*，adapter 站在它的*後面*：那一層說的每一句話都要從這裡經過。
+# 怎樣才能擋在所有訊號的路上，卻讓模型毫無察覺？
 #
 # | | |
 # |---|---|
-# | 你會做出 | 用純 PyTorch 寫出 (IA)3：每個 key、每個 value、每個隱藏特徵各一個倍率；它的參數量；並證明它就是 `peft` 裡的那個方法 |
-# | 你要寫的 | 練習 1、2、5、6 |
+# | 你會做出 | 用純 PyTorch 寫出 bottleneck adapter：放在哪裡、有多少個數、從什麼狀態開始 |
+# | 你要寫的 | 練習 1、2、3（`adapters.py`） |
 # | 你需要 | 兩個 CPU 核心跑半分鐘，1 GB 記憶體 |
-# | 你應該看到 | 7B 模型有幾個旋鈕；每一步的損失與 `peft` 並列；許多訓練程式的一個預設值，會把所有旋鈕一起轉小 |
+# | 你應該看到 | 在 7B 模型上有多少個數；兩種看起來一樣的起點，其中一種永遠學不會；同一個方法用第二種寫法，一步一步對照 |
 
 # %%
 import functools
@@ -29,103 +31,130 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, Qwen2Config
 
-from broken_variants import broken_count, everything_on_outputs, start_at_random
-from ia3 import Ia3Settings, RescaledLinear, add_ia3, ia3_layers, ia3_parameter_count, settings_for
-from ia3_figures import beside_peft
-from ia3_files import save_adapter
-from onepiece import lab
-from onepiece.adaptation import (
-    accuracy,
-    base_identity,
-    batches,
-    distance,
-    family,
-    fit,
-    in_peft,
-    linear_shapes,
-    load_base,
-    logits_of,
-    targeted_shapes,
-    traced,
+from adapter_figures import beside_oracle
+from adapters import (
+    Bottleneck,
+    adapted_layers,
+    adapter_parameter_count,
+    adapter_places,
+    add_adapters,
+    bottleneck_width,
+    houlsby,
+    pfeiffer,
 )
+from broken_variants import HookedAdapters, broken_count, restart
+from onepiece import lab
+from onepiece.adaptation import accuracy, batches, distance, family, fit, load_base, logits_of, traced
 from onepiece.course.text import Text, tr
 from onepiece.models import count_parameters, load_model, meta_model
 
 settings = lab.settings
 torch.set_num_threads(settings.threads)
 base, tokenizer = load_base(settings)
-chosen = Ia3Settings(settings.outputs, settings.inputs)
+chosen = houlsby(settings.reduction_factor)
 print(f"torch {torch.__version__} on {settings.device}, base model {settings.model or settings.base_model}")
 
 # %% [markdown] lang="en"
 # ## Three tasks that the base cannot do
 #
-# The same three for every method of this module. `relabel`: judge a review, but answer with a colour. `compose`: reverse some letters, then pick two; the base knows both and has never done one after the other. `new_facts`: facts about people whom it has never heard of.
+# The same three for every method of this module. `relabel`: judge a review, but answer with a colour.
+# `compose`: reverse some letters, then pick two; the base knows both and has never done one after the other.
+# `new_facts`: facts about people whom it has never heard of.
 
 # %% [markdown] lang="zh-TW"
 # ## 基礎模型不會的三個任務
 #
-# 這個單元的每個方法都用同樣三個任務。`relabel`：判斷一則評論，但用顏色回答。`compose`：先把幾個字母反轉，再取兩個；兩件事基礎模型都會，但從沒接著做過。`new_facts`：一些人的資料，而它從沒聽過這些人。
+# 這個單元的每個方法都用同樣三個任務。`relabel`：判斷一則評論，但用顏色回答。
+# `compose`：先把幾個字母反轉，再取兩個；兩件事基礎模型都會，但從沒接著做過。
+# `new_facts`：一些人的資料，而它從沒聽過這些人。
 
 # %%
 tasks = family.load_tasks(tokenizer, chat=settings.chat)
 lab.table(
     [tr("task", "任務"), tr("prompt", "提示"), tr("wanted", "正確答案"), tr("the base is right", "基礎模型答對")],
-    [(name, task.held_out[0].prompt, task.held_out[0].answer, str(accuracy(base, task))) for name, task in tasks.items()],
+    [
+        (name, task.held_out[0].prompt, task.held_out[0].answer, str(accuracy(base, task)))
+        for name, task in tasks.items()
+    ],
 )
 
 # %% [markdown] lang="en"
-# ## Where the knobs are
+# ## Down, bend, up, and past it
 #
-# LoRA puts a new path beside a layer. (IA)3, *Infused Adapter by Inhibiting and Amplifying Inner Activations* (Liu et al., [2205.05638](https://arxiv.org/abs/2205.05638)), puts nothing beside it: three vectors per block multiply what is there already, element by element.
+# An adapter takes what a sublayer gives, $h$, before it is added to the residual stream, squeezes it through a narrow layer
+# with a non-linearity $f$, and adds the result to $h$:
 
 # %% [markdown] lang="zh-TW"
-# ## 旋鈕在哪裡
+# ## 往下、彎一下、往上，再加一條繞過去的路
 #
-# LoRA 在一層旁邊加一條新的路。(IA)3（*Infused Adapter by Inhibiting and Amplifying Inner Activations*，Liu 等人，[2205.05638](https://arxiv.org/abs/2205.05638)）什麼都不加：每個 block 有三個向量，逐元素乘在本來就有的東西上。
+# adapter 拿到子層的輸出 $h$（還沒加進殘差流），讓它穿過一個很窄、帶有非線性 $f$ 的層，再把結果加回 $h$：
 
 # %% [markdown]
-# $$K' = l_k\odot K,\qquad V' = l_v\odot V,\qquad h' = W_{\text{down}}\,\bigl(l_{ff}\odot \mathrm{silu}(W_{\text{gate}}x)\odot W_{\text{up}}x\bigr)$$
-
-# %% [markdown] lang="en"
-# Keys and values are the *outputs* of two layers. The inside of the MLP has no layer of its own: it is the *input* of `down_proj`. So one layer class with two sides is enough:
-
-# %% [markdown] lang="zh-TW"
-# key 與 value 是兩個層的*輸出*。MLP 的內部沒有自己的層，它是 `down_proj` 的*輸入*。所以一個類別、兩種位置就夠了：
+# $$h \;\leftarrow\; h + W_{\text{up}}\, f\bigl(W_{\text{down}}\,h + b_{\text{down}}\bigr) + b_{\text{up}}$$
 
 # %%
-lab.source(RescaledLinear.forward)
+lab.source(Bottleneck.forward)
+
+# %% [markdown] lang="en"
+# Houlsby et al. ([1902.00751](https://arxiv.org/abs/1902.00751)) put two into each layer, after attention and after the MLP;
+# Pfeiffer et al. ([2005.00247](https://arxiv.org/abs/2005.00247)) one, after the MLP.
+# What comes out of a sublayer is what its *last linear layer* gives: an adapter stands behind that one.
+# The settings have the names of the `adapters` library: the width of the bottleneck is the hidden size divided by a *reduction factor*.
+
+# %% [markdown] lang="zh-TW"
+# Houlsby 等人（[1902.00751](https://arxiv.org/abs/1902.00751)）在每層放兩個：注意力之後、MLP 之後。
+# Pfeiffer 等人（[2005.00247](https://arxiv.org/abs/2005.00247)）只放一個，在 MLP 之後。
+# 子層的輸出，就是它*最後一個線性層*的輸出：adapter 站在那一層後面。
+# 設定沿用 `adapters` 函式庫的名稱：瓶頸的寬度，是 hidden size 除以 *reduction factor*。
+
+# %%
+with_biases, _ = load_model(settings.bias_model, device=settings.device, dtype=settings.dtype)
+lab.table(
+    [
+        tr("architecture", "架構"),
+        tr("settings", "設定"),
+        tr("behind which layers of block 0", "第 0 個 block 裡，在哪些層後面"),
+    ],
+    [
+        (name, kind.__name__, ", ".join(place for place in adapter_places(model, kind(2)) if ".0." in place))
+        for name, model in (("Llama", base), ("GPT-NeoX", with_biases))
+        for kind in (houlsby, pfeiffer)
+    ],
+)
 
 # %% [markdown] lang="en"
 # ## Predict
 #
-# Llama-2-7B has 32 blocks of hidden size 4,096; keys and values are as wide as that, the inside of the MLP is 11,008 wide. How many knobs are there? Write `llama_trained = ...` into `predictions.toml`. (LoRA of rank 8 on queries and values trains 4,194,304 numbers there.)
+# Llama-2-7B has 32 blocks of hidden size 4,096. With two adapters in each and a reduction factor of 16, how many numbers are trained?
+# Write `llama_trained = ...` into `predictions.toml`. (LoRA of rank 8 on queries and values trains 4,194,304 there.)
 #
 # <details><summary>A hint</summary>
 #
-# A vector is as long as what it multiplies. What goes *into* `down_proj`, and what comes out of it?
+# How wide is the bottleneck? Which shapes do two linear layers have that lead there and back, and what has each besides its weight?
 # </details>
 
 # %% [markdown] lang="zh-TW"
 # ## 先猜猜看
 #
-# Llama-2-7B 有 32 個 block，hidden size 是 4,096；key 與 value 也是這個寬度，MLP 內部的寬度是 11,008。總共有幾個旋鈕？把 `llama_trained = ...` 寫進 `predictions.toml`。（query 與 value 上秩 8 的 LoRA，在那裡訓練 4,194,304 個數字。）
+# Llama-2-7B 有 32 個 block，hidden size 是 4,096。每個 block 放兩個 adapter、reduction factor 是 16，要訓練多少個數？
+# 把 `llama_trained = ...` 寫進 `predictions.toml`。（query 與 value 上秩 8 的 LoRA，在那裡訓練 4,194,304 個。）
 #
 # <details><summary>提示</summary>
 #
-# 向量的長度，就是它所乘的東西的長度。*進入* `down_proj` 的是什麼？出來的又是什麼？
+# 瓶頸有多寬？走過去、再走回來的兩個線性層，各是什麼形狀？除了權重，各自還有什麼？
 # </details>
 
 # %%
-wrong_by, misplaced_by = 0, 0
-for options in (chosen, Ia3Settings(settings.outputs, ()), Ia3Settings((), settings.inputs)):
+wrong_by, without_biases = 0, 0
+for options in (chosen, pfeiffer(settings.reduction_factor), pfeiffer(5, leave_out=(0,))):
     model, _ = load_base(settings)
-    add_ia3(model, options)
+    add_adapters(model, options, seed=0)
     trained = count_parameters(model).trainable  # counted in a real model
-    wrong_by += abs(ia3_parameter_count(base, options) - trained)
-    misplaced_by += abs(broken_count(linear_shapes(base), options, "outputs_everywhere") - trained)
+    width = functools.partial(bottleneck_width, reduction_factor=options.reduction_factor)
+    wrong_by += abs(adapter_parameter_count(base, options) - trained)
+    without_biases += abs(broken_count(adapter_places(base, options), width, "no_biases") - trained)
 lab.record("parameter_count_difference", wrong_by)
-lab.record("parameter_count_difference", misplaced_by, variant="outputs_everywhere")
+lab.record("parameter_count_difference", without_biases, variant="no_biases")
 
 half_billion = Qwen2Config(
     hidden_size=896,
@@ -136,168 +165,187 @@ half_billion = Qwen2Config(
     vocab_size=151936,
     tie_word_embeddings=True,
 )
-seventy_billion = LlamaConfig(
-    hidden_size=8192, intermediate_size=28672, num_hidden_layers=80, num_attention_heads=64, num_key_value_heads=8
-)
 models = {
-    "this run": base,
-    "Qwen2.5-0.5B": meta_model(half_billion),
-    "Llama-2-7B": meta_model(LlamaConfig()),  # its default values are those of Llama 7B
-    "Llama-2-70B": meta_model(seventy_billion),
+    "this run": (base, settings.reduction_factor),
+    "Qwen2.5-0.5B": (meta_model(half_billion), 16),
+    "Llama-2-7B": (meta_model(LlamaConfig()), 16),  # its default values are those of Llama 7B
 }
-counts = {}
-for name, model in models.items():
-    shapes = targeted_shapes(model, ("q_proj", "v_proj")).values()
-    of_lora = sum(8 * (into + out) for into, out in shapes)
-    counts[name] = count_parameters(model).total, ia3_parameter_count(model, settings_for(model)), of_lora
-misplaced = broken_count(linear_shapes(models["Llama-2-7B"]), Ia3Settings(), "outputs_everywhere")
+counts = {
+    name: (
+        count_parameters(model).total,
+        *(adapter_parameter_count(model, kind(factor)) for kind in (houlsby, pfeiffer)),
+    )
+    for name, (model, factor) in models.items()
+}
+large, width = models["Llama-2-7B"][0], functools.partial(bottleneck_width, reduction_factor=16)
 lab.record("llama_trained", counts["Llama-2-7B"][1])
-lab.record("llama_trained", misplaced, variant="outputs_everywhere")
+lab.record("llama_trained", broken_count(adapter_places(large, houlsby(16)), width, "no_biases"), variant="no_biases")
 lab.table(
     [
-        *(tr("model", "模型"), tr("parameters", "參數量"), tr("knobs", "旋鈕"), tr("share", "比例")),
-        tr("LoRA, q and v, rank 8", "LoRA，q、v，秩 8"),
+        *(tr("model", "模型"), tr("parameters", "參數量"), tr("reduction factor", "reduction factor")),
+        *(tr("two in each layer", "每層兩個"), tr("one", "每層一個")),
     ],
-    [(name, f"{whole:,}", f"{own:,}", f"{own / whole:.4%}", f"{lora:,}") for name, (whole, own, lora) in counts.items()],
+    [
+        (name, f"{whole:,}", models[name][1], f"{two:,} ({two / whole:.1%})", f"{one:,}")
+        for name, (whole, two, one) in counts.items()
+    ],
 )
 
 # %%
 guess = lab.predict("llama_trained")
-whole, seven, of_lora = counts["Llama-2-7B"]
+whole, seven, _ = counts["Llama-2-7B"]
 lab.say(
-    f"""Llama-2-7B has **{seven:,}** knobs{"" if guess is None else f" (you guessed {guess:,.0f})"}, {of_lora / seven:.1f} \
-times fewer than LoRA has numbers. Whoever counts the outputs of `down_proj` gets {misplaced:,}.
-Of 70B it is {counts["Llama-2-70B"][1] / counts["Llama-2-70B"][0]:.4%}, of the model of this run \
-{counts["this run"][1] / counts["this run"][0]:.2%}. In 70B several heads share their keys and values, so these \
-vectors are short there.""",
-    f"""Llama-2-7B 有 **{seven:,}** 個旋鈕{"" if guess is None else f"（你猜 {guess:,.0f}）"}，LoRA 的數字是它的 {of_lora / seven:.1f} 倍。\
-把 `down_proj` 算成輸出的人，會得到 {misplaced:,}。
-在 70B 上是 {counts["Llama-2-70B"][1] / counts["Llama-2-70B"][0]:.4%}，在這次執行的模型上是 \
-{counts["this run"][1] / counts["this run"][0]:.2%}。70B 的好幾個 head 共用 key 與 value，所以那裡這兩種向量很短。""",
+    f"""Llama-2-7B gets **{seven:,}** numbers{"" if guess is None else f" (you guessed {guess:,.0f})"}: \
+{seven / whole:.1%} of it, and {seven / 4_194_304:.0f} times as many as that LoRA.
+Adapters were invented for models of a hundred million parameters; the count grows with the square of the hidden \
+size.""",
+    f"""Llama-2-7B 會多出 **{seven:,}** 個數{"" if guess is None else f"（你猜 {guess:,.0f}）"}：\
+是它的 {seven / whole:.1%}，是那個 LoRA 的 {seven / 4_194_304:.0f} 倍。
+adapter 是在一億參數的模型上發明的；參數量會隨 hidden size 的平方成長。""",
 )
 
 # %% [markdown] lang="en"
 # ## Where training begins
 #
-# LoRA needs a zero and a random matrix. A knob begins at 1, and times 1 is exact in floating point, so the logits must be the base's to the bit. Nothing is random: there is no seed to choose. The control begins as ordinary weights do.
+# A random network in the way of every signal would be the end of a pretrained model. So an adapter begins as (nearly) nothing.
+# Three starts are used in practice; the `adapters` library has all of them. By default it draws both weights, normal with a
+# standard deviation of 0.02; Houlsby's draws them with 0.01; the third draws `down`, and `up` is zero. Which of them leave every logit as it
+# was, to the bit?
 
 # %% [markdown] lang="zh-TW"
 # ## 訓練從哪裡開始
 #
-# LoRA 需要一個零矩陣和一個隨機矩陣。旋鈕則從 1 開始，而乘以 1 在浮點數裡是精確的，所以 logits 必須跟基礎模型一個位元都不差。沒有任何隨機的東西，也就沒有種子可選。對照組像一般的權重那樣開始。
+# 一個隨機的網路擋在每個訊號前面，預訓練的模型就完了。所以 adapter 一開始要（幾乎）什麼都不是。
+# 實務上有三種起點，`adapters` 函式庫都有。預設是兩個權重都用標準差 0.02 的常態分布抽；
+# Houlsby 的用 0.01；第三種抽 `down`，`up` 則是零。哪幾種會讓每個 logit 一個位元都不變？
 
 # %%
 batch = batches(tasks["relabel"], batch_size=settings.batch, seed=0)(0)
 wanted = logits_of(base, batch)  # (tokens, vocabulary), without the rows of padding
-model, _ = load_base(settings)
-add_ia3(model, chosen)
-identity = distance(logits_of(model, batch), wanted)
-start_at_random(model, seed=0)
-damaged = distance(logits_of(model, batch), wanted)
+
+
+def started(mistake=None, **options):
+    """The base with adapters that begin in a certain way."""
+    model, _ = load_base(settings)
+    add_adapters(model, houlsby(settings.reduction_factor, **options), seed=0)
+    if mistake is not None:
+        restart(model, mistake, seed=0)
+    return model
+
+
+identity, of_library = (
+    distance(logits_of(started(), batch), wanted),
+    distance(logits_of(started("library"), batch), wanted),
+)
 lab.record("identity_difference", identity)
-lab.record("identity_difference", damaged, variant="random_start")
-print(next(iter(ia3_layers(model).values())))
+lab.record("identity_difference", of_library, variant="library_start")
+print(next(iter(adapted_layers(started()).values())))
 lab.say(
-    f"Relative to the largest logit, fresh factors change {identity:g}; random ones would change {damaged:.2g}.",
-    f"相對於最大的 logit，全新的倍率改變了 {identity:g}；隨機的倍率會改變 {damaged:.2g}。",
+    f"""Relative to the largest logit, fresh adapters change {identity:g}. With 0.02 for both weights they change \
+{of_library:.2g}: \
+near enough to train, but it is no longer the base.""",
+    f"""相對於最大的 logit，全新的 adapter 改變了 {identity:g}。兩個權重都用 0.02 的話，改變 {of_library:.2g}：\
+近到可以開始訓練，但已經不是基礎模型了。""",
 )
 
 # %% [markdown] lang="en"
-# ## Is it the (IA)3 that `peft` has?
+# ## Four starts, three of them the identity
 #
-# Both get the same base and the same batches; ours goes to `peft` as files. If the two are one method, every loss is equal. The control rescales what comes *out* of `down_proj`, the residual stream: it has the right formula on the wrong side.
+# $W_{\text{up}} f(W_{\text{down}} h)$ is zero if `up` is zero, if `down` is zero (for each $f$ here $f(0)=0$), or if both are.
+# Before you run the next cell: which of the three can learn? The gradient of the first step says it, of each weight by itself.
 
 # %% [markdown] lang="zh-TW"
-# ## 這就是 `peft` 裡的 (IA)3 嗎？
+# ## 四種起點，其中三種什麼都不改變
 #
-# 兩者用同樣的基礎模型、同樣的批次；我們的以檔案交給 `peft`。如果是同一個方法，每一步的損失都會相等。對照組乘的是 `down_proj` 的*輸出*，也就是殘差流：公式對了，邊放錯了。
+# `up` 是零、`down` 是零（這裡每個 $f$ 都滿足 $f(0)=0$）、兩者都是零，這三種情況下 $W_{\text{up}} f(W_{\text{down}} h)$ 都是零。
+# 執行下一格之前先想：哪一種學得起來？第一步的梯度會告訴你，兩個權重分開看。
+
 
 # %%
-budget = {"steps": settings.equal_steps, "learning_rate": settings.relabel_rate, "batch_size": settings.batch}
-base_name, _ = base_identity(settings)
-fresh, _ = load_base(settings)
-add_ia3(fresh, chosen)
-write = functools.partial(save_adapter, fresh, chosen, base_model_name=base_name)
+def gradient_norms(model):
+    """Of all weights down, and of all weights up, in the first step."""
+    model.train()
+    given = {name: tensor.to(settings.device) for name, tensor in batch.items()}
+    model(**given).loss.backward()
+    adapters = [layer.stack[0] for layer in adapted_layers(model).values()]
+    return [
+        torch.stack([getattr(one, side).weight.grad.norm() for one in adapters]).norm().item()
+        for side in ("down", "up")
+    ]
 
 
-def model_of(kind):
-    """The base with vectors in it: ours, ours on the wrong side, or peft's."""
+starts = {
+    "up zero": {}, "down zero, swish": {"mistake": "down_zero"}, "down zero, relu": {"mistake": "down_zero", "non_linearity": "relu"},
+    "both zero": {"mistake": "both_zero"}, "both 0.02": {"mistake": "library"},
+}  # fmt: skip
+first_gradients = {name: gradient_norms(started(**options)) for name, options in starts.items()}
+lab.table(
+    [
+        tr("start", "起點"),
+        tr("changes the logits", "改變 logits"),
+        tr("gradient of down", "down 的梯度"),
+        tr("gradient of up", "up 的梯度"),
+    ],
+    [
+        (name, f"{distance(logits_of(started(**starts[name]), batch), wanted):.2g}", *(f"{norm:.2g}" for norm in norms))
+        for name, norms in first_gradients.items()
+    ],
+)
+
+# %% [markdown] lang="en"
+# ## Is it the method of the papers?
+#
+# `peft` 0.21 has no bottleneck adapters, and the `adapters` library is made for an older Transformers than this course uses: there is no
+# library to stand beside.
+# So the method is written a second time, another way: the base stays as it is, and *hooks* on its attentions and MLPs compute the formula with
+# einsum. Equal start values and equal batches must give equal losses. In the control the bottleneck reads what goes *into* a sublayer instead
+# of what comes out
+# (a published method too, the parallel adapter of He et al., [2110.04366](https://arxiv.org/abs/2110.04366); but another one).
+
+# %% [markdown] lang="zh-TW"
+# ## 這就是論文裡的方法嗎？
+#
+# `peft` 0.21 沒有 bottleneck adapter，`adapters` 函式庫需要的 Transformers 又比這門課用的舊：沒有函式庫可以對照。
+# 所以同一個方法用另一種方式再寫一次：基礎模型原封不動，由掛在注意力與 MLP 上的 *hook* 用 einsum 計算公式。
+# 起始值與批次相同，每一步的損失就必須相同。對照組的瓶頸讀的是*進入*子層的東西，而不是出來的
+# （那也是發表過的方法：He 等人的 parallel adapter，[2110.04366](https://arxiv.org/abs/2110.04366)；但不是這一個）。
+
+# %%
+budget = {
+    "steps": settings.equal_steps,
+    "learning_rate": settings.relabel_rate,
+    "batch_size": settings.batch,
+    "schedule": settings.schedule,
+}
+
+
+def way(kind, seed):
+    """The base with fresh adapters: ours, hooks with the same start values, or hooks that read the other side."""
     model, _ = load_base(settings)
-    if kind == "peft":
-        return in_peft(model, write, trainable=True)
-    add_ia3(model, chosen if kind == "own" else everything_on_outputs(chosen))
-    return model
+    add_adapters(model, chosen, seed=seed)
+    return model if kind == "own" else HookedAdapters(model, load_base(settings)[0], None if kind == "oracle" else kind)
 
 
 losses, apart = {}, {}
 for seed in lab.progress(settings.seeds):
     train = functools.partial(fit, task=tasks["relabel"], seed=seed, progress=False, **budget)
-    traces = {kind: traced(model_of(kind), train, batch) for kind in ("own", "output_of_down_proj", "peft")}
+    traces = {kind: traced(way(kind, seed), train, batch) for kind in ("own", "parallel", "oracle")}
     losses[seed] = {kind: np.array(trace.losses) for kind, trace in traces.items()}
-    own, wrong = (traces[kind].apart_from(traces["peft"]) for kind in ("own", "output_of_down_proj"))
-    apart[seed] = own, wrong
-    lab.record("peft_loss_difference", own.loss, seed=seed)
-    lab.record("peft_loss_difference", wrong.loss, seed=seed, variant="output_of_down_proj")
-    lab.record("peft_logit_difference", own.after, seed=seed)
-    lab.record("peft_logit_difference", wrong.after, seed=seed, variant="output_of_down_proj")
+    own, parallel = (traces[kind].apart_from(traces["oracle"]) for kind in ("own", "parallel"))
+    apart[seed] = own, parallel
+    lab.record("oracle_loss_difference", own.loss, seed=seed)
+    lab.record("oracle_loss_difference", parallel.loss, seed=seed, variant="parallel")
+    lab.record("oracle_logit_difference", own.after, seed=seed)
+    lab.record("oracle_logit_difference", parallel.after, seed=seed, variant="parallel")
 
 # %%
 lab.figure(
-    "own-and-peft",
-    beside_peft(losses[settings.seeds[0]]),
+    "own-and-oracle",
+    beside_oracle(losses[settings.seeds[0]]),
     Text(
-        en="Left: losses of our factors, of peft's, and of ours on the outputs of down_proj. Right: their distance from peft's.",
-        zh_tw="左：我們的倍率、peft 的倍率，以及放在 down_proj 輸出上的版本各自的損失。右：它們與 peft 的距離。",
+        en="Left: losses of our adapters, of the hooks (oracle), and of hooks that read what goes into a sublayer (parallel). Right: their distance from the oracle.",
+        zh_tw="左：我們的 adapter、hook（oracle），以及讀取子層輸入的 hook（parallel）的損失。右：它們與 oracle 的距離。",
     ),
-)
-
-# %% [markdown] lang="en"
-# ## The same two, with weight decay
-#
-# Many training scripts decay every matrix and spare vectors; so does the loop of this course. Our factors are a vector, `(features,)`. `peft` keeps the same numbers as `(features, 1)` or `(1, features)`. What will the *same* script do to the two? And to which value does decay pull a factor that has nothing to learn?
-
-# %% [markdown] lang="zh-TW"
-# ## 同樣的兩者，加上權重衰減
-#
-# 許多訓練程式會衰減每個矩陣、放過向量，這門課的訓練迴圈也是。我們的倍率是向量 `(features,)`；`peft` 把同樣的數字存成 `(features, 1)` 或 `(1, features)`。*同一個*程式會對兩者做什麼？沒有東西可學的倍率，又會被衰減拉到什麼值？
-
-# %%
-decaying = functools.partial(fit, task=tasks["relabel"], seed=0, progress=False, weight_decay=settings.weight_decay, **budget)
-ours, theirs = model_of("own"), model_of("peft")
-of_ours, of_theirs = traced(ours, decaying, batch), traced(theirs, decaying, batch)
-decayed_apart = of_ours.apart_from(of_theirs)
-mean_of = {
-    "own": torch.cat([weight.flatten() for weight in ours.parameters() if weight.requires_grad]).mean().item(),
-    "peft": torch.cat([weight.flatten() for weight in theirs.parameters() if weight.requires_grad]).mean().item(),
-}
-kept = (1 - settings.relabel_rate * settings.weight_decay) ** settings.relabel_steps
-lab.say(
-    f"""After {settings.equal_steps} steps with a decay of {settings.weight_decay:g} the losses are {decayed_apart.loss:.2g} \
-nats apart and the mean factor is {mean_of["own"]:.3f} (ours) and {mean_of["peft"]:.3f} (`peft`'s): \
-one method, one script, two results, because of a dimension of size 1.
-Decay pulls to 0, and a factor of 0 is a feature switched off. At this rate a factor that never gets a gradient would \
-be at {kept:.2f} after {settings.relabel_steps} steps. For factors, no decay: their neutral value is 1.""",
-    f"""衰減 {settings.weight_decay:g}、{settings.equal_steps} 步之後，損失相差 {decayed_apart.loss:.2g} nats，倍率的平均是 \
-{mean_of["own"]:.3f}（我們的）與 {mean_of["peft"]:.3f}（`peft` 的）：同一個方法、同一個程式，兩種結果，只因為一個大小為 1 的維度。
-衰減是往 0 拉，而倍率 0 等於關掉一個特徵。照這個學習率，一個從沒拿到梯度的倍率，{settings.relabel_steps} 步之後會剩 {kept:.2f}。倍率不要衰減：它們的中性值是 1。""",
-)
-
-# %% [markdown] lang="en"
-# ## Other names, the same places
-#
-# `settings_for` finds the places by name. GPT-NeoX computes queries, keys and values in one layer, so its queries get knobs too; and all of its layers have biases, which notebook 4 will need.
-
-# %% [markdown] lang="zh-TW"
-# ## 名稱不同，位置相同
-#
-# `settings_for` 靠名稱找位置。GPT-NeoX 用一層同時算出 query、key、value，所以它的 query 也會有旋鈕；而且它每一層都有偏差，第 4 本筆記本會用到。
-
-# %%
-with_biases, _ = load_model(settings.bias_model, device=settings.device, dtype=settings.dtype)
-places = {name: settings_for(model) for name, model in (("Llama", base), ("GPT-NeoX", with_biases))}
-lab.table(
-    [tr("architecture", "架構"), tr("on the outputs of", "乘在輸出上"), tr("on the inputs of", "乘在輸入上")],
-    [(name, ", ".join(found.outputs), ", ".join(found.inputs)) for name, found in places.items()],
 )
 
 # %% [markdown] lang="en"
@@ -308,32 +356,43 @@ lab.table(
 
 # %%
 worst = [max(pair[index].loss for pair in apart.values()) for index in (0, 1)]
+dead, alive = first_gradients["down zero, relu"], first_gradients["up zero"]
 lab.say(
-    f"""- {counts["this run"][1]:,} factors in the model of this run; the formula is off by {wrong_by} in three models that were really built.
-- Over {len(settings.seeds)} orders of the data the losses of ours and of `peft` differ by {worst[0]:.1e} nats at \
-most; on the wrong side of `down_proj` they would by {worst[1]:.2g}.
-- Random numbers used: none. What differs between seeds from here on is the order of the data.""",
-    f"""- 這次執行的模型有 {counts["this run"][1]:,} 個倍率；在三個實際建出來的模型上，公式總共差了 {wrong_by} 個。
-- {len(settings.seeds)} 種資料順序之下，我們與 `peft` 的損失最多差 {worst[0]:.1e} nats；放錯邊則會差 {worst[1]:.2g}。
-- 用到的亂數：沒有。接下來不同種子之間，差的只是資料的順序。""",
+    f"""- {counts["this run"][1]:,} numbers in the model of this run; the formula is off by {wrong_by} in three \
+models that were really built.
+- With `up` zero, `up` has a gradient of {alive[1]:.2g} and `down` of {alive[0]:g}: one step later `up` is not zero \
+any more, and both move.
+- With `down` zero and relu, both are {max(dead):g}: the logits were the base's to the bit as well, and would stay \
+so, but for the biases. \
+"It changes nothing at the start" does not say that it learns.
+- Over {len(settings.seeds)} seeds the losses of the two ways to write it differ by {worst[0]:.1e} nats at most; \
+reading the other side \
+of a sublayer makes {worst[1]:.2g}.""",
+    f"""- 這次執行的模型上有 {counts["this run"][1]:,} 個數；在三個實際建出來的模型上，公式總共差了 {wrong_by} 個。
+- `up` 是零時，`up` 的梯度是 {alive[1]:.2g}，`down` 的是 {alive[0]:g}：走一步之後 `up` 就不再是零，兩者都會動。
+- `down` 是零又用 relu 時，兩者都是 {max(dead):g}：logits 同樣跟基礎模型一個位元都不差，而且除了偏差之外會一直如此。\
+「一開始不改變任何東西」並不代表學得起來。
+- {len(settings.seeds)} 個種子之下，兩種寫法的損失最多差 {worst[0]:.1e} nats；改讀子層的另一邊則差 {worst[1]:.2g}。""",
 )
 
 # %% [markdown] lang="en"
 # ## Limits of the toy scale
 #
-# - The share in the small model is that of a toy; the formula and the counts on `meta` carry over.
-# - The paper trains an encoder-decoder, which has cross-attention with keys and values of its own. A decoder has three vectors per block.
+# - The share of the small model is that of a toy, and its bottleneck is wide; the formula and the counts on `meta` carry over.
+# - Houlsby et al. put adapters into BERT, which normalises *after* each sublayer, and trained its norms too.
+#   A decoder of today normalises before; the norms stay frozen here.
 #
-# **Exercises.** 1, 2 and 6 (`ia3.py`: the count, the layer, another architecture) and 5 (`ia3_files.py`: the file) belong here: `nox -s check -- lab-1.1.5-ia3`.
+# **Exercises.** 1, 2 and 3 (`adapters.py`: the count, the start, the forward pass) belong here: `nox -s check -- lab-1.1.2-adapters`.
 #
-# **Next:** can a model learn something new with knobs alone?
+# **Next:** what can they learn, and what do they cost?
 
 # %% [markdown] lang="zh-TW"
 # ## 小規模實驗的限制
 #
-# - 這裡的比例只適用於小模型；能套用到大模型的是公式，以及在 `meta` 上數出來的數字。
-# - 論文訓練的是 encoder-decoder，它的 cross-attention 有自己的 key 與 value。decoder 每個 block 是三個向量。
+# - 小模型上的比例是玩具的比例，瓶頸也很寬；能帶走的是公式，以及在 `meta` 上數到的數字。
+# - Houlsby 等人把 adapter 放進 BERT，它在每個子層*之後*才做正規化，而且連 norm 一起訓練。
+#   現在的 decoder 在之前做；這裡的 norm 維持凍結。
 #
-# **練習。** 練習 1、2、6（`ia3.py`：參數量、這一層、另一種架構）與練習 5（`ia3_files.py`：檔案）屬於這一本：`nox -s check -- lab-1.1.5-ia3`。
+# **練習。** 練習 1、2、3（`adapters.py`：參數量、起點、前向傳播）屬於這一本：`nox -s check -- lab-1.1.2-adapters`。
 #
-# **下一步：** 光靠旋鈕，模型學得會新東西嗎？
+# **下一步：** 它們學得會什麼？代價又是什麼？

@@ -1,303 +1,541 @@
 # %% [markdown] lang="en"
-# # 1. A knob for each feature
+# # 2. What can they learn, and which of them are needed?
 #
-# **Question.** A model may not learn a single new feature. You may only turn up or down what it computes already. How many knobs is that, on which side of a layer do they belong, and can anything be learned with them?
+# **Question.** An adapter sees only what a sublayer has already decided. Is that enough for three tasks?
+# Is it better to have two narrow ones in a layer or a wide one? And can the lower half be left out?
 #
 # | | |
 # |---|---|
-# | You build | (IA)3 in plain PyTorch: a factor for each key, each value and each hidden feature; its count; the proof that it is the method that `peft` has |
-# | You write | exercises 1, 2, 5 and 6 |
-# | You need | half a minute on two CPU cores, 1 GB of memory |
-# | You should see | how many knobs a 7B model has; losses beside those of `peft`, step by step; a default of many training scripts that turns all knobs down |
+# | You build | adapters, LoRA and full fine-tuning on the family's tasks; two placements with the same number of parameters; AdapterDrop, trained for it and not |
+# | You write | exercises 4 and 5 (`adapters.py`) |
+# | You need | four minutes on two CPU cores, 2 GB of memory |
+# | You should see | a task on which the place matters more than the number of parameters; what each layer left out costs, and what one line in the training changes about that |
 
 # %% [markdown] lang="zh-TW"
-# # 1. 每個特徵一個旋鈕
+# # 2. 它們學得會什麼？哪些是必要的？
 #
-# **問題。** 模型不准學任何新的特徵，你只能把它本來就會算的東西轉大或轉小。這樣有多少個旋鈕？要放在一層的哪一邊？光靠它們，學得到東西嗎？
+# **問題。** adapter 看到的，只有子層已經決定好的結果。這樣夠學會三個任務嗎？
+# 一層放兩個窄的好，還是一個寬的好？下半部的層能不能乾脆不放？
 #
 # | | |
 # |---|---|
-# | 你會做出 | 用純 PyTorch 寫出 (IA)3：每個 key、每個 value、每個隱藏特徵各一個倍率；它的參數量；並證明它就是 `peft` 裡的那個方法 |
-# | 你要寫的 | 練習 1、2、5、6 |
-# | 你需要 | 兩個 CPU 核心跑半分鐘，1 GB 記憶體 |
-# | 你應該看到 | 7B 模型有幾個旋鈕；每一步的損失與 `peft` 並列；許多訓練程式的一個預設值，會把所有旋鈕一起轉小 |
+# | 你會做出 | 在家族的任務上訓練 adapter、LoRA 與全參數微調；參數量相同的兩種位置；AdapterDrop，訓練時有準備與沒準備的 |
+# | 你要寫的 | 練習 4、5（`adapters.py`） |
+# | 你需要 | 兩個 CPU 核心跑四分鐘，2 GB 記憶體 |
+# | 你應該看到 | 有一個任務，放在哪裡比參數多寡更要緊；每跳過一層的代價，以及訓練裡多一行之後有什麼不同 |
 
 # %%
-import functools
+from onepiece.models import quiet_libraries
+
+quiet_libraries()  # before peft is imported, which tells of things that are not wrong
 
 import numpy as np
 import torch
-from transformers import LlamaConfig, Qwen2Config
+from peft import LoraConfig, get_peft_model
+from torch.utils.flop_counter import FlopCounterMode
 
-from broken_variants import broken_count, everything_on_outputs, start_at_random
-from ia3 import Ia3Settings, RescaledLinear, add_ia3, ia3_layers, ia3_parameter_count, settings_for
-from ia3_figures import beside_peft
-from ia3_files import save_adapter
+from adapter_drop import RandomDrop, drop_first
+from adapter_figures import accuracy_by_dropped, losses_of_tasks
+from adapters import (
+    adapted_layers,
+    adapter_parameter_count,
+    add_adapters,
+    bottleneck_width,
+    houlsby,
+    layer_number,
+    pfeiffer,
+    settings_within,
+)
+from bottleneck_files import save_adapter
+from broken_variants import best_constant, drop_last, multiply_by_zero, restart
 from onepiece import lab
 from onepiece.adaptation import (
+    ALL_LINEAR,
     accuracy,
     base_identity,
+    base_names,
     batches,
+    changed_tensors,
+    directory_bytes,
     distance,
     family,
     fit,
-    in_peft,
-    linear_shapes,
     load_base,
-    logits_of,
-    targeted_shapes,
-    traced,
+    save_peft_model,
+    tensor_hashes,
 )
 from onepiece.course.text import Text, tr
-from onepiece.models import count_parameters, load_model, meta_model
+from onepiece.measure import peak_memory
+from onepiece.models import count_parameters
 
 settings = lab.settings
 torch.set_num_threads(settings.threads)
+chosen = houlsby(settings.reduction_factor)
 base, tokenizer = load_base(settings)
-chosen = Ia3Settings(settings.outputs, settings.inputs)
-print(f"torch {torch.__version__} on {settings.device}, base model {settings.model or settings.base_model}")
-
-# %% [markdown] lang="en"
-# ## Three tasks that the base cannot do
-#
-# The same three for every method of this module. `relabel`: judge a review, but answer with a colour. `compose`: reverse some letters, then pick two; the base knows both and has never done one after the other. `new_facts`: facts about people whom it has never heard of.
-
-# %% [markdown] lang="zh-TW"
-# ## 基礎模型不會的三個任務
-#
-# 這個單元的每個方法都用同樣三個任務。`relabel`：判斷一則評論，但用顏色回答。`compose`：先把幾個字母反轉，再取兩個；兩件事基礎模型都會，但從沒接著做過。`new_facts`：一些人的資料，而它從沒聽過這些人。
-
-# %%
+base_name, _ = base_identity(settings)
+frozen = tensor_hashes(base)
 tasks = family.load_tasks(tokenizer, chat=settings.chat)
+steps = {"relabel": settings.relabel_steps, "compose": settings.compose_steps, "new_facts": settings.facts_steps}
+rates = {"relabel": settings.relabel_rate, "compose": settings.compose_rate, "new_facts": settings.facts_rate}
+lora_rates = {
+    "relabel": settings.lora_relabel_rate,
+    "compose": settings.lora_compose_rate,
+    "new_facts": settings.lora_compose_rate,
+}
+constant = {name: best_constant(task) for name, task in tasks.items()}
+first_seed = settings.seeds[0]
+
+
+def fresh(options=chosen, seed=first_seed):
+    """The base anew, with adapters."""
+    model, _ = load_base(settings)
+    add_adapters(model, options, seed=seed)
+    return model
+
+
+def fresh_lora(seed, targets=ALL_LINEAR, rank=settings.lora_rank):
+    """The base anew, with peft's LoRA, set as in lab 1.1.1."""
+    torch.manual_seed(seed)
+    alpha = settings.lora_alpha * rank / settings.lora_rank
+    return get_peft_model(load_base(settings)[0], LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets)))
+
+
+def learn(model, name, rate, seed, schedule=settings.schedule):
+    """Train, look at the held-out items on the way, score at the end."""
+    return family.learn(model, tasks[name], seed=seed, steps=steps[name], learning_rate=rate, schedule=schedule)
+
+
 lab.table(
-    [tr("task", "任務"), tr("prompt", "提示"), tr("wanted", "正確答案"), tr("the base is right", "基礎模型答對")],
-    [(name, task.held_out[0].prompt, task.held_out[0].answer, str(accuracy(base, task))) for name, task in tasks.items()],
+    [
+        *(
+            tr("task", "任務"),
+            tr("steps", "步數"),
+            tr("rate of adapters", "adapter 的學習率"),
+            tr("rate of LoRA", "LoRA 的學習率"),
+        ),
+        tr("always the same answer", "永遠答同一個"),
+    ],
+    [(name, steps[name], rates[name], lora_rates[name], f"{constant[name]:.1%}") for name in family.TASKS],
 )
-
-# %% [markdown] lang="en"
-# ## Where the knobs are
-#
-# LoRA puts a new path beside a layer. (IA)3, *Infused Adapter by Inhibiting and Amplifying Inner Activations* (Liu et al., [2205.05638](https://arxiv.org/abs/2205.05638)), puts nothing beside it: three vectors per block multiply what is there already, element by element.
-
-# %% [markdown] lang="zh-TW"
-# ## 旋鈕在哪裡
-#
-# LoRA 在一層旁邊加一條新的路。(IA)3（*Infused Adapter by Inhibiting and Amplifying Inner Activations*，Liu 等人，[2205.05638](https://arxiv.org/abs/2205.05638)）什麼都不加：每個 block 有三個向量，逐元素乘在本來就有的東西上。
-
-# %% [markdown]
-# $$K' = l_k\odot K,\qquad V' = l_v\odot V,\qquad h' = W_{\text{down}}\,\bigl(l_{ff}\odot \mathrm{silu}(W_{\text{gate}}x)\odot W_{\text{up}}x\bigr)$$
-
-# %% [markdown] lang="en"
-# Keys and values are the *outputs* of two layers. The inside of the MLP has no layer of its own: it is the *input* of `down_proj`. So one layer class with two sides is enough:
-
-# %% [markdown] lang="zh-TW"
-# key 與 value 是兩個層的*輸出*。MLP 的內部沒有自己的層，它是 `down_proj` 的*輸入*。所以一個類別、兩種位置就夠了：
-
-# %%
-lab.source(RescaledLinear.forward)
 
 # %% [markdown] lang="en"
 # ## Predict
 #
-# Llama-2-7B has 32 blocks of hidden size 4,096; keys and values are as wide as that, the inside of the MLP is 11,008 wide. How many knobs are there? Write `llama_trained = ...` into `predictions.toml`. (LoRA of rank 8 on queries and values trains 4,194,304 numbers there.)
+# Rates were searched on seeds that are not used here (`nox -s calibrate -- lab-1.1.2-adapters`; those of LoRA are from lab 1.1.1).
+# An adapter changes what attention and MLP *give*. It touches no query and no key: where a layer looks, it cannot change in that layer.
+# LoRA on all linear layers can. Write into `predictions.toml`:
 #
-# <details><summary>A hint</summary>
-#
-# A vector is as long as what it multiplies. What goes *into* `down_proj`, and what comes out of it?
-# </details>
+# ```toml
+# compose_of_lora = 0.9      # held-out accuracy of adapters on compose, divided by that of LoRA after as many steps
+# placement_ratio = 1.0      # accuracy on compose of one wide adapter per layer, divided by that of two narrow ones with as many parameters
+# plain_dropped = 0.5        # relabel, trained as usual, then run without the adapters of the first two of four layers: accuracy
+# ```
 
 # %% [markdown] lang="zh-TW"
 # ## 先猜猜看
 #
-# Llama-2-7B 有 32 個 block，hidden size 是 4,096；key 與 value 也是這個寬度，MLP 內部的寬度是 11,008。總共有幾個旋鈕？把 `llama_trained = ...` 寫進 `predictions.toml`。（query 與 value 上秩 8 的 LoRA，在那裡訓練 4,194,304 個數字。）
+# 學習率是用這裡沒有用到的種子找的（`nox -s calibrate -- lab-1.1.2-adapters`；LoRA 的來自實驗 1.1.1）。
+# adapter 改變的是注意力與 MLP *輸出*的東西。它碰不到 query，也碰不到 key：一層往哪裡看，在那一層它改不了。
+# 放在所有線性層上的 LoRA 可以。把這些寫進 `predictions.toml`：
 #
-# <details><summary>提示</summary>
-#
-# 向量的長度，就是它所乘的東西的長度。*進入* `down_proj` 的是什麼？出來的又是什麼？
-# </details>
+# ```toml
+# compose_of_lora = 0.9      # adapter 在 compose 保留題目的準確率，除以同樣步數的 LoRA
+# placement_ratio = 1.0      # 每層一個寬的 adapter 在 compose 的準確率，除以參數量相同、每層兩個窄的
+# plain_dropped = 0.5        # relabel，照常訓練，執行時拿掉四層裡前兩層的 adapter：準確率
+# ```
 
 # %%
-wrong_by, misplaced_by = 0, 0
-for options in (chosen, Ia3Settings(settings.outputs, ()), Ia3Settings((), settings.inputs)):
-    model, _ = load_base(settings)
-    add_ia3(model, options)
-    trained = count_parameters(model).trainable  # counted in a real model
-    wrong_by += abs(ia3_parameter_count(base, options) - trained)
-    misplaced_by += abs(broken_count(linear_shapes(base), options, "outputs_everywhere") - trained)
-lab.record("parameter_count_difference", wrong_by)
-lab.record("parameter_count_difference", misplaced_by, variant="outputs_everywhere")
+runs, of_lora, trained_models = {}, {}, {}
+for name in family.TASKS:
+    for seed in lab.progress(family.SEEDS):
+        model = fresh(seed=seed)
+        runs[name, seed] = learn(model, name, rates[name], seed)
+        other = fresh_lora(seed)
+        of_lora[name, seed] = learn(other, name, lora_rates[name], seed)
+        if seed == first_seed:
+            trained_models[name] = model
+            if name == "relabel":
+                lora_model = other
 
-half_billion = Qwen2Config(
-    hidden_size=896,
-    intermediate_size=4864,
-    num_hidden_layers=24,
-    num_attention_heads=14,
-    num_key_value_heads=2,
-    vocab_size=151936,
-    tie_word_embeddings=True,
-)
-seventy_billion = LlamaConfig(
-    hidden_size=8192, intermediate_size=28672, num_hidden_layers=80, num_attention_heads=64, num_key_value_heads=8
-)
-models = {
-    "this run": base,
-    "Qwen2.5-0.5B": meta_model(half_billion),
-    "Llama-2-7B": meta_model(LlamaConfig()),  # its default values are those of Llama 7B
-    "Llama-2-70B": meta_model(seventy_billion),
+# %% [markdown] lang="en"
+# ## Beside full fine-tuning, and begun as nothing
+#
+# Full fine-tuning sees the same batches of `relabel`. The controls: full fine-tuning with a hundredth of its rate, and adapters whose two
+# weights are *both* zero at the start.
+
+# %% [markdown] lang="zh-TW"
+# ## 與全參數微調並列，以及從零開始
+#
+# 全參數微調看到同樣的 `relabel` 批次。對照組：學習率只用百分之一的全參數微調，以及一開始兩個權重*都*是零的 adapter。
+
+
+# %%
+def full_model():
+    """The base anew, all of it trainable."""
+    return load_base(settings)[0].requires_grad_(True)
+
+
+full = {
+    seed: learn(full_model(), "relabel", settings.relabel_full_rate, seed, settings.full_schedule)
+    for seed in settings.seeds
 }
-counts = {}
-for name, model in models.items():
-    shapes = targeted_shapes(model, ("q_proj", "v_proj")).values()
-    of_lora = sum(8 * (into + out) for into, out in shapes)
-    counts[name] = count_parameters(model).total, ia3_parameter_count(model, settings_for(model)), of_lora
-misplaced = broken_count(linear_shapes(models["Llama-2-7B"]), Ia3Settings(), "outputs_everywhere")
-lab.record("llama_trained", counts["Llama-2-7B"][1])
-lab.record("llama_trained", misplaced, variant="outputs_everywhere")
+slow = learn(full_model(), "relabel", settings.relabel_full_rate / 100, first_seed, settings.full_schedule).accuracy
+both_zero = fresh()
+restart(both_zero, "both_zero", seed=first_seed)
+from_zero = learn(both_zero, "relabel", rates["relabel"], first_seed).accuracy
+for seed in settings.seeds:
+    reached = full[seed].accuracy
+    lab.record("full_accuracy", reached, seed=seed)
+    lab.record("full_accuracy", constant["relabel"], seed=seed, variant="constant")
+    lab.record("relabel_vs_full", runs["relabel", seed].accuracy / reached, seed=seed)
+    lab.record("relabel_vs_full", constant["relabel"] / reached, seed=seed, variant="constant")
+    lab.record("compose_accuracy", runs["compose", seed].accuracy, seed=seed)
+    lab.record("compose_accuracy", constant["compose"], seed=seed, variant="constant")
+lab.record("full_accuracy", slow, seed=first_seed, variant="hundredth_of_the_rate")
+lab.record("relabel_vs_full", from_zero / full[first_seed].accuracy, seed=first_seed, variant="both_zero")
+
+right = {(name, "adapters"): [runs[name, seed].accuracy for seed in family.SEEDS] for name in family.TASKS}
+right |= {(name, "LoRA"): [of_lora[name, seed].accuracy for seed in family.SEEDS] for name in family.TASKS}
+right["relabel", "full"] = [full[seed].accuracy for seed in settings.seeds]
+right["relabel", "adapters, both weights zero at first"] = [from_zero]
+mean = {key: float(np.mean(values)) for key, values in right.items()}
 lab.table(
-    [
-        *(tr("model", "模型"), tr("parameters", "參數量"), tr("knobs", "旋鈕"), tr("share", "比例")),
-        tr("LoRA, q and v, rank 8", "LoRA，q、v，秩 8"),
-    ],
-    [(name, f"{whole:,}", f"{own:,}", f"{own / whole:.4%}", f"{lora:,}") for name, (whole, own, lora) in counts.items()],
+    [tr("task", "任務"), tr("training", "訓練"), tr("held-out exact match, by seed", "保留題目答對的比例，逐個種子")],
+    [(*key, ", ".join(f"{value:.1%}" for value in values)) for key, values in right.items()],
 )
 
 # %%
-guess = lab.predict("llama_trained")
-whole, seven, of_lora = counts["Llama-2-7B"]
-lab.say(
-    f"""Llama-2-7B has **{seven:,}** knobs{"" if guess is None else f" (you guessed {guess:,.0f})"}, {of_lora / seven:.1f} \
-times fewer than LoRA has numbers. Whoever counts the outputs of `down_proj` gets {misplaced:,}.
-Of 70B it is {counts["Llama-2-70B"][1] / counts["Llama-2-70B"][0]:.4%}, of the model of this run \
-{counts["this run"][1] / counts["this run"][0]:.2%}. In 70B several heads share their keys and values, so these \
-vectors are short there.""",
-    f"""Llama-2-7B 有 **{seven:,}** 個旋鈕{"" if guess is None else f"（你猜 {guess:,.0f}）"}，LoRA 的數字是它的 {of_lora / seven:.1f} 倍。\
-把 `down_proj` 算成輸出的人，會得到 {misplaced:,}。
-在 70B 上是 {counts["Llama-2-70B"][1] / counts["Llama-2-70B"][0]:.4%}，在這次執行的模型上是 \
-{counts["this run"][1] / counts["this run"][0]:.2%}。70B 的好幾個 head 共用 key 與 value，所以那裡這兩種向量很短。""",
-)
-
-# %% [markdown] lang="en"
-# ## Where training begins
-#
-# LoRA needs a zero and a random matrix. A knob begins at 1, and times 1 is exact in floating point, so the logits must be the base's to the bit. Nothing is random: there is no seed to choose. The control begins as ordinary weights do.
-
-# %% [markdown] lang="zh-TW"
-# ## 訓練從哪裡開始
-#
-# LoRA 需要一個零矩陣和一個隨機矩陣。旋鈕則從 1 開始，而乘以 1 在浮點數裡是精確的，所以 logits 必須跟基礎模型一個位元都不差。沒有任何隨機的東西，也就沒有種子可選。對照組像一般的權重那樣開始。
-
-# %%
-batch = batches(tasks["relabel"], batch_size=settings.batch, seed=0)(0)
-wanted = logits_of(base, batch)  # (tokens, vocabulary), without the rows of padding
-model, _ = load_base(settings)
-add_ia3(model, chosen)
-identity = distance(logits_of(model, batch), wanted)
-start_at_random(model, seed=0)
-damaged = distance(logits_of(model, batch), wanted)
-lab.record("identity_difference", identity)
-lab.record("identity_difference", damaged, variant="random_start")
-print(next(iter(ia3_layers(model).values())))
-lab.say(
-    f"Relative to the largest logit, fresh factors change {identity:g}; random ones would change {damaged:.2g}.",
-    f"相對於最大的 logit，全新的倍率改變了 {identity:g}；隨機的倍率會改變 {damaged:.2g}。",
-)
-
-# %% [markdown] lang="en"
-# ## Is it the (IA)3 that `peft` has?
-#
-# Both get the same base and the same batches; ours goes to `peft` as files. If the two are one method, every loss is equal. The control rescales what comes *out* of `down_proj`, the residual stream: it has the right formula on the wrong side.
-
-# %% [markdown] lang="zh-TW"
-# ## 這就是 `peft` 裡的 (IA)3 嗎？
-#
-# 兩者用同樣的基礎模型、同樣的批次；我們的以檔案交給 `peft`。如果是同一個方法，每一步的損失都會相等。對照組乘的是 `down_proj` 的*輸出*，也就是殘差流：公式對了，邊放錯了。
-
-# %%
-budget = {"steps": settings.equal_steps, "learning_rate": settings.relabel_rate, "batch_size": settings.batch}
-base_name, _ = base_identity(settings)
-fresh, _ = load_base(settings)
-add_ia3(fresh, chosen)
-write = functools.partial(save_adapter, fresh, chosen, base_model_name=base_name)
-
-
-def model_of(kind):
-    """The base with vectors in it: ours, ours on the wrong side, or peft's."""
-    model, _ = load_base(settings)
-    if kind == "peft":
-        return in_peft(model, write, trainable=True)
-    add_ia3(model, chosen if kind == "own" else everything_on_outputs(chosen))
-    return model
-
-
-losses, apart = {}, {}
-for seed in lab.progress(settings.seeds):
-    train = functools.partial(fit, task=tasks["relabel"], seed=seed, progress=False, **budget)
-    traces = {kind: traced(model_of(kind), train, batch) for kind in ("own", "output_of_down_proj", "peft")}
-    losses[seed] = {kind: np.array(trace.losses) for kind, trace in traces.items()}
-    own, wrong = (traces[kind].apart_from(traces["peft"]) for kind in ("own", "output_of_down_proj"))
-    apart[seed] = own, wrong
-    lab.record("peft_loss_difference", own.loss, seed=seed)
-    lab.record("peft_loss_difference", wrong.loss, seed=seed, variant="output_of_down_proj")
-    lab.record("peft_logit_difference", own.after, seed=seed)
-    lab.record("peft_logit_difference", wrong.after, seed=seed, variant="output_of_down_proj")
-
-# %%
+curves = {
+    (name, way): [np.array(found[name, seed].history.losses) for seed in family.SEEDS]
+    for name in family.TASKS
+    for way, found in (("adapters", runs), ("LoRA", of_lora))
+}
+curves["relabel", "full"] = [np.array(full[seed].history.losses) for seed in settings.seeds]
 lab.figure(
-    "own-and-peft",
-    beside_peft(losses[settings.seeds[0]]),
+    "losses",
+    losses_of_tasks(curves),
     Text(
-        en="Left: losses of our factors, of peft's, and of ours on the outputs of down_proj. Right: their distance from peft's.",
-        zh_tw="左：我們的倍率、peft 的倍率，以及放在 down_proj 輸出上的版本各自的損失。右：它們與 peft 的距離。",
+        en="Losses over the steps, of three ways to train; the band spans the seeds.",
+        zh_tw="三種訓練方式的損失隨步數的變化；色帶是各種子的範圍。",
     ),
 )
 
 # %% [markdown] lang="en"
-# ## The same two, with weight decay
+# ## One or two, with the same number of parameters
 #
-# Many training scripts decay every matrix and spare vectors; so does the loop of this course. Our factors are a vector, `(features,)`. `peft` keeps the same numbers as `(features, 1)` or `(1, features)`. What will the *same* script do to the two? And to which value does decay pull a factor that has nothing to learn?
+# Two narrow adapters in each layer, or a wide one after the MLP? `settings_within` (exercise 5) finds the widest bottleneck that trains no more
+# numbers.
+# The control keeps the reduction factor: half the places, half the numbers, and then "two are better" would say nothing about the place.
+#
+# And is it the *place* or the *shape* that counts on `compose`? LoRA with about as many numbers, but only on the layers behind which the
+# adapters stand, has their place and its own shape.
 
 # %% [markdown] lang="zh-TW"
-# ## 同樣的兩者，加上權重衰減
+# ## 一個還是兩個，參數量相同
 #
-# 許多訓練程式會衰減每個矩陣、放過向量，這門課的訓練迴圈也是。我們的倍率是向量 `(features,)`；`peft` 把同樣的數字存成 `(features, 1)` 或 `(1, features)`。*同一個*程式會對兩者做什麼？沒有東西可學的倍率，又會被衰減拉到什麼值？
+# 每層兩個窄的，還是 MLP 之後一個寬的？`settings_within`（練習 5）會找出參數量不超過的最寬瓶頸。
+# 對照組沿用原本的 reduction factor：位置少一半，參數也少一半，這時候說「兩個比較好」就跟位置無關了。
+#
+# 另外，在 `compose` 上要緊的是*位置*還是*形狀*？參數量差不多、但只放在 adapter 前面那些層的 LoRA，位置是 adapter 的，形狀是自己的。
 
 # %%
-decaying = functools.partial(fit, task=tasks["relabel"], seed=0, progress=False, weight_decay=settings.weight_decay, **budget)
-ours, theirs = model_of("own"), model_of("peft")
-of_ours, of_theirs = traced(ours, decaying, batch), traced(theirs, decaying, batch)
-decayed_apart = of_ours.apart_from(of_theirs)
-mean_of = {
-    "own": torch.cat([weight.flatten() for weight in ours.parameters() if weight.requires_grad]).mean().item(),
-    "peft": torch.cat([weight.flatten() for weight in theirs.parameters() if weight.requires_grad]).mean().item(),
+trained = adapter_parameter_count(base, chosen)
+wide = settings_within(base, pfeiffer(1), trained)
+ratio = adapter_parameter_count(base, wide) / trained
+lab.record("placement_parameter_gap", abs(ratio - 1))
+lab.record(
+    "placement_parameter_gap",
+    abs(adapter_parameter_count(base, pfeiffer(settings.reduction_factor)) / trained - 1),
+    variant="same_factor",
+)
+one = {
+    seed: accuracy_of.accuracy
+    for seed in settings.placement_seeds
+    for accuracy_of in [learn(fresh(wide, seed), "compose", settings.compose_pfeiffer_rate, seed)]
 }
-kept = (1 - settings.relabel_rate * settings.weight_decay) ** settings.relabel_steps
-lab.say(
-    f"""After {settings.equal_steps} steps with a decay of {settings.weight_decay:g} the losses are {decayed_apart.loss:.2g} \
-nats apart and the mean factor is {mean_of["own"]:.3f} (ours) and {mean_of["peft"]:.3f} (`peft`'s): \
-one method, one script, two results, because of a dimension of size 1.
-Decay pulls to 0, and a factor of 0 is a feature switched off. At this rate a factor that never gets a gradient would \
-be at {kept:.2f} after {settings.relabel_steps} steps. For factors, no decay: their neutral value is 1.""",
-    f"""衰減 {settings.weight_decay:g}、{settings.equal_steps} 步之後，損失相差 {decayed_apart.loss:.2g} nats，倍率的平均是 \
-{mean_of["own"]:.3f}（我們的）與 {mean_of["peft"]:.3f}（`peft` 的）：同一個方法、同一個程式，兩種結果，只因為一個大小為 1 的維度。
-衰減是往 0 拉，而倍率 0 等於關掉一個特徵。照這個學習率，一個從沒拿到梯度的倍率，{settings.relabel_steps} 步之後會剩 {kept:.2f}。倍率不要衰減：它們的中性值是 1。""",
+two = {seed: runs["compose", seed].accuracy for seed in settings.placement_seeds}
+places = sorted({name.rpartition(".")[2] for name in adapted_layers(trained_models["relabel"])})
+per_rank = count_parameters(fresh_lora(first_seed, places, rank=1)).trainable
+rank_there = round(trained / per_rank)
+lora_there = learn(fresh_lora(first_seed, places, rank_there), "compose", lora_rates["compose"], first_seed).accuracy
+for seed in settings.placement_seeds:
+    lab.record("placement_ratio", one[seed] / two[seed], seed=seed)
+lab.table(
+    [
+        tr("placement", "位置"),
+        tr("width or rank", "寬度或秩"),
+        tr("parameters", "參數量"),
+        tr("compose, by seed", "compose，逐個種子"),
+    ],
+    [
+        (
+            "two adapters in each layer",
+            bottleneck_width(64, chosen.reduction_factor),
+            f"{trained:,}",
+            ", ".join(f"{two[seed]:.1%}" for seed in two),
+        ),
+        (
+            "one, after the MLP",
+            bottleneck_width(64, wide.reduction_factor),
+            f"{adapter_parameter_count(base, wide):,}",
+            ", ".join(f"{one[seed]:.1%}" for seed in one),
+        ),
+        (f"LoRA on {', '.join(places)}", rank_there, f"{rank_there * per_rank:,}", f"{lora_there:.1%}"),
+        (
+            "LoRA on all linear layers",
+            settings.lora_rank,
+            f"{count_parameters(lora_model).trainable:,}",
+            ", ".join(f"{value:.1%}" for value in right["compose", "LoRA"]),
+        ),
+    ],
 )
 
 # %% [markdown] lang="en"
-# ## Other names, the same places
+# ## What is frozen
 #
-# `settings_for` finds the places by name. GPT-NeoX computes queries, keys and values in one layer, so its queries get knobs too; and all of its layers have biases, which notebook 4 will need.
+# A hash of each tensor of the base, before and after. The control put the adapters in and forgot to freeze the rest.
 
 # %% [markdown] lang="zh-TW"
-# ## 名稱不同，位置相同
+# ## 凍結的部分
 #
-# `settings_for` 靠名稱找位置。GPT-NeoX 用一層同時算出 query、key、value，所以它的 query 也會有旋鈕；而且它每一層都有偏差，第 4 本筆記本會用到。
+# 比對基礎模型每個張量訓練前後的雜湊值。對照組放了 adapter，卻忘了凍結其他部分。
 
 # %%
-with_biases, _ = load_model(settings.bias_model, device=settings.device, dtype=settings.dtype)
-places = {name: settings_for(model) for name, model in (("Llama", base), ("GPT-NeoX", with_biases))}
+changed = max(
+    len(changed_tensors(frozen, tensor_hashes(model, base_names(model)))) for model in trained_models.values()
+)
+unfrozen = fresh()
+unfrozen.requires_grad_(True)
+fit(
+    unfrozen, tasks["relabel"], steps=2, learning_rate=rates["relabel"], batch_size=family.BATCH, seed=0, progress=False
+)
+changed_by_mistake = len(changed_tensors(frozen, tensor_hashes(unfrozen, base_names(unfrozen))))
+lab.record("changed_tensors", changed)
+lab.record("changed_tensors", changed_by_mistake, variant="not_frozen")
+lab.say(
+    f"Of {len(frozen)} tensors {changed} changed; without freezing {changed_by_mistake} after two steps.",
+    f"{len(frozen)} 個張量中有 {changed} 個改變；沒有凍結的話，兩步之後就有 {changed_by_mistake} 個。",
+)
+
+# %% [markdown] lang="en"
+# ## AdapterDrop: leave the first layers out
+#
+# Rücklé et al. ([2010.11918](https://arxiv.org/abs/2010.11918)) leave out the adapters of the first layers. First, is that what the code does?
+# Calls are counted by hooks; and up to the first layer that has an adapter, the hidden states must be the base's to the bit.
+# One control multiplies the outputs of the adapters by zero instead of leaving them out; the other leaves out the *last* layers.
+
+# %% [markdown] lang="zh-TW"
+# ## AdapterDrop：跳過前幾層
+#
+# Rücklé 等人（[2010.11918](https://arxiv.org/abs/2010.11918)）把前幾層的 adapter 拿掉。首先，程式真的這樣做了嗎？
+# 用 hook 數呼叫次數；而且在第一個有 adapter 的層之前，隱藏狀態必須跟基礎模型一個位元都不差。
+# 一個對照組把 adapter 的輸出乘以零，而不是跳過；另一個跳過的是*最後*幾層。
+
+
+# %%
+def calls(model):
+    """How often a bottleneck runs while a batch goes through the model."""
+    count = []
+    adapters = [adapter for layer in adapted_layers(model).values() for adapter in layer.stack]
+    hooks = [adapter.register_forward_hook(lambda *_: count.append(1)) for adapter in adapters]
+    states = hidden_states(model)
+    for hook in hooks:
+        hook.remove()
+    return len(count), states
+
+
+@torch.no_grad()
+def hidden_states(model):
+    """What goes into each layer, and what comes out of the last one: (batch, seq, hidden) each."""
+    return model(
+        **{name: tensor.to(settings.device) for name, tensor in batch.items() if name != "labels"},
+        output_hidden_states=True,
+    ).hidden_states
+
+
+batch = batches(tasks["relabel"], batch_size=settings.batch, seed=0)(0)
+model = trained_models["relabel"]
+layers = 1 + max(layer_number(name) for name in adapted_layers(model))
+per_layer = len(adapted_layers(model)) // layers
+of_base = hidden_states(base)
+gaps, zero_gaps, below = [], [], []
+for number in range(layers + 1):
+    drop_first(model, number)
+    counted, states = calls(model)
+    gaps.append(abs(counted - per_layer * (layers - number)))
+    below.append(max(distance(states[place], of_base[place]) for place in range(number + 1)))
+    drop_first(model, 0)
+    multiply_by_zero(model, number)
+    zero_gaps.append(abs(calls(model)[0] - per_layer * (layers - number)))
+    for layer in adapted_layers(model).values():
+        layer.rows = None
+drop_last(model, settings.dropped)
+wrong_end = hidden_states(model)
+drop_first(model, 0)
+lab.record("dropped_call_difference", max(gaps))
+lab.record("dropped_call_difference", max(zero_gaps), variant="times_zero")
+lab.record("lower_layer_difference", max(below))
+lab.record(
+    "lower_layer_difference", distance(wrong_end[settings.dropped], of_base[settings.dropped]), variant="last_layers"
+)
+
+# %% [markdown] lang="en"
+# ## What does each layer cost?
+#
+# Three trainings of `relabel`: as usual; with another number of layers left out in each step (one line: `after_step=RandomDrop(...)`,
+# which the paper calls robust); and one training for each fixed number (specialised). Then each runs without the adapters of its first layers.
+
+# %% [markdown] lang="zh-TW"
+# ## 每一層的代價是多少？
+#
+# `relabel` 用三種方式訓練：照常；每一步隨機跳過不同的層數（只多一行：`after_step=RandomDrop(...)`，論文稱為 robust）；
+# 以及每個固定層數各訓練一次（specialised）。然後都在拿掉前幾層 adapter 的情況下執行。
+
+
+# %%
+def with_drop(model):
+    """Accuracy on relabel, over the number of first layers without adapters."""
+    values = []
+    for number in range(layers + 1):
+        drop_first(model, number)
+        values.append(accuracy(model, tasks["relabel"]).accuracy)
+    drop_first(model, 0)
+    return values
+
+
+options = {
+    "steps": steps["relabel"],
+    "learning_rate": rates["relabel"],
+    "batch_size": family.BATCH,
+    "schedule": settings.schedule,
+    "progress": False,
+}
+plain_curves, robust_curves = [], []
+for seed in lab.progress(settings.seeds):
+    plain = fresh(seed=seed)
+    if seed == first_seed:
+        plain = trained_models["relabel"]
+    else:
+        fit(plain, tasks["relabel"], seed=seed, **options)
+    robust = fresh(seed=seed)
+    fit(robust, tasks["relabel"], seed=seed, after_step=RandomDrop(robust, seed=seed), **options)
+    plain_curves.append(with_drop(plain))
+    robust_curves.append(with_drop(robust))
+    lab.record("dropped_accuracy", robust_curves[-1][settings.dropped], seed=seed)
+    lab.record("dropped_accuracy", plain_curves[-1][settings.dropped], seed=seed, variant="plain_training")
+    lab.record("dropped_accuracy", constant["relabel"], seed=seed, variant="constant")
+specialised = [mean["relabel", "adapters"]]
+for number in range(1, layers):
+    model = fresh(houlsby(settings.reduction_factor, leave_out=tuple(range(number))))
+    fit(model, tasks["relabel"], seed=first_seed, **options)
+    specialised.append(accuracy(model, tasks["relabel"]).accuracy)
+by_training = {
+    "as usual": np.mean(plain_curves, axis=0),
+    "robust": np.mean(robust_curves, axis=0),
+    "specialised": specialised,
+}
+lab.figure(
+    "adapter-drop",
+    accuracy_by_dropped(by_training),
+    Text(
+        en="Accuracy on relabel without the adapters of the first layers, by how it was trained; specialised: one seed, a training for each point.",
+        zh_tw="拿掉前幾層 adapter 之後在 relabel 的準確率，依訓練方式分開；specialised 只有一個種子，每個點各訓練一次。",
+    ),
+)
+
+# %% [markdown] lang="en"
+# ## What is saved in training?
+#
+# Below the first adapter nothing is trained, so that the way back ends there. Counted: the matrix products of one step, forward and backward.
+
+# %% [markdown] lang="zh-TW"
+# ## 訓練省下什麼？
+#
+# 第一個 adapter 以下沒有東西要訓練，所以反向傳播到那裡就結束。數出來的：一步裡前向加反向的矩陣乘積。
+
+
+# %%
+def flops_of_a_step(model):
+    """Of the matrix products, forward and backward."""
+    with FlopCounterMode(display=False) as counter:
+        model.train()
+        model(**{name: tensor.to(settings.device) for name, tensor in batch.items()}).loss.backward()
+    return counter.get_total_flops()
+
+
+of_full = flops_of_a_step(full_model())
+step_flops = [
+    flops_of_a_step(fresh(houlsby(settings.reduction_factor, leave_out=tuple(range(number))))) / of_full
+    for number in range(layers)
+]
 lab.table(
-    [tr("architecture", "架構"), tr("on the outputs of", "乘在輸出上"), tr("on the inputs of", "乘在輸入上")],
-    [(name, ", ".join(found.outputs), ", ".join(found.inputs)) for name, found in places.items()],
+    [
+        tr("first layers left out", "跳過的前幾層"),
+        tr("FLOPs of a step, full fine-tuning = 1", "一步的 FLOPs，全參數微調 = 1"),
+        *by_training,
+    ],
+    [
+        (
+            number,
+            f"{step_flops[number]:.2f}" if number < layers else "-",
+            *(f"{values[number]:.1%}" if number < len(values) else "-" for values in by_training.values()),
+        )
+        for number in range(layers + 1)
+    ],
+)
+
+# %% [markdown] lang="en"
+# ## What was forgotten, and the rows of the family
+#
+# What pretraining taught, asked again after each task (first seed). Then two rows in the table that compares all of module 1.1: adapters, and
+# `peft`'s LoRA as lab 1.1.1 set it.
+
+# %% [markdown] lang="zh-TW"
+# ## 忘了什麼，以及家族總表的兩列
+#
+# 每個任務訓練之後，再問一次預訓練教過的東西（第一個種子）。接著是 1.1 單元總表中的兩列：adapter，以及照實驗 1.1.1 設定的 `peft` LoRA。
+
+# %%
+kept = {
+    f"{name}, {way}": found[name, family.SEEDS[0]].kept
+    for name in family.TASKS
+    for way, found in (("adapters", runs), ("LoRA", of_lora))
+}
+kept["relabel, full"] = full[family.SEEDS[0]].kept
+skills_asked = list(kept["relabel, full"])
+average = {name: float(np.mean(list(values.values()))) for name, values in kept.items()}
+lab.table(
+    [tr("after", "訓練之後"), *skills_asked, tr("mean", "平均")],
+    [
+        (name, *(f"{values[skill]:.0%}" for skill in skills_asked), f"{average[name]:.0%}")
+        for name, values in kept.items()
+    ],
+)
+
+# %%
+for name in ("relabel", "new_facts"):
+    save_adapter(trained_models[name], chosen, lab.artifact(f"adapter-{name}"), base_name)
+lora_directory = lab.artifact("lora-relabel")
+save_peft_model(lora_model, lora_directory)
+prompt = tokenizer("27 + 15 →", return_tensors="pt")["input_ids"].to(settings.device)
+one_step = {"steps": 1, "learning_rate": 0.0, "batch_size": family.BATCH, "seed": 0, "progress": False}
+rows = {}
+for variant, found, make, directory in (
+    (None, runs, fresh, lab.artifact("adapter-relabel")),
+    ("lora", of_lora, lambda: fresh_lora(first_seed), lora_directory),
+):
+    measured = make()
+    rows[variant] = {
+        "trained": count_parameters(measured).trainable,
+        "total": count_parameters(base).total,
+        "file_bytes": directory_bytes(directory),
+        "peak_bytes": peak_memory(lambda model=measured: fit(model, tasks["compose"], **one_step), settings.device),
+        "token_ratio": family.token_ratio(measured, base, prompt, repeats=settings.repeats),
+    }
+    family.record_row(found, mergeable=variant == "lora", variant=variant, **rows[variant])
+lab.table(
+    [tr("column", "欄位"), tr("adapters", "adapter"), "LoRA"],
+    [(key, *(f"{row[key]:,.4g}" if row[key] < 10 else f"{row[key]:,}" for row in rows.values())) for key in rows[None]],
 )
 
 # %% [markdown] lang="en"
@@ -307,33 +545,69 @@ lab.table(
 # ## 這些數字說了什麼
 
 # %%
-worst = [max(pair[index].loss for pair in apart.values()) for index in (0, 1)]
+measured_for = {
+    "compose_of_lora": mean["compose", "adapters"] / mean["compose", "LoRA"],
+    "placement_ratio": float(np.mean([one[seed] / two[seed] for seed in one])),
+    "plain_dropped": float(by_training["as usual"][settings.dropped]),
+}
+said, said_zh = {}, {}
+for name in measured_for:
+    guess = lab.predict(name)
+    said[name] = "" if guess is None else f" (you guessed {guess:g})"
+    said_zh[name] = "" if guess is None else f"（你猜 {guess:g}）"
+lost = [by_training["as usual"][0] - value for value in by_training["as usual"][1:]]
+at_places = lora_there < (1 + mean["compose", "adapters"]) / 2 * mean["compose", "LoRA"]
 lab.say(
-    f"""- {counts["this run"][1]:,} factors in the model of this run; the formula is off by {wrong_by} in three models that were really built.
-- Over {len(settings.seeds)} orders of the data the losses of ours and of `peft` differ by {worst[0]:.1e} nats at \
-most; on the wrong side of `down_proj` they would by {worst[1]:.2g}.
-- Random numbers used: none. What differs between seeds from here on is the order of the data.""",
-    f"""- 這次執行的模型有 {counts["this run"][1]:,} 個倍率；在三個實際建出來的模型上，公式總共差了 {wrong_by} 個。
-- {len(settings.seeds)} 種資料順序之下，我們與 `peft` 的損失最多差 {worst[0]:.1e} nats；放錯邊則會差 {worst[1]:.2g}。
-- 用到的亂數：沒有。接下來不同種子之間，差的只是資料的順序。""",
+    f"""- {trained:,} numbers ({trained / count_parameters(base).total:.1%}) reach {mean["relabel", "adapters"]:.1%} \
+on `relabel`, \
+{mean["new_facts", "adapters"]:.1%} on `new_facts` and {mean["compose", "adapters"]:.1%} on `compose`; \
+LoRA {mean["relabel", "LoRA"]:.1%}, {mean["new_facts", "LoRA"]:.1%} and {mean["compose", "LoRA"]:.1%}. \
+On `compose` that is {measured_for["compose_of_lora"]:.2f} of LoRA{said["compose_of_lora"]}.
+- With as many parameters one wide adapter in a layer has {measured_for["placement_ratio"]:.2f} of the accuracy of \
+two narrow ones{said["placement_ratio"]}. \
+LoRA on the very layers behind which the adapters stand: {lora_there:.1%}. \
+{"So it is the place more than the shape: this task is about where to look, and what stands behind a sublayer cannot say that to the same sublayer." if at_places else "So the place alone does not explain it: LoRA learns it there."}
+- Trained as usual, and run without the adapters of {settings.dropped} of {layers} layers: \
+{measured_for["plain_dropped"]:.1%}{said["plain_dropped"]}. \
+Layer by layer the loss is {", ".join(f"{100 * value:.0f}" for value in lost)} points. \
+Trained for it: {by_training["robust"][settings.dropped]:.1%}, for all of them at once, with \
+{by_training["robust"][0]:.1%} when nothing is left out.
+- Skills of pretraining after `relabel`: {average["relabel, adapters"]:.0%} with adapters, \
+{average["relabel, LoRA"]:.0%} with LoRA, \
+{average["relabel, full"]:.0%} after full fine-tuning, on average. Taken off, both are the base.""",
+    f"""- {trained:,} 個數（{trained / count_parameters(base).total:.1%}）在 `relabel` 達到 \
+{mean["relabel", "adapters"]:.1%}，\
+`new_facts` {mean["new_facts", "adapters"]:.1%}，`compose` {mean["compose", "adapters"]:.1%}；\
+LoRA 依序是 {mean["relabel", "LoRA"]:.1%}、{mean["new_facts", "LoRA"]:.1%}、{mean["compose", "LoRA"]:.1%}。\
+在 `compose` 上是 LoRA 的 {measured_for["compose_of_lora"]:.2f} 倍{said_zh["compose_of_lora"]}。
+- 參數量相同時，每層一個寬的 adapter，準確率是兩個窄的 {measured_for["placement_ratio"]:.2f} 倍{said_zh["placement_ratio"]}。\
+LoRA 只放在 adapter 前面那些層上：{lora_there:.1%}。\
+{"所以要緊的是位置，而不是形狀：這個任務問的是往哪裡看，而站在子層後面的東西，沒辦法告訴同一個子層該往哪裡看。" if at_places else "所以位置不足以解釋：LoRA 放在那裡也學得會。"}
+- 照常訓練，執行時拿掉 {layers} 層裡前 {settings.dropped} 層的 adapter：{measured_for["plain_dropped"]:.1%}{said_zh["plain_dropped"]}。\
+跳過一層、兩層……依序損失 {"、".join(f"{100 * value:.0f}" for value in lost)} 個百分點。\
+訓練時就準備好的話：{by_training["robust"][settings.dropped]:.1%}，而且一次訓練就適用於所有層數；什麼都不跳過時是 {by_training["robust"][0]:.1%}。
+- `relabel` 之後，預訓練的技能平均剩下：adapter {average["relabel, adapters"]:.0%}、LoRA {average["relabel, LoRA"]:.0%}、\
+全參數微調 {average["relabel, full"]:.0%}。拿掉之後，前兩者都變回基礎模型。""",
 )
 
 # %% [markdown] lang="en"
 # ## Limits of the toy scale
 #
-# - The share in the small model is that of a toy; the formula and the counts on `meta` carry over.
-# - The paper trains an encoder-decoder, which has cross-attention with keys and values of its own. A decoder has three vectors per block.
+# - Four layers: the paper leaves out five of twelve and more. Here each layer is a quarter of the model.
+# - `compose` was not trained to its end: steps are the same for both methods. What more of them would bring was not measured here.
+# - LoRA on the adapters' layers ran with one seed, at a rate found for LoRA on all layers.
 #
-# **Exercises.** 1, 2 and 6 (`ia3.py`: the count, the layer, another architecture) and 5 (`ia3_files.py`: the file) belong here: `nox -s check -- lab-1.1.5-ia3`.
+# **Exercises.** 4 and 5 (`adapters.py`: leaving layers out, an equal budget) belong here: `nox -s check -- lab-1.1.2-adapters`.
 #
-# **Next:** can a model learn something new with knobs alone?
+# **Next:** several of them, one after the other and side by side; and what every token pays.
 
 # %% [markdown] lang="zh-TW"
 # ## 小規模實驗的限制
 #
-# - 這裡的比例只適用於小模型；能套用到大模型的是公式，以及在 `meta` 上數出來的數字。
-# - 論文訓練的是 encoder-decoder，它的 cross-attention 有自己的 key 與 value。decoder 每個 block 是三個向量。
+# - 只有四層：論文跳過的是十二層裡的五層甚至更多。這裡的一層就是模型的四分之一。
+# - `compose` 沒有訓練到底：兩個方法的步數相同。再多的步數會帶來什麼，這裡沒有量。
+# - 只放在 adapter 前面那些層的 LoRA 只跑一個種子，學習率是替「放在所有層的 LoRA」找的。
 #
-# **練習。** 練習 1、2、6（`ia3.py`：參數量、這一層、另一種架構）與練習 5（`ia3_files.py`：檔案）屬於這一本：`nox -s check -- lab-1.1.5-ia3`。
+# **練習。** 練習 4、5（`adapters.py`：跳過幾層、相同的預算）屬於這一本：`nox -s check -- lab-1.1.2-adapters`。
 #
-# **下一步：** 光靠旋鈕，模型學得會新東西嗎？
+# **下一步：** 好幾個 adapter，一個接一個、或各走各的；以及每個 token 要付的代價。

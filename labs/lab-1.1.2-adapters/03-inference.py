@@ -1,303 +1,351 @@
 # %% [markdown] lang="en"
-# # 1. A knob for each feature
+# # 3. One after the other, side by side, and at what price
 #
-# **Question.** A model may not learn a single new feature. You may only turn up or down what it computes already. How many knobs is that, on which side of a layer do they belong, and can anything be learned with them?
+# **Question.** Adapters are things that one can put in and take out. What happens with two in a row? With another one for each request of a batch?
+# With some that were left out in training? And what does every token pay, for ever?
 #
 # | | |
 # |---|---|
-# | You build | (IA)3 in plain PyTorch: a factor for each key, each value and each hidden feature; its count; the proof that it is the method that `peft` has |
-# | You write | exercises 1, 2, 5 and 6 |
-# | You need | half a minute on two CPU cores, 1 GB of memory |
-# | You should see | how many knobs a 7B model has; losses beside those of `peft`, step by step; a default of many training scripts that turns all knobs down |
+# | You build | adapters from files; a batch in which every row has its own; a stack of two; the price per token, counted |
+# | You write | exercise 7 (`mixed_batch.py`) |
+# | You need | half a minute on two CPU cores, 1 GB of memory; the adapters of notebook 2 |
+# | You should see | what one forgotten line of a configuration does; rows of a mixed batch beside the same rows alone; two trainings in one model, in both orders |
 
 # %% [markdown] lang="zh-TW"
-# # 1. 每個特徵一個旋鈕
+# # 3. 一個接一個、各走各的，以及價錢
 #
-# **問題。** 模型不准學任何新的特徵，你只能把它本來就會算的東西轉大或轉小。這樣有多少個旋鈕？要放在一層的哪一邊？光靠它們，學得到東西嗎？
+# **問題。** adapter 可以放進去，也可以拿出來。兩個串在一起會怎樣？同一批次裡每個請求各用一個呢？
+# 訓練時跳過的那幾層，又會怎樣？還有，每個 token 永遠要付的，到底是多少？
 #
 # | | |
 # |---|---|
-# | 你會做出 | 用純 PyTorch 寫出 (IA)3：每個 key、每個 value、每個隱藏特徵各一個倍率；它的參數量；並證明它就是 `peft` 裡的那個方法 |
-# | 你要寫的 | 練習 1、2、5、6 |
-# | 你需要 | 兩個 CPU 核心跑半分鐘，1 GB 記憶體 |
-# | 你應該看到 | 7B 模型有幾個旋鈕；每一步的損失與 `peft` 並列；許多訓練程式的一個預設值，會把所有旋鈕一起轉小 |
+# | 你會做出 | 從檔案讀取的 adapter；每一列都有自己的 adapter 的批次；疊在一起的兩個 adapter；數出來的每個 token 的價錢 |
+# | 你要寫的 | 練習 7（`mixed_batch.py`） |
+# | 你需要 | 兩個 CPU 核心跑半分鐘，1 GB 記憶體；第 2 本筆記本的 adapter |
+# | 你應該看到 | 設定檔裡少讀一行的後果；混合批次的每一列，與同一列單獨執行並列；一個模型裡的兩次訓練，兩種順序 |
 
 # %%
-import functools
+from onepiece.models import quiet_libraries
 
-import numpy as np
+quiet_libraries()  # before peft is imported, which tells of things that are not wrong
+
+import copy
+from dataclasses import replace
+
 import torch
-from transformers import LlamaConfig, Qwen2Config
+from peft import PeftModel
+from torch.utils.flop_counter import FlopCounterMode
 
-from broken_variants import broken_count, everything_on_outputs, start_at_random
-from ia3 import Ia3Settings, RescaledLinear, add_ia3, ia3_layers, ia3_parameter_count, settings_for
-from ia3_figures import beside_peft
-from ia3_files import save_adapter
+from adapter_drop import drop_first
+from adapters import (
+    adapter_places,
+    add_adapters,
+    bottleneck_width,
+    houlsby,
+    stack_adapters,
+    use_adapter,
+)
+from bottleneck_files import load_adapter, read_adapter, save_adapter
+from broken_variants import HookedAdapters, best_constant, run_all
+from mixed_batch import adapt_rows, rows
 from onepiece import lab
 from onepiece.adaptation import (
     accuracy,
     base_identity,
     batches,
+    directory_bytes,
     distance,
     family,
     fit,
-    in_peft,
-    linear_shapes,
     load_base,
     logits_of,
-    targeted_shapes,
-    traced,
 )
-from onepiece.course.text import Text, tr
-from onepiece.models import count_parameters, load_model, meta_model
+from onepiece.course.text import tr
+from onepiece.tiny.tokenizer import prompt_text
 
 settings = lab.settings
 torch.set_num_threads(settings.threads)
+files = {"relabel": lab.artifact("adapter-relabel"), "new_facts": lab.artifact("adapter-new_facts")}
+chosen = houlsby(settings.reduction_factor)
 base, tokenizer = load_base(settings)
-chosen = Ia3Settings(settings.outputs, settings.inputs)
-print(f"torch {torch.__version__} on {settings.device}, base model {settings.model or settings.base_model}")
-
-# %% [markdown] lang="en"
-# ## Three tasks that the base cannot do
-#
-# The same three for every method of this module. `relabel`: judge a review, but answer with a colour. `compose`: reverse some letters, then pick two; the base knows both and has never done one after the other. `new_facts`: facts about people whom it has never heard of.
-
-# %% [markdown] lang="zh-TW"
-# ## 基礎模型不會的三個任務
-#
-# 這個單元的每個方法都用同樣三個任務。`relabel`：判斷一則評論，但用顏色回答。`compose`：先把幾個字母反轉，再取兩個；兩件事基礎模型都會，但從沒接著做過。`new_facts`：一些人的資料，而它從沒聽過這些人。
-
-# %%
-tasks = family.load_tasks(tokenizer, chat=settings.chat)
-lab.table(
-    [tr("task", "任務"), tr("prompt", "提示"), tr("wanted", "正確答案"), tr("the base is right", "基礎模型答對")],
-    [(name, task.held_out[0].prompt, task.held_out[0].answer, str(accuracy(base, task))) for name, task in tasks.items()],
-)
-
-# %% [markdown] lang="en"
-# ## Where the knobs are
-#
-# LoRA puts a new path beside a layer. (IA)3, *Infused Adapter by Inhibiting and Amplifying Inner Activations* (Liu et al., [2205.05638](https://arxiv.org/abs/2205.05638)), puts nothing beside it: three vectors per block multiply what is there already, element by element.
-
-# %% [markdown] lang="zh-TW"
-# ## 旋鈕在哪裡
-#
-# LoRA 在一層旁邊加一條新的路。(IA)3（*Infused Adapter by Inhibiting and Amplifying Inner Activations*，Liu 等人，[2205.05638](https://arxiv.org/abs/2205.05638)）什麼都不加：每個 block 有三個向量，逐元素乘在本來就有的東西上。
-
-# %% [markdown]
-# $$K' = l_k\odot K,\qquad V' = l_v\odot V,\qquad h' = W_{\text{down}}\,\bigl(l_{ff}\odot \mathrm{silu}(W_{\text{gate}}x)\odot W_{\text{up}}x\bigr)$$
-
-# %% [markdown] lang="en"
-# Keys and values are the *outputs* of two layers. The inside of the MLP has no layer of its own: it is the *input* of `down_proj`. So one layer class with two sides is enough:
-
-# %% [markdown] lang="zh-TW"
-# key 與 value 是兩個層的*輸出*。MLP 的內部沒有自己的層，它是 `down_proj` 的*輸入*。所以一個類別、兩種位置就夠了：
-
-# %%
-lab.source(RescaledLinear.forward)
-
-# %% [markdown] lang="en"
-# ## Predict
-#
-# Llama-2-7B has 32 blocks of hidden size 4,096; keys and values are as wide as that, the inside of the MLP is 11,008 wide. How many knobs are there? Write `llama_trained = ...` into `predictions.toml`. (LoRA of rank 8 on queries and values trains 4,194,304 numbers there.)
-#
-# <details><summary>A hint</summary>
-#
-# A vector is as long as what it multiplies. What goes *into* `down_proj`, and what comes out of it?
-# </details>
-
-# %% [markdown] lang="zh-TW"
-# ## 先猜猜看
-#
-# Llama-2-7B 有 32 個 block，hidden size 是 4,096；key 與 value 也是這個寬度，MLP 內部的寬度是 11,008。總共有幾個旋鈕？把 `llama_trained = ...` 寫進 `predictions.toml`。（query 與 value 上秩 8 的 LoRA，在那裡訓練 4,194,304 個數字。）
-#
-# <details><summary>提示</summary>
-#
-# 向量的長度，就是它所乘的東西的長度。*進入* `down_proj` 的是什麼？出來的又是什麼？
-# </details>
-
-# %%
-wrong_by, misplaced_by = 0, 0
-for options in (chosen, Ia3Settings(settings.outputs, ()), Ia3Settings((), settings.inputs)):
-    model, _ = load_base(settings)
-    add_ia3(model, options)
-    trained = count_parameters(model).trainable  # counted in a real model
-    wrong_by += abs(ia3_parameter_count(base, options) - trained)
-    misplaced_by += abs(broken_count(linear_shapes(base), options, "outputs_everywhere") - trained)
-lab.record("parameter_count_difference", wrong_by)
-lab.record("parameter_count_difference", misplaced_by, variant="outputs_everywhere")
-
-half_billion = Qwen2Config(
-    hidden_size=896,
-    intermediate_size=4864,
-    num_hidden_layers=24,
-    num_attention_heads=14,
-    num_key_value_heads=2,
-    vocab_size=151936,
-    tie_word_embeddings=True,
-)
-seventy_billion = LlamaConfig(
-    hidden_size=8192, intermediate_size=28672, num_hidden_layers=80, num_attention_heads=64, num_key_value_heads=8
-)
-models = {
-    "this run": base,
-    "Qwen2.5-0.5B": meta_model(half_billion),
-    "Llama-2-7B": meta_model(LlamaConfig()),  # its default values are those of Llama 7B
-    "Llama-2-70B": meta_model(seventy_billion),
-}
-counts = {}
-for name, model in models.items():
-    shapes = targeted_shapes(model, ("q_proj", "v_proj")).values()
-    of_lora = sum(8 * (into + out) for into, out in shapes)
-    counts[name] = count_parameters(model).total, ia3_parameter_count(model, settings_for(model)), of_lora
-misplaced = broken_count(linear_shapes(models["Llama-2-7B"]), Ia3Settings(), "outputs_everywhere")
-lab.record("llama_trained", counts["Llama-2-7B"][1])
-lab.record("llama_trained", misplaced, variant="outputs_everywhere")
-lab.table(
-    [
-        *(tr("model", "模型"), tr("parameters", "參數量"), tr("knobs", "旋鈕"), tr("share", "比例")),
-        tr("LoRA, q and v, rank 8", "LoRA，q、v，秩 8"),
-    ],
-    [(name, f"{whole:,}", f"{own:,}", f"{own / whole:.4%}", f"{lora:,}") for name, (whole, own, lora) in counts.items()],
-)
-
-# %%
-guess = lab.predict("llama_trained")
-whole, seven, of_lora = counts["Llama-2-7B"]
-lab.say(
-    f"""Llama-2-7B has **{seven:,}** knobs{"" if guess is None else f" (you guessed {guess:,.0f})"}, {of_lora / seven:.1f} \
-times fewer than LoRA has numbers. Whoever counts the outputs of `down_proj` gets {misplaced:,}.
-Of 70B it is {counts["Llama-2-70B"][1] / counts["Llama-2-70B"][0]:.4%}, of the model of this run \
-{counts["this run"][1] / counts["this run"][0]:.2%}. In 70B several heads share their keys and values, so these \
-vectors are short there.""",
-    f"""Llama-2-7B 有 **{seven:,}** 個旋鈕{"" if guess is None else f"（你猜 {guess:,.0f}）"}，LoRA 的數字是它的 {of_lora / seven:.1f} 倍。\
-把 `down_proj` 算成輸出的人，會得到 {misplaced:,}。
-在 70B 上是 {counts["Llama-2-70B"][1] / counts["Llama-2-70B"][0]:.4%}，在這次執行的模型上是 \
-{counts["this run"][1] / counts["this run"][0]:.2%}。70B 的好幾個 head 共用 key 與 value，所以那裡這兩種向量很短。""",
-)
-
-# %% [markdown] lang="en"
-# ## Where training begins
-#
-# LoRA needs a zero and a random matrix. A knob begins at 1, and times 1 is exact in floating point, so the logits must be the base's to the bit. Nothing is random: there is no seed to choose. The control begins as ordinary weights do.
-
-# %% [markdown] lang="zh-TW"
-# ## 訓練從哪裡開始
-#
-# LoRA 需要一個零矩陣和一個隨機矩陣。旋鈕則從 1 開始，而乘以 1 在浮點數裡是精確的，所以 logits 必須跟基礎模型一個位元都不差。沒有任何隨機的東西，也就沒有種子可選。對照組像一般的權重那樣開始。
-
-# %%
-batch = batches(tasks["relabel"], batch_size=settings.batch, seed=0)(0)
-wanted = logits_of(base, batch)  # (tokens, vocabulary), without the rows of padding
-model, _ = load_base(settings)
-add_ia3(model, chosen)
-identity = distance(logits_of(model, batch), wanted)
-start_at_random(model, seed=0)
-damaged = distance(logits_of(model, batch), wanted)
-lab.record("identity_difference", identity)
-lab.record("identity_difference", damaged, variant="random_start")
-print(next(iter(ia3_layers(model).values())))
-lab.say(
-    f"Relative to the largest logit, fresh factors change {identity:g}; random ones would change {damaged:.2g}.",
-    f"相對於最大的 logit，全新的倍率改變了 {identity:g}；隨機的倍率會改變 {damaged:.2g}。",
-)
-
-# %% [markdown] lang="en"
-# ## Is it the (IA)3 that `peft` has?
-#
-# Both get the same base and the same batches; ours goes to `peft` as files. If the two are one method, every loss is equal. The control rescales what comes *out* of `down_proj`, the residual stream: it has the right formula on the wrong side.
-
-# %% [markdown] lang="zh-TW"
-# ## 這就是 `peft` 裡的 (IA)3 嗎？
-#
-# 兩者用同樣的基礎模型、同樣的批次；我們的以檔案交給 `peft`。如果是同一個方法，每一步的損失都會相等。對照組乘的是 `down_proj` 的*輸出*，也就是殘差流：公式對了，邊放錯了。
-
-# %%
-budget = {"steps": settings.equal_steps, "learning_rate": settings.relabel_rate, "batch_size": settings.batch}
 base_name, _ = base_identity(settings)
-fresh, _ = load_base(settings)
-add_ia3(fresh, chosen)
-write = functools.partial(save_adapter, fresh, chosen, base_model_name=base_name)
+every_task = family.load_tasks(tokenizer, chat=settings.chat)
+tasks = {name: every_task[name] for name in files}
+batch = batches(tasks["relabel"], batch_size=settings.batch, seed=0)(0)
+untouched = logits_of(base, batch)
+training = {
+    "learning_rate": settings.relabel_rate,
+    "batch_size": family.BATCH,
+    "schedule": settings.schedule,
+    "progress": False,
+}
 
 
-def model_of(kind):
-    """The base with vectors in it: ours, ours on the wrong side, or peft's."""
+def adapted(name):
+    """The base with a saved adapter in it."""
     model, _ = load_base(settings)
-    if kind == "peft":
-        return in_peft(model, write, trainable=True)
-    add_ia3(model, chosen if kind == "own" else everything_on_outputs(chosen))
+    load_adapter(model, files[name])
     return model
 
 
-losses, apart = {}, {}
-for seed in lab.progress(settings.seeds):
-    train = functools.partial(fit, task=tasks["relabel"], seed=seed, progress=False, **budget)
-    traces = {kind: traced(model_of(kind), train, batch) for kind in ("own", "output_of_down_proj", "peft")}
-    losses[seed] = {kind: np.array(trace.losses) for kind, trace in traces.items()}
-    own, wrong = (traces[kind].apart_from(traces["peft"]) for kind in ("own", "output_of_down_proj"))
-    apart[seed] = own, wrong
-    lab.record("peft_loss_difference", own.loss, seed=seed)
-    lab.record("peft_loss_difference", wrong.loss, seed=seed, variant="output_of_down_proj")
-    lab.record("peft_logit_difference", own.after, seed=seed)
-    lab.record("peft_logit_difference", wrong.after, seed=seed, variant="output_of_down_proj")
-
-# %%
-lab.figure(
-    "own-and-peft",
-    beside_peft(losses[settings.seeds[0]]),
-    Text(
-        en="Left: losses of our factors, of peft's, and of ours on the outputs of down_proj. Right: their distance from peft's.",
-        zh_tw="左：我們的倍率、peft 的倍率，以及放在 down_proj 輸出上的版本各自的損失。右：它們與 peft 的距離。",
-    ),
-)
-
 # %% [markdown] lang="en"
-# ## The same two, with weight decay
+# ## At home, away, and switched off
 #
-# Many training scripts decay every matrix and spare vectors; so does the loop of this course. Our factors are a vector, `(features,)`. `peft` keeps the same numbers as `(features, 1)` or `(1, features)`. What will the *same* script do to the two? And to which value does decay pull a factor that has nothing to learn?
+# Two files for each adapter. Off, the model must be the base to the last bit.
 
 # %% [markdown] lang="zh-TW"
-# ## 同樣的兩者，加上權重衰減
+# ## 自己的任務、別人的任務、關掉
 #
-# 許多訓練程式會衰減每個矩陣、放過向量，這門課的訓練迴圈也是。我們的倍率是向量 `(features,)`；`peft` 把同樣的數字存成 `(features, 1)` 或 `(1, features)`。*同一個*程式會對兩者做什麼？沒有東西可學的倍率，又會被衰減拉到什麼值？
+# 每個 adapter 兩個檔案。關掉之後，模型必須跟基礎模型一個位元都不差。
 
 # %%
-decaying = functools.partial(fit, task=tasks["relabel"], seed=0, progress=False, weight_decay=settings.weight_decay, **budget)
-ours, theirs = model_of("own"), model_of("peft")
-of_ours, of_theirs = traced(ours, decaying, batch), traced(theirs, decaying, batch)
-decayed_apart = of_ours.apart_from(of_theirs)
-mean_of = {
-    "own": torch.cat([weight.flatten() for weight in ours.parameters() if weight.requires_grad]).mean().item(),
-    "peft": torch.cat([weight.flatten() for weight in theirs.parameters() if weight.requires_grad]).mean().item(),
-}
-kept = (1 - settings.relabel_rate * settings.weight_decay) ** settings.relabel_steps
-lab.say(
-    f"""After {settings.equal_steps} steps with a decay of {settings.weight_decay:g} the losses are {decayed_apart.loss:.2g} \
-nats apart and the mean factor is {mean_of["own"]:.3f} (ours) and {mean_of["peft"]:.3f} (`peft`'s): \
-one method, one script, two results, because of a dimension of size 1.
-Decay pulls to 0, and a factor of 0 is a feature switched off. At this rate a factor that never gets a gradient would \
-be at {kept:.2f} after {settings.relabel_steps} steps. For factors, no decay: their neutral value is 1.""",
-    f"""衰減 {settings.weight_decay:g}、{settings.equal_steps} 步之後，損失相差 {decayed_apart.loss:.2g} nats，倍率的平均是 \
-{mean_of["own"]:.3f}（我們的）與 {mean_of["peft"]:.3f}（`peft` 的）：同一個方法、同一個程式，兩種結果，只因為一個大小為 1 的維度。
-衰減是往 0 拉，而倍率 0 等於關掉一個特徵。照這個學習率，一個從沒拿到梯度的倍率，{settings.relabel_steps} 步之後會剩 {kept:.2f}。倍率不要衰減：它們的中性值是 1。""",
-)
-
-# %% [markdown] lang="en"
-# ## Other names, the same places
-#
-# `settings_for` finds the places by name. GPT-NeoX computes queries, keys and values in one layer, so its queries get knobs too; and all of its layers have biases, which notebook 4 will need.
-
-# %% [markdown] lang="zh-TW"
-# ## 名稱不同，位置相同
-#
-# `settings_for` 靠名稱找位置。GPT-NeoX 用一層同時算出 query、key、value，所以它的 query 也會有旋鈕；而且它每一層都有偏差，第 4 本筆記本會用到。
-
-# %%
-with_biases, _ = load_model(settings.bias_model, device=settings.device, dtype=settings.dtype)
-places = {name: settings_for(model) for name, model in (("Llama", base), ("GPT-NeoX", with_biases))}
+print((files["relabel"] / "adapter_config.json").read_text(encoding="utf-8"))
+right = {(name, task.name): accuracy(adapted(name), task) for name in files for task in tasks.values()}
+switched = adapted("relabel")
+left_on = distance(logits_of(switched, batch), untouched)
+drop_first(switched, base.config.num_hidden_layers)
+lab.record("base_difference", distance(logits_of(switched, batch), untouched))
+lab.record("base_difference", left_on, variant="left_on")
+for name in files:
+    other = next(task for task in tasks if task != name)
+    lab.record(f"home_{name}", right[name, name].accuracy)
+    lab.record(f"home_{name}", right[other, name].accuracy, variant="other_adapter")
+    lab.record(f"home_{name}", best_constant(tasks[name]), variant="constant")
 lab.table(
-    [tr("architecture", "架構"), tr("on the outputs of", "乘在輸出上"), tr("on the inputs of", "乘在輸入上")],
-    [(name, ", ".join(found.outputs), ", ".join(found.inputs)) for name, found in places.items()],
+    ["adapter", *(tr(f"right on {name}", f"{name} 答對") for name in tasks)],
+    [(name, *(str(right[name, task]) for task in tasks)) for name in files],
+)
+held, whole = (
+    directory_bytes(files["relabel"]),
+    sum(weight.numel() * weight.element_size() for weight in base.parameters()),
+)
+lab.say(
+    f"An adapter takes {held / 1e3:.0f} KB beside {whole / 1e3:,.0f} KB of weights: {held / whole:.1%}.",
+    f"一個 adapter 占 {held / 1e3:.0f} KB，權重是 {whole / 1e3:,.0f} KB：{held / whole:.1%}。",
+)
+
+# %% [markdown] lang="en"
+# ## Left out in training, run after loading
+#
+# The adapter of `relabel` is trained a little further, now without its first two layers: the upper ones learn to do alone.
+# The lower adapters are still in the model; nobody trained them since. What is saved is what runs, and `leave_out` says so.
+# The control is a loader that does not read `leave_out`, and so runs everything it finds.
+
+# %% [markdown] lang="zh-TW"
+# ## 訓練時跳過，載入後卻在執行
+#
+# 把 `relabel` 的 adapter 再訓練一小段，這次不用前兩層的：上面的要學會自己來。
+# 下面的 adapter 還在模型裡，只是之後再也沒人訓練過。存下來的是有在執行的，`leave_out` 也照實寫著。
+# 對照組是不讀 `leave_out` 的載入程式，找到什麼就執行什麼。
+
+# %%
+further = adapted("relabel")
+drop_first(further, settings.dropped)
+fit(further, tasks["relabel"], steps=settings.relabel_steps, seed=1, **training)
+shorter = replace(chosen, leave_out=tuple(range(settings.dropped)))
+save_adapter(further, shorter, lab.artifact("adapter-shorter"), base_name)
+wanted = logits_of(further, batch)
+again, _ = load_base(settings)
+load_adapter(again, lab.artifact("adapter-shorter"))
+everything = copy.deepcopy(further)
+run_all(everything)
+lab.record("reload_difference", distance(logits_of(again, batch), wanted))
+run_anyway = distance(logits_of(everything, batch), wanted)
+lab.record("reload_difference", run_anyway, variant="left_out_run")
+after = {
+    "as trained": accuracy(again, tasks["relabel"]).accuracy,
+    "everything runs": accuracy(everything, tasks["relabel"]).accuracy,
+}
+saved_calls = len(adapter_places(base, chosen)) - len(adapter_places(base, shorter))
+lab.say(
+    f"""Reloaded with `leave_out`: {after["as trained"]:.1%}. With everything running: \
+{after["everything runs"]:.1%}, and the logits \
+are off by {run_anyway:.2g}. {"A score alone would not have shown it: the logits do." if after["everything runs"] > 0.9 else "No error, no warning: only wrong answers."}""",
+    f"""照 `leave_out` 重新載入：{after["as trained"]:.1%}。全部都執行：{after["everything runs"]:.1%}，logits 差了 {run_anyway:.2g}。\
+{"只看分數是看不出來的，要看 logits。" if after["everything runs"] > 0.9 else "沒有錯誤，沒有警告，只有錯的答案。"}""",
+)
+
+# %% [markdown] lang="en"
+# ## A row, an adapter
+#
+# With one adapter the whole batch meets one matrix. With an adapter for each row it is a batch of products:
+
+# %% [markdown] lang="zh-TW"
+# ## 一列一個 adapter
+#
+# 只有一個 adapter 時，整個批次乘的是同一個矩陣。每列各用一個的話，就是一整批乘積：
+
+# %%
+lab.source(adapt_rows)
+
+# %%
+vectors = {name: read_adapter(base, directory)[1] for name, directory in files.items()}
+each = settings.served_prompts // 3
+wanted_task = [name for name in ("relabel", "new_facts", None) for _ in range(each)]
+asked = (
+    tasks["relabel"].held_out[:each] + tasks["new_facts"].held_out[:each] + tasks["relabel"].held_out[each : 2 * each]
+)
+prompts = [prompt_text(item, tokenizer, chat=settings.chat) for item in asked]
+inputs = tokenizer(prompts, add_special_tokens=False, padding=True, padding_side="left", return_tensors="pt").to(
+    settings.device
+)
+inputs = {key: inputs[key] for key in ("input_ids", "attention_mask")}
+model = adapted("relabel")
+
+
+def alone(name):
+    """Logits of the rows of one task, with its adapter in the whole model."""
+    which = [index for index, task in enumerate(wanted_task) if task == name]
+    return logits_of(base if name is None else adapted(name), {key: tensor[which] for key, tensor in inputs.items()})
+
+
+separate = torch.cat([alone(name) for name in ("relabel", "new_facts", None)])
+with rows(model, vectors, wanted_task):
+    mixed = logits_of(model, inputs)
+with rows(model, vectors, wanted_task[1:] + wanted_task[:1]):
+    next_row = logits_of(model, inputs)
+lab.record("mixed_difference", distance(mixed, separate))
+lab.record("mixed_difference", distance(next_row, separate), variant="next_row")
+
+# %% [markdown] lang="en"
+# The control gives each row the adapter of the next one, so that only the rows at the borders between the tasks are wrong. Now the answers:
+
+# %% [markdown] lang="zh-TW"
+# 對照組讓每一列用下一列的 adapter，所以錯的只有任務交界處的那幾列。再看答案：
+
+# %%
+with rows(model, vectors, wanted_task), torch.inference_mode():
+    greedy = {"do_sample": False, "repetition_penalty": 1.0, "max_new_tokens": settings.answer_tokens}
+    tokens = model.generate(**inputs, **greedy, pad_token_id=tokenizer.pad_token_id)[:, inputs["input_ids"].shape[1] :]
+answers = [tokenizer.decode(row, skip_special_tokens=True).strip() for row in tokens]
+shown = [index for start in range(0, 3 * each, each) for index in (start, start + 1)]
+lab.table(
+    [tr("row's adapter", "這一列的 adapter"), tr("prompt", "提示"), tr("wanted", "正確答案"), tr("answer", "回答")],
+    [(wanted_task[index] or "-", asked[index].prompt, asked[index].answer, answers[index][:40]) for index in shown],
+)
+
+# %% [markdown] lang="en"
+# ## A stack
+#
+# Series can be lengthened. MAD-X ([2005.00052](https://arxiv.org/abs/2005.00052)) trains an adapter for a *language*, freezes it, and trains
+# one for a *task* on top;
+# another language is then another adapter underneath. Here the lower one knows new facts, and the upper one judges reviews.
+#
+# Two ways to get there: the upper one is trained *on top of* the frozen lower one; or each is trained alone, and they are put together afterwards.
+#
+# ## Predict
+#
+# `relabel` after training on top: about as before, or less? And `new_facts`, which the upper adapter has never seen?
+# Write `facts_under_stack = ...` (accuracy of `new_facts` with the upper adapter trained on top) into `predictions.toml`.
+
+# %% [markdown] lang="zh-TW"
+# ## 疊起來
+#
+# 串聯可以再加長。MAD-X（[2005.00052](https://arxiv.org/abs/2005.00052)）先訓練一個*語言*的 adapter、凍結它，再於上面訓練一個*任務*的；
+# 換一種語言，就換掉下面那一個。這裡下面的知道新的事實，上面的判斷評論。
+#
+# 有兩種做法：上面那個*疊在*凍結的下面那個之上訓練；或者兩個各自訓練，之後才放在一起。
+#
+# ## 先猜猜看
+#
+# 疊著訓練之後，`relabel` 跟原本差不多，還是變差？`new_facts` 呢？上面的 adapter 可從來沒看過它。
+# 把 `facts_under_stack = ...`（上面的 adapter 疊著訓練之後，`new_facts` 的準確率）寫進 `predictions.toml`。
+
+# %%
+stacked = adapted("new_facts")
+stack_adapters(stacked, chosen, seed=0)
+fit(stacked, tasks["relabel"], steps=settings.relabel_steps, seed=0, **training)
+together = adapted("new_facts")
+stack_adapters(together, chosen, seed=0)
+use_adapter(together, vectors["relabel"], position=1)
+
+
+def hooked(*order):
+    """The base with hooks of both adapters, in this order: the oracle of a stack."""
+    plain, _ = load_base(settings)
+    for name in order:
+        HookedAdapters(adapted(name), plain)
+    return logits_of(plain, batch)
+
+
+lab.record("stack_difference", distance(logits_of(together, batch), hooked("new_facts", "relabel")))
+lab.record(
+    "stack_difference", distance(logits_of(together, batch), hooked("relabel", "new_facts")), variant="other_order"
+)
+ways = {"trained on top": stacked, "each alone, then stacked": together}
+both = {way: {name: accuracy(found, task).accuracy for name, task in tasks.items()} for way, found in ways.items()}
+both |= {f"{name} alone": {task: right[name, task].accuracy for task in tasks} for name in files}
+lab.table(
+    [tr("adapters", "adapter"), *(tr(f"right on {name}", f"{name} 答對") for name in tasks)],
+    [(way, *(f"{value:.1%}" for value in found.values())) for way, found in both.items()],
+)
+
+# %% [markdown] lang="en"
+# ## The price of a token
+#
+# Counted: the matrix products of one pass, with adapters and without. The formula says that a token pays two FLOPs for each weight of each
+# adapter that runs. The control forgets the way back up.
+#
+# LoRA pays as well until it is merged; then it pays nothing. Can an adapter be merged? Notebook 4 tries.
+
+# %% [markdown] lang="zh-TW"
+# ## 一個 token 的價錢
+#
+# 數出來的：通過一次，有 adapter 與沒有 adapter 的矩陣乘積。公式說：每個 token，為每個執行中的 adapter 的每個權重付兩次浮點運算。對照組忘了往上走回去的那一段。
+#
+# LoRA 在合併之前也要付，合併之後就不必。adapter 合併得了嗎？第 4 本筆記本會試。
+
+
+# %%
+def flops(model):
+    """Matrix products of a pass, per token."""
+    with FlopCounterMode(display=False) as counter:
+        logits_of(model, batch)
+    return counter.get_total_flops() / batch["input_ids"].numel()
+
+
+of_base = flops(base)
+settings_of = {"all layers": chosen, "first layers left out": shorter}
+fresh_models = {}
+for name, options in settings_of.items():
+    fresh_models[name], _ = load_base(settings)
+    add_adapters(fresh_models[name], options, seed=0)
+more = {name: flops(found) - of_base for name, found in fresh_models.items()}
+more["stack of two"] = flops(stacked) - of_base
+formula = {
+    name: sum(
+        2 * 2 * hidden * bottleneck_width(hidden, options.reduction_factor)
+        for hidden in adapter_places(base, options).values()
+    )
+    for name, options in settings_of.items()
+}
+formula["stack of two"] = 2 * formula["all layers"]
+lab.record("flop_difference", max(abs(more[name] - formula[name]) for name in formula))
+lab.record("flop_difference", max(abs(more[name] - formula[name] / 2) for name in formula), variant="one_matrix")
+lora = PeftModel.from_pretrained(load_base(settings)[0], lab.artifact("lora-relabel"))
+more["LoRA, not merged"] = flops(lora) - of_base
+merged = copy.deepcopy(lora).merge_and_unload()
+more["LoRA, merged"] = flops(merged) - of_base
+prompt = inputs["input_ids"][:1]
+timed_models = {
+    "all layers": fresh_models["all layers"],
+    "first layers left out": fresh_models["first layers left out"],
+    "LoRA, merged": merged,
+}
+slower = {
+    name: family.token_ratio(found, base, prompt, repeats=settings.repeats) for name, found in timed_models.items()
+}
+lab.table(
+    [
+        tr("in the model", "模型裡有"),
+        tr("FLOPs more per token", "每個 token 多的 FLOPs"),
+        tr("of the base's", "占基礎模型"),
+        tr("time of a token, base = 1", "一個 token 的時間，基礎模型 = 1"),
+    ],
+    [
+        (name, f"{value:,.0f}", f"{value / of_base:.1%}", f"{slower[name]:.2f}" if name in slower else "-")
+        for name, value in more.items()
+    ],
 )
 
 # %% [markdown] lang="en"
@@ -307,33 +355,55 @@ lab.table(
 # ## 這些數字說了什麼
 
 # %%
-worst = [max(pair[index].loss for pair in apart.values()) for index in (0, 1)]
+guess = lab.predict("facts_under_stack")
+top, apart = both["trained on top"], both["each alone, then stacked"]
 lab.say(
-    f"""- {counts["this run"][1]:,} factors in the model of this run; the formula is off by {wrong_by} in three models that were really built.
-- Over {len(settings.seeds)} orders of the data the losses of ours and of `peft` differ by {worst[0]:.1e} nats at \
-most; on the wrong side of `down_proj` they would by {worst[1]:.2g}.
-- Random numbers used: none. What differs between seeds from here on is the order of the data.""",
-    f"""- 這次執行的模型有 {counts["this run"][1]:,} 個倍率；在三個實際建出來的模型上，公式總共差了 {wrong_by} 個。
-- {len(settings.seeds)} 種資料順序之下，我們與 `peft` 的損失最多差 {worst[0]:.1e} nats；放錯邊則會差 {worst[1]:.2g}。
-- 用到的亂數：沒有。接下來不同種子之間，差的只是資料的順序。""",
+    f"""- A row of a mixed batch differs by {distance(mixed, separate):.1e} from the same row alone.
+- Trained on top of frozen facts, the stack judges {top["relabel"]:.1%} of the reviews and answers \
+{top["new_facts"]:.1%} of the \
+questions about facts{"" if guess is None else f" (you guessed {guess:.1%})"}, of \
+{right["new_facts", "new_facts"].accuracy:.1%} before. \
+Put together after separate trainings: {apart["relabel"]:.1%} and {apart["new_facts"]:.1%}. \
+{"What stands on top was trained on other inputs than it now gets: training in place is what makes a stack." if apart["relabel"] < top["relabel"] - 0.02 else "On a task this easy the order of training matters little for the upper one."} \
+The lower adapter is unchanged to the bit: take the upper one off, and its answers are back.
+- A token pays {more["all layers"]:,.0f} FLOPs more, {more["all layers"] / of_base:.1%} of the base's, \
+and takes {slower["all layers"]:.2f} times as long; with the first {settings.dropped} layers left out ({saved_calls} \
+calls fewer) \
+{slower["first layers left out"]:.2f} times. Merged LoRA: {more["LoRA, merged"]:g} more, {slower["LoRA, merged"]:.2f} \
+times. \
+A call in series waits for the one before it, so time is lost in calls more than in FLOPs.""",
+    f"""- 混合批次的一列，與同一列單獨執行差 {distance(mixed, separate):.1e}。
+- 疊在凍結的事實之上訓練，評論判斷對 {top["relabel"]:.1%}，事實的問題答對 {top["new_facts"]:.1%}\
+{"" if guess is None else f"（你猜 {guess:.1%}）"}，原本是 {right["new_facts", "new_facts"].accuracy:.1%}。\
+各自訓練之後才疊起來：{apart["relabel"]:.1%} 與 {apart["new_facts"]:.1%}。\
+{"上面那個現在拿到的輸入，跟訓練時的不同：要疊，就得疊著訓練。" if apart["relabel"] < top["relabel"] - 0.02 else "在這麼簡單的任務上，訓練的先後對上面那個影響不大。"}\
+下面的 adapter 一個位元都沒變：拿掉上面的，它的答案就回來了。
+- 一個 token 要多付 {more["all layers"]:,.0f} FLOPs，是基礎模型的 {more["all layers"] / of_base:.1%}，時間是 \
+{slower["all layers"]:.2f} 倍；\
+跳過前 {settings.dropped} 層（少 {saved_calls} 次呼叫）是 {slower["first layers left out"]:.2f} 倍。\
+合併後的 LoRA：多 {more["LoRA, merged"]:g}，{slower["LoRA, merged"]:.2f} 倍。\
+串聯的呼叫要等前一個做完，所以時間多半花在呼叫上，而不是 FLOPs。""",
 )
 
 # %% [markdown] lang="en"
 # ## Limits of the toy scale
 #
-# - The share in the small model is that of a toy; the formula and the counts on `meta` carry over.
-# - The paper trains an encoder-decoder, which has cross-attention with keys and values of its own. A decoder has three vectors per block.
+# - The languages of MAD-X are learned from raw text in each language. The base here knows both of its languages, so the stack is of facts and a
+#   task: the mechanism, not the transfer between languages.
+# - Ratios of times are of a model so small that calls cost more than arithmetic; on a large model the share of FLOPs comes nearer.
+# - A batch of products reads the weights of one adapter for each row. Servers group rows of one adapter instead.
 #
-# **Exercises.** 1, 2 and 6 (`ia3.py`: the count, the layer, another architecture) and 5 (`ia3_files.py`: the file) belong here: `nox -s check -- lab-1.1.5-ia3`.
+# **Exercise.** 7 (`mixed_batch.py`: a bottleneck for each row) belongs here: `nox -s check -- lab-1.1.2-adapters`.
 #
-# **Next:** can a model learn something new with knobs alone?
+# **Next:** can it be merged?
 
 # %% [markdown] lang="zh-TW"
 # ## 小規模實驗的限制
 #
-# - 這裡的比例只適用於小模型；能套用到大模型的是公式，以及在 `meta` 上數出來的數字。
-# - 論文訓練的是 encoder-decoder，它的 cross-attention 有自己的 key 與 value。decoder 每個 block 是三個向量。
+# - MAD-X 的語言 adapter 是用各語言的純文字訓練的。這裡的基礎模型本來就會兩種語言，所以疊的是事實與任務：看到的是機制，不是語言之間的遷移。
+# - 時間的比例來自很小的模型，呼叫比計算還貴；在大模型上，會比較接近 FLOPs 的比例。
+# - 一整批乘積要替每一列讀一份 adapter 的權重。伺服器的做法是把同一個 adapter 的列集中起來算。
 #
-# **練習。** 練習 1、2、6（`ia3.py`：參數量、這一層、另一種架構）與練習 5（`ia3_files.py`：檔案）屬於這一本：`nox -s check -- lab-1.1.5-ia3`。
+# **練習。** 練習 7（`mixed_batch.py`：每一列一個瓶頸）屬於這一本：`nox -s check -- lab-1.1.2-adapters`。
 #
-# **下一步：** 光靠旋鈕，模型學得會新東西嗎？
+# **下一步：** 它合併得了嗎？

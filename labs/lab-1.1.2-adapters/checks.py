@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 import mistakes as wrong
+from adapter_drop import drop_first
 from adapters import (
     NON_LINEARITIES,
     AdaptedLinear,
     AdapterSettings,
     Bottleneck,
     adapter_parameter_count,
-    drop_first,
     houlsby,
     initial_weights,
     pfeiffer,
@@ -97,8 +97,8 @@ def check_exercise_1() -> None:
     minutes=10,
     level="core",
     hint=Text(
-        "up(f(down(h))) must be zero: which of the two is enough for that? Then write the gradient of the *other* one down: through what does "
-        "it pass on its way back?",
+        "up(f(down(h))) must be zero: which of the two is enough for that? Then write the gradient of the *other* one down: "
+        "through what does it pass on its way back?",
         "up(f(down(h))) 必須是零：兩者之中哪一個是零就夠了？接著寫出*另一個*的梯度：它傳回來的路上會經過什麼？",
     ),
 )
@@ -168,8 +168,8 @@ def _layer() -> AdaptedLinear:
     minutes=15,
     level="stretch",
     hint=Text(
-        "The count grows with the width: which widths fit? The factor that makes a width is the hidden size divided by it. What if not even "
-        "width 1 fits?",
+        "The count grows with the width: which widths fit? The factor that makes a width is the hidden size divided by it. "
+        "What if not even width 1 fits?",
         "參數量隨寬度增加：哪些寬度放得進去？要得到某個寬度，係數是 hidden size 除以它。如果連寬度 1 都放不下呢？",
     ),
 )
@@ -210,8 +210,9 @@ def _refuses(settings: AdapterSettings, budget: int) -> bool:
     minutes=15,
     level="core",
     hint=Text(
-        "Give the inputs one more column: which number stands in it, so that its weight is the bias? The solution is (in + 1, out): which part "
-        "of it is the weight, and which way round does a linear layer keep that?",
+        "Give the inputs one more column: which number stands in it, so that its weight is the bias? "
+        "The solution is (in + 1, out): "
+        "which part of it is the weight, and which way round does a linear layer keep that?",
         "替輸入多加一行：裡面要放什麼數字，它的權重才會是偏差？解是 (in + 1, out)：哪一部分是權重？線性層存的又是哪個方向？",
     ),
 )
@@ -225,7 +226,13 @@ def check_exercise_6() -> None:
         weight, wanted, atol=CLOSE, what=Text("the weight", "權重"),
         mistakes={wrong.FIT[name]: value for name, (value, _) in wrongs.items() if name != "bias_is_mean"},
     )  # fmt: skip
-    expect(bias, wanted_bias, atol=CLOSE, what=Text("the bias", "偏差"), mistakes={wrong.FIT[name]: value for name, (_, value) in wrongs.items()})
+    expect(
+        bias,
+        wanted_bias,
+        atol=CLOSE,
+        what=Text("the bias", "偏差"),
+        mistakes={wrong.FIT[name]: value for name, (_, value) in wrongs.items()},
+    )
     flat = torch.cat([inputs, inputs[:, :1]], dim=1)  # two inputs that are always equal
     weight, bias = best_plain_layer(flat, outputs)
     expect(
@@ -240,9 +247,10 @@ def check_exercise_6() -> None:
     minutes=15,
     level="core",
     hint=Text(
-        "(batch, seq, hidden) @ (batch, ?, ?): which two sizes, in which order, give (batch, seq, width)? And which shape must a bias have, so "
-        "that each token of a row gets the row's?",
-        "(batch, seq, hidden) @ (batch, ?, ?)：後面兩個大小要怎麼排，才會得到 (batch, seq, width)？偏差又要是什麼形狀，一列裡的每個 token 才會加到同一個？",
+        "(batch, seq, hidden) @ (batch, ?, ?): which two sizes, in which order, give (batch, seq, width)? "
+        "And which shape must a bias have, so that each token of a row gets the row's?",
+        "(batch, seq, hidden) @ (batch, ?, ?)：後面兩個大小要怎麼排，才會得到 (batch, seq, width)？"
+        "偏差又要是什麼形狀，一列裡的每個 token 才會加到同一個？",
     ),
 )
 def check_exercise_7() -> None:
@@ -250,6 +258,9 @@ def check_exercise_7() -> None:
         states, weights = random(3, seq, hidden, seed=70), random_weights(hidden, width, seed=71, rows=(3,))
         expect(
             adapt_rows(states, weights, NON_LINEARITIES["swish"]), broken_rows(states, weights, "swish", None), atol=CLOSE,
-            what=Text(f"three rows of {seq} tokens, hidden size {hidden}, bottleneck {width}", f"三列、每列 {seq} 個 token（hidden size {hidden}、瓶頸 {width}）"),
+            what=Text(
+                f"three rows of {seq} tokens, hidden size {hidden}, bottleneck {width}",
+                f"三列、每列 {seq} 個 token（hidden size {hidden}、瓶頸 {width}）",
+            ),
             mistakes={wrong.ROWS[name]: broken_rows(states, weights, "swish", name) for name in ROW_MISTAKES},
         )  # fmt: skip
