@@ -9,7 +9,7 @@
 # | You build | bottleneck adapters in plain PyTorch: where they stand, how many numbers they have, how they begin |
 # | You write | exercises 1, 2 and 3 (`adapters.py`) |
 # | You need | half a minute on two CPU cores, 1 GB of memory |
-# | You should see | how many numbers that is on a 7B model; two starts that look alike, of which one never learns; the same method written a second way, step by step |
+# | You should see | how many numbers that is on a 7B model; two starts that look alike, of which one never learns; the method written a second way |
 
 # %% [markdown] lang="zh-TW"
 # # 1. 串在後面的網路
@@ -275,9 +275,12 @@ def gradient_norms(model):
 
 
 starts = {
-    "up zero": {}, "down zero, swish": {"mistake": "down_zero"}, "down zero, relu": {"mistake": "down_zero", "non_linearity": "relu"},
-    "both zero": {"mistake": "both_zero"}, "both 0.02": {"mistake": "library"},
-}  # fmt: skip
+    "up zero": {},
+    "down zero, swish": {"mistake": "down_zero"},
+    "down zero, relu": {"mistake": "down_zero", "non_linearity": "relu"},
+    "both zero": {"mistake": "both_zero"},
+    "both 0.02": {"mistake": "library"},
+}
 first_gradients = {name: gradient_norms(started(**options)) for name, options in starts.items()}
 lab.table(
     [
@@ -343,7 +346,8 @@ lab.figure(
     "own-and-oracle",
     beside_oracle(losses[settings.seeds[0]]),
     Text(
-        en="Left: losses of our adapters, of the hooks (oracle), and of hooks that read what goes into a sublayer (parallel). Right: their distance from the oracle.",
+        en="Left: losses of our adapters, of the hooks (oracle), and of hooks that read what goes into a sublayer "
+        "(parallel). Right: their distance from the oracle.",
         zh_tw="左：我們的 adapter、hook（oracle），以及讀取子層輸入的 hook（parallel）的損失。右：它們與 oracle 的距離。",
     ),
 )

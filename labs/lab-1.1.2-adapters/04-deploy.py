@@ -148,7 +148,8 @@ lab.figure(
         [name.removeprefix("model.layers.") for name in layers],
     ),
     Text(
-        en="What the best plain layer gets wrong of the change that an adapter, the same without f, or a LoRA makes; tokens that the fit has not seen.",
+        en="What the best plain layer gets wrong of the change that an adapter, the same without f, or a LoRA makes; "
+        "tokens that the fit has not seen.",
         zh_tw="adapter、拿掉 f 的同一個 adapter、LoRA 各自造成的改變中，最好的一般線性層弄錯的部分；用擬合時沒看過的 token 來評。",
     ),
 )
@@ -285,6 +286,17 @@ for name in ("merge_residual", "merged_accuracy"):
     said[name] = "" if guess is None else f" (you guessed {guess:g})"
     said_zh[name] = "" if guess is None else f"（你猜 {guess:g}）"
 worth = known["best plain layers"]
+verdict = (
+    Text(
+        en="So an approximate merge may answer well, and is another model all the same: who ships it measures it anew.",
+        zh_tw="所以近似的合併可能答得不錯，但那已經是另一個模型：要交出去，就得為它重新量一次。",
+    )
+    if worth > 0.8
+    else Text(
+        en="So an approximate merge is no merge: errors of one layer are the inputs of the next.",
+        zh_tw="所以近似的合併不算合併：一層的誤差，就是下一層的輸入。",
+    )
+)
 lab.say(
     f"""- Of LoRA's change the best plain layer misses {max(of_lora.values()):.1e}: rounding. Of the same adapter \
 without its bend {max(of_linear.values()):.1e}. \
@@ -293,13 +305,13 @@ Of the adapter it misses between {min(of_adapter.values()):.0%} and \
 - With all of these plain layers the model is right in {worth:.1%}{said["merged_accuracy"]}, with adapters in \
 {known["adapter"]:.1%}; \
 its logits are off by {off:.2g} (merged LoRA: {lora_off:.1e}). \
-{"So an approximate merge may answer well and is another model all the same: whoever ships it must measure it anew, on its own." if worth > 0.8 else "So an approximate merge is no merge: errors of one layer are the inputs of the next."}
+{verdict.en}
 - The export is the adapter to {exported:g}, with {more:,} bytes more than the base; over HTTP: {over_http}.""",
     f"""- LoRA 的改變，最好的一般線性層只漏掉 {max(of_lora.values()):.1e}：捨入誤差。同一個 adapter 拿掉那個彎，漏掉 {max(of_linear.values()):.1e}。\
 adapter 本身則漏掉 {min(of_adapter.values()):.0%} 到 {max(of_adapter.values()):.0%}{said_zh["merge_residual"]}：沒有任何權重做得到它做的事。
 - 全部換成這些一般線性層，模型答對 {worth:.1%}{said_zh["merged_accuracy"]}，帶著 adapter 是 {known["adapter"]:.1%}；\
 logits 差 {off:.2g}（合併後的 LoRA：{lora_off:.1e}）。\
-{"所以近似的合併可能答得不錯，但那已經是另一個模型：要交出去，就得為它重新量一次。" if worth > 0.8 else "所以近似的合併不算合併：一層的誤差，就是下一層的輸入。"}
+{verdict.zh_tw}
 - 匯出的模型與 adapter 相差 {exported:g}，比基礎模型多 {more:,} 個位元組；透過 HTTP：{over_http}。""",
 )
 

@@ -223,7 +223,7 @@ class AdaptedLinear(WrappedLinear):
         outputs = self.base(inputs)  # (..., in) -> (..., out)
         if not self.active:
             return outputs
-        hidden = outputs.float()  # adapters are float32, beside a base in bfloat16 too
+        hidden = outputs.to(self.stack[0].up.weight.dtype)  # float32 beside a base in bfloat16 too
         for adapter in self.stack if self.rows is None else [self.rows]:
             hidden = adapter(hidden)
         return hidden.to(outputs.dtype)
@@ -273,7 +273,7 @@ def stack_adapters(model: nn.Module, settings: AdapterSettings, *, seed: int) ->
         ValueError: the model has no adapters, or has them at other places.
     """
     layers = adapted_layers(model)
-    if list(adapter_places({name: (layer.in_features, layer.out_features) for name, layer in layers.items()}, settings)) != list(layers):
+    if list(adapter_places(model, settings)) != list(layers):
         msg = "a stack needs both adapters at the same places"
         raise ValueError(msg)
     model.requires_grad_(False)

@@ -32,7 +32,7 @@ def run(name: str, method: str, chosen: Settings, seed: int) -> float:
     else:
         one = settings_within(model, pfeiffer(1), adapter_parameter_count(model, two))
         add_adapters(model, two if method == "Houlsby" else one, seed=seed)
-    steps = {"relabel": settings.relabel_steps, "compose": settings.compose_steps, "new_facts": settings.facts_steps}[name]
+    steps = settings.relabel_steps if name == "relabel" else settings.compose_steps
     schedule = settings.full_schedule if method == "full" else settings.schedule
     fit(model, task, seed=seed, progress=False, steps=steps, batch_size=family.BATCH, schedule=schedule, **dict(chosen))
     return accuracy(model, task).accuracy
@@ -50,7 +50,6 @@ SEARCH = Search(
         contender("relabel", "full", "relabel_full_rate", 1e-3, 5e-4, 2e-3),
         contender("compose", "Houlsby", "compose_rate", 1e-2, 5e-3, 2e-2),
         contender("compose", "Pfeiffer", "compose_pfeiffer_rate", 1e-2, 5e-3, 2e-2),
-        contender("new_facts", "Houlsby", "facts_rate", 5e-3, 1e-2, 2.5e-3),
     ),
     search_seeds=(10,),
     confirmation_seeds=(0, 1),  # two of those of the lab's gates

@@ -179,7 +179,7 @@ def check_exercise_5() -> None:
     def count(width: int) -> int:
         return broken_count({"0": 12, "2": 12}, lambda _: width, None)
 
-    for budget in (count(7), count(7) + 1, count(8) - 1, count(4) + 5):
+    for budget in (count(7), count(7) + 1, count(8) - 1, count(4) + 5, count(1)):
         got = settings_within(SHAPES, settings, budget)
         expect(
             round(12 / got.reduction_factor, 6), broken_width(count, budget, 2, None),
