@@ -438,8 +438,8 @@ lab.figure(
     "adapter-drop",
     accuracy_by_dropped(by_training),
     Text(
-        en="Accuracy on relabel without the adapters of the first layers, by how it was trained; specialised: one seed, "
-        "a training for each point.",
+        en="Accuracy on relabel without the adapters of the first layers, by how it was trained; "
+        "specialised: one seed, a training for each point.",
         zh_tw="拿掉前幾層 adapter 之後在 relabel 的準確率，依訓練方式分開；specialised 只有一個種子，每個點各訓練一次。",
     ),
 )
@@ -514,15 +514,16 @@ lab.table(
 )
 
 # %%
-for name in ("relabel", "new_facts"):
-    save_adapter(trained_models[name, first_seed], chosen, lab.artifact(f"adapter-{name}"), base_name)
+files = {"relabel": lab.artifact("adapter-relabel"), "new_facts": lab.artifact("adapter-new_facts")}
+for name, directory in files.items():
+    save_adapter(trained_models[name, first_seed], chosen, directory, base_name)
 lora_directory = lab.artifact("lora-relabel")
 save_peft_model(lora_model, lora_directory)
 prompt = tokenizer("27 + 15 →", return_tensors="pt")["input_ids"].to(settings.device)
 one_step = {"steps": 1, "learning_rate": 0.0, "batch_size": family.BATCH, "seed": 0, "progress": False}
 rows = {}
 for variant, found, make, directory in (
-    (None, runs, fresh, lab.artifact("adapter-relabel")),
+    (None, runs, fresh, files["relabel"]),
     ("lora", of_lora, lambda: fresh_lora(first_seed), lora_directory),
 ):
     measured = make()
@@ -563,7 +564,8 @@ unsure = min(points_ahead) <= 0 or max(points_ahead) - min(points_ahead) > abs(f
 at_places = lora_there < (1 + mean["compose", "adapters"]) / 2 * mean["compose", "LoRA"]
 place_or_shape = (
     Text(
-        en="So it is the place more than the shape: what stands behind a sublayer cannot tell the same sublayer where to look.",
+        en="So it is the place more than the shape: what stands behind a sublayer "
+        "cannot tell the same sublayer where to look.",
         zh_tw="所以要緊的是位置，而不是形狀：站在子層後面的東西，沒辦法告訴同一個子層該往哪裡看。",
     )
     if at_places

@@ -262,7 +262,8 @@ else:
     lab.record("served_differently", differing(given, expected))
     lab.record("served_differently", differing(given, of_base), variant="base")
     over_http = tr(
-        f"{differing(given, expected)} of {len(prompts)} answers differ from those here; from the base's {differing(given, of_base)} do",
+        f"{differing(given, expected)} of {len(prompts)} answers differ from those here; "
+        f"from the base's {differing(given, of_base)} do",
         f"{len(prompts)} 個答案中有 {differing(given, expected)} 個與這裡不同；與基礎模型不同的有 {differing(given, of_base)} 個",
     )
     lab.table(
