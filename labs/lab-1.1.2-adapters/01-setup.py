@@ -72,10 +72,7 @@ print(f"torch {torch.__version__} on {settings.device}, base model {settings.mod
 tasks = family.load_tasks(tokenizer, chat=settings.chat)
 lab.table(
     [tr("task", "任務"), tr("prompt", "提示"), tr("wanted", "正確答案"), tr("the base is right", "基礎模型答對")],
-    [
-        (name, task.held_out[0].prompt, task.held_out[0].answer, str(accuracy(base, task)))
-        for name, task in tasks.items()
-    ],
+    [(name, task.held_out[0].prompt, task.held_out[0].answer, str(accuracy(base, task))) for name, task in tasks.items()],
 )
 
 # %% [markdown] lang="en"
@@ -185,10 +182,7 @@ lab.table(
         *(tr("model", "模型"), tr("parameters", "參數量"), tr("reduction factor", "reduction factor")),
         *(tr("two in each layer", "每層兩個"), tr("one", "每層一個")),
     ],
-    [
-        (name, f"{whole:,}", models[name][1], f"{two:,} ({two / whole:.1%})", f"{one:,}")
-        for name, (whole, two, one) in counts.items()
-    ],
+    [(name, f"{whole:,}", models[name][1], f"{two:,} ({two / whole:.1%})", f"{one:,}") for name, (whole, two, one) in counts.items()],
 )
 
 # %%
@@ -268,10 +262,7 @@ def gradient_norms(model):
     given = {name: tensor.to(settings.device) for name, tensor in batch.items()}
     model(**given).loss.backward()
     adapters = [layer.stack[0] for layer in adapted_layers(model).values()]
-    return [
-        torch.stack([getattr(one, side).weight.grad.norm() for one in adapters]).norm().item()
-        for side in ("down", "up")
-    ]
+    return [torch.stack([getattr(one, side).weight.grad.norm() for one in adapters]).norm().item() for side in ("down", "up")]
 
 
 starts = {

@@ -126,7 +126,7 @@ lab.table(
 # LoRA on all linear layers can. Write into `predictions.toml`:
 #
 # ```toml
-# compose_of_lora = 0.9      # held-out accuracy of adapters on compose, divided by that of LoRA after as many steps
+# lora_ahead = 0.0           # accuracy on compose after as many steps: LoRA minus adapters
 # placement_gap = 0.0        # accuracy on compose: two narrow adapters per layer minus a wide one with as many parameters
 # plain_dropped = 0.5        # relabel, trained as usual, then run without the adapters of the first two of four layers: accuracy
 # ```
@@ -139,7 +139,7 @@ lab.table(
 # 放在所有線性層上的 LoRA 可以。把這些寫進 `predictions.toml`：
 #
 # ```toml
-# compose_of_lora = 0.9      # adapter 在 compose 保留題目的準確率，除以同樣步數的 LoRA
+# lora_ahead = 0.0           # 同樣步數之後在 compose 的準確率：LoRA 減去 adapter
 # placement_gap = 0.0        # compose 的準確率：每層兩個窄的 adapter，減去參數量相同的一個寬的
 # plain_dropped = 0.5        # relabel，照常訓練，執行時拿掉四層裡前兩層的 adapter：準確率
 # ```
@@ -174,10 +174,7 @@ def full_model():
     return load_base(settings)[0].requires_grad_(True)
 
 
-full = {
-    seed: learn(full_model(), "relabel", settings.relabel_full_rate, seed, settings.full_schedule)
-    for seed in settings.seeds
-}
+full = {seed: learn(full_model(), "relabel", settings.relabel_full_rate, seed, settings.full_schedule) for seed in settings.seeds}
 slow = learn(full_model(), "relabel", settings.relabel_full_rate / 100, first_seed, settings.full_schedule).accuracy
 both_zero = fresh()
 restart(both_zero, "both_zero", seed=first_seed)
@@ -255,9 +252,7 @@ lab.record(
     abs(adapter_parameter_count(base, pfeiffer(settings.reduction_factor)) / trained - 1),
     variant="same_factor",
 )
-one = {
-    seed: learn_compose(fresh(wide, seed), settings.compose_pfeiffer_rate, seed) for seed in settings.placement_seeds
-}
+one = {seed: learn_compose(fresh(wide, seed), settings.compose_pfeiffer_rate, seed) for seed in settings.placement_seeds}
 two = {seed: runs["compose", seed].accuracy for seed in settings.placement_seeds}
 places = sorted({name.rpartition(".")[2] for name in adapted_layers(trained_models["relabel", first_seed])})
 per_rank = count_parameters(fresh_lora(first_seed, places, rank=1)).trainable
@@ -306,14 +301,10 @@ lab.table(
 # 比對基礎模型每個張量訓練前後的雜湊值。對照組放了 adapter，卻忘了凍結其他部分。
 
 # %%
-changed = max(
-    len(changed_tensors(frozen, tensor_hashes(model, base_names(model)))) for model in trained_models.values()
-)
+changed = max(len(changed_tensors(frozen, tensor_hashes(model, base_names(model)))) for model in trained_models.values())
 unfrozen = fresh()
 unfrozen.requires_grad_(True)
-fit(
-    unfrozen, tasks["relabel"], steps=2, learning_rate=rates["relabel"], batch_size=family.BATCH, seed=0, progress=False
-)
+fit(unfrozen, tasks["relabel"], steps=2, learning_rate=rates["relabel"], batch_size=family.BATCH, seed=0, progress=False)
 changed_by_mistake = len(changed_tensors(frozen, tensor_hashes(unfrozen, base_names(unfrozen))))
 lab.record("changed_tensors", changed)
 lab.record("changed_tensors", changed_by_mistake, variant="not_frozen")
@@ -380,9 +371,7 @@ drop_first(model, 0)
 lab.record("dropped_call_difference", max(gaps))
 lab.record("dropped_call_difference", max(zero_gaps), variant="times_zero")
 lab.record("lower_layer_difference", max(below))
-lab.record(
-    "lower_layer_difference", distance(wrong_end[settings.dropped], of_base[settings.dropped]), variant="last_layers"
-)
+lab.record("lower_layer_difference", distance(wrong_end[settings.dropped], of_base[settings.dropped]), variant="last_layers")
 
 # %% [markdown] lang="en"
 # ## What does each layer cost?
@@ -466,8 +455,7 @@ def flops_of_a_step(model):
 
 of_full = flops_of_a_step(full_model())
 step_flops = [
-    flops_of_a_step(fresh(houlsby(settings.reduction_factor, leave_out=tuple(range(number))))) / of_full
-    for number in range(layers)
+    flops_of_a_step(fresh(houlsby(settings.reduction_factor, leave_out=tuple(range(number))))) / of_full for number in range(layers)
 ]
 lab.table(
     [
@@ -498,19 +486,14 @@ lab.table(
 
 # %%
 kept = {
-    f"{name}, {way}": found[name, family.SEEDS[0]].kept
-    for name in family.TASKS
-    for way, found in (("adapters", runs), ("LoRA", of_lora))
+    f"{name}, {way}": found[name, family.SEEDS[0]].kept for name in family.TASKS for way, found in (("adapters", runs), ("LoRA", of_lora))
 }
 kept["relabel, full"] = full[family.SEEDS[0]].kept
 skills_asked = list(kept["relabel, full"])
 average = {name: float(np.mean(list(values.values()))) for name, values in kept.items()}
 lab.table(
     [tr("after", "訓練之後"), *skills_asked, tr("mean", "平均")],
-    [
-        (name, *(f"{values[skill]:.0%}" for skill in skills_asked), f"{average[name]:.0%}")
-        for name, values in kept.items()
-    ],
+    [(name, *(f"{values[skill]:.0%}" for skill in skills_asked), f"{average[name]:.0%}") for name, values in kept.items()],
 )
 
 # %%
@@ -548,11 +531,13 @@ lab.table(
 
 # %%
 measured_for = {
-    "compose_of_lora": mean["compose", "adapters"] / mean["compose", "LoRA"],
+    "lora_ahead": mean["compose", "LoRA"] - mean["compose", "adapters"],
     "placement_gap": float(np.mean([two[seed] - one[seed] for seed in one])),
     "plain_dropped": float(by_training["as usual"][settings.dropped]),
 }
 said, said_zh = {}, {}
+lab.record("lora_ahead", measured_for["lora_ahead"])
+lab.record("plain_dropped", measured_for["plain_dropped"])
 for name in measured_for:
     guess = lab.predict(name)
     said[name] = "" if guess is None else f" (you guessed {guess:g})"
@@ -564,8 +549,7 @@ unsure = min(points_ahead) <= 0 or max(points_ahead) - min(points_ahead) > abs(f
 at_places = lora_there < (1 + mean["compose", "adapters"]) / 2 * mean["compose", "LoRA"]
 place_or_shape = (
     Text(
-        en="So it is the place more than the shape: what stands behind a sublayer "
-        "cannot tell the same sublayer where to look.",
+        en="So it is the place more than the shape: what stands behind a sublayer cannot tell the same sublayer where to look.",
         zh_tw="所以要緊的是位置，而不是形狀：站在子層後面的東西，沒辦法告訴同一個子層該往哪裡看。",
     )
     if at_places
@@ -579,7 +563,7 @@ lab.say(
 on `relabel`, \
 {mean["new_facts", "adapters"]:.1%} on `new_facts` and {mean["compose", "adapters"]:.1%} on `compose`; \
 LoRA {mean["relabel", "LoRA"]:.1%}, {mean["new_facts", "LoRA"]:.1%} and {mean["compose", "LoRA"]:.1%}. \
-On `compose` that is {measured_for["compose_of_lora"]:.2f} of LoRA{said["compose_of_lora"]}.
+On `compose` LoRA is {100 * measured_for["lora_ahead"]:.0f} points ahead{said["lora_ahead"]}.
 - With as many parameters two narrow adapters in a layer are {100 * measured_for["placement_gap"]:+.0f} points ahead \
 of \
 one wide one{said["placement_gap"]}, seed by seed {gaps_by_seed}. \
@@ -598,7 +582,7 @@ Trained for it: {by_training["robust"][settings.dropped]:.1%}, for all of them a
 {mean["relabel", "adapters"]:.1%}，\
 `new_facts` {mean["new_facts", "adapters"]:.1%}，`compose` {mean["compose", "adapters"]:.1%}；\
 LoRA 依序是 {mean["relabel", "LoRA"]:.1%}、{mean["new_facts", "LoRA"]:.1%}、{mean["compose", "LoRA"]:.1%}。\
-在 `compose` 上是 LoRA 的 {measured_for["compose_of_lora"]:.2f} 倍{said_zh["compose_of_lora"]}。
+在 `compose` 上 LoRA 領先 {100 * measured_for["lora_ahead"]:.0f} 個百分點{said_zh["lora_ahead"]}。
 - 參數量相同時，每層兩個窄的 adapter 比一個寬的多 {100 * measured_for["placement_gap"]:+.0f} 個百分點{said_zh["placement_gap"]}，\
 逐個種子是 {gaps_by_seed}。{"種子之間的差別也有這麼大，還排不出名次。" if unsure else "每個種子都是如此。"}\
 LoRA 只放在 adapter 前面那些層上：{lora_there:.1%}。\

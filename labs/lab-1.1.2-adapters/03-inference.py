@@ -188,13 +188,9 @@ lab.source(adapt_rows)
 vectors = {name: read_adapter(base, directory)[1] for name, directory in files.items()}
 each = settings.served_prompts // 3
 wanted_task = [name for name in ("relabel", "new_facts", None) for _ in range(each)]
-asked = (
-    tasks["relabel"].held_out[:each] + tasks["new_facts"].held_out[:each] + tasks["relabel"].held_out[each : 2 * each]
-)
+asked = tasks["relabel"].held_out[:each] + tasks["new_facts"].held_out[:each] + tasks["relabel"].held_out[each : 2 * each]
 prompts = [prompt_text(item, tokenizer, chat=settings.chat) for item in asked]
-inputs = tokenizer(prompts, add_special_tokens=False, padding=True, padding_side="left", return_tensors="pt").to(
-    settings.device
-)
+inputs = tokenizer(prompts, add_special_tokens=False, padding=True, padding_side="left", return_tensors="pt").to(settings.device)
 inputs = {key: inputs[key] for key in ("input_ids", "attention_mask")}
 model = adapted("relabel")
 
@@ -275,9 +271,7 @@ def hooked(*order):
 
 
 lab.record("stack_difference", distance(logits_of(together, batch), hooked("new_facts", "relabel")))
-lab.record(
-    "stack_difference", distance(logits_of(together, batch), hooked("relabel", "new_facts")), variant="other_order"
-)
+lab.record("stack_difference", distance(logits_of(together, batch), hooked("relabel", "new_facts")), variant="other_order")
 ways = {"trained on top": stacked, "each alone, then stacked": together}
 both = {way: {name: accuracy(found, task).accuracy for name, task in tasks.items()} for way, found in ways.items()}
 both |= {f"{name} alone": {task: right[name, task].accuracy for task in tasks} for name in files}
@@ -319,10 +313,7 @@ for name, options in settings_of.items():
 more = {name: flops(found) - of_base for name, found in fresh_models.items()}
 more["stack of two"] = flops(stacked) - of_base
 formula = {
-    name: sum(
-        2 * 2 * hidden * bottleneck_width(hidden, options.reduction_factor)
-        for hidden in adapter_places(base, options).values()
-    )
+    name: sum(2 * 2 * hidden * bottleneck_width(hidden, options.reduction_factor) for hidden in adapter_places(base, options).values())
     for name, options in settings_of.items()
 }
 formula["stack of two"] = 2 * formula["all layers"]
@@ -338,9 +329,7 @@ timed_models = {
     "first layers left out": fresh_models["first layers left out"],
     "LoRA, merged": merged,
 }
-slower = {
-    name: family.token_ratio(found, base, prompt, repeats=settings.repeats) for name, found in timed_models.items()
-}
+slower = {name: family.token_ratio(found, base, prompt, repeats=settings.repeats) for name, found in timed_models.items()}
 lab.table(
     [
         tr("in the model", "模型裡有"),
@@ -348,10 +337,7 @@ lab.table(
         tr("of the base's", "占基礎模型"),
         tr("time of a token, base = 1", "一個 token 的時間，基礎模型 = 1"),
     ],
-    [
-        (name, f"{value:,.0f}", f"{value / of_base:.1%}", f"{slower[name]:.2f}" if name in slower else "-")
-        for name, value in more.items()
-    ],
+    [(name, f"{value:,.0f}", f"{value / of_base:.1%}", f"{slower[name]:.2f}" if name in slower else "-") for name, value in more.items()],
 )
 
 # %% [markdown] lang="en"
@@ -387,6 +373,7 @@ The lower adapter is unchanged to the bit: take the upper one off, and its answe
 and takes {slower["all layers"]:.2f} times as long; with the first {settings.dropped} layers left out ({saved_calls} \
 calls fewer) \
 {slower["first layers left out"]:.2f} times. Merged LoRA: {more["LoRA, merged"]:g} more, {slower["LoRA, merged"]:.2f} \
+\
 \
 times. \
 A call in series waits for the one before it, so time is lost in calls more than in FLOPs.""",

@@ -130,9 +130,7 @@ with torch.no_grad():
     lora_names = [f"base_model.model.{name}" for name in layers]
     lora_first, lora_second = (renamed(seen_by(lora, lora_names, given)) for given in (fitting, judging))
     of_adapter, plain_layers = residuals(first, second, lambda name, inputs: layers[name].base(inputs))
-    of_linear, _ = residuals(
-        linear_adapter(first), linear_adapter(second), lambda name, inputs: layers[name].base(inputs)
-    )
+    of_linear, _ = residuals(linear_adapter(first), linear_adapter(second), lambda name, inputs: layers[name].base(inputs))
     of_lora, _ = residuals(lora_first, lora_second, lambda name, inputs: lora_layers[name].base_layer(inputs))
 lab.record("merge_residual", max(of_adapter.values()))
 lab.record("merge_residual", max(of_linear.values()), variant="no_non_linearity")
@@ -208,11 +206,7 @@ save_with_code(whole, served_directory)
 base.save_pretrained(plain_directory)
 for place in (served_directory, plain_directory):
     tokenizer.save_pretrained(place)
-reloaded = (
-    AutoModelForCausalLM.from_pretrained(served_directory, trust_remote_code=True, dtype=settings.dtype)
-    .to(settings.device)
-    .eval()
-)
+reloaded = AutoModelForCausalLM.from_pretrained(served_directory, trust_remote_code=True, dtype=settings.dtype).to(settings.device).eval()
 wanted = logits_of(model, batch)
 exported = distance(logits_of(reloaded, batch), wanted)
 lab.record("export_difference", exported)
@@ -262,8 +256,7 @@ else:
     lab.record("served_differently", differing(given, expected))
     lab.record("served_differently", differing(given, of_base), variant="base")
     over_http = tr(
-        f"{differing(given, expected)} of {len(prompts)} answers differ from those here; "
-        f"from the base's {differing(given, of_base)} do",
+        f"{differing(given, expected)} of {len(prompts)} answers differ from those here; from the base's {differing(given, of_base)} do",
         f"{len(prompts)} 個答案中有 {differing(given, expected)} 個與這裡不同；與基礎模型不同的有 {differing(given, of_base)} 個",
     )
     lab.table(
