@@ -389,7 +389,7 @@ padding is counted: `generate` pads on the left.""",
 # **Next:** what can be learned with so few numbers, and what cannot?
 
 # %% [markdown] lang="zh-TW"
-# ## 玩具規模的限制
+# ## 小規模實驗的限制
 #
 # - 「用字當提示沒有用」，說的是一個從沒學過聽指示的模型。用大模型的話，先試試看用字寫。
 # - 旋轉位置編碼是相對的：用學出來的絕對位置的模型，文字沒有移動會傷得更重。

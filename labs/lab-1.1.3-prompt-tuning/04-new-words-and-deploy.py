@@ -206,7 +206,7 @@ lab.record("reload_difference", distance(of_text(rounded, "relabel"), wanted), v
 # %% [markdown] lang="zh-TW"
 # ## 部署
 #
-# `transformers serve` 在自己的行程裡載入這個目錄。每個請求都以自己提示的那些字開頭：三個任務、一個模型，到處都沒有 adapter。文字與 token 數，必須跟這裡的軟提示相同，而軟提示從沒看過新的詞彙。對照組是不加提示、直接問基礎模型。
+# `transformers serve` 在自己的行程裡載入這個目錄。每個請求都以自己提示的那些字開頭：三個任務、一個模型，完全沒有 adapter。文字與 token 數，必須跟這裡的軟提示相同，而軟提示從沒看過新的詞彙。對照組是不加提示、直接問基礎模型。
 
 # %%
 asked = [(name, prompt_text(item, tokenizer, chat=settings.chat)) for name in tasks for item in tasks[name].held_out]
@@ -272,7 +272,7 @@ lab.say(
 - What is served is what was trained: {max(exported):.1e} of the largest logit.""",
     f"""- 一個提示的檔案有 {max(held.values()) / 1e3:.1f} KB，`peft` 讀得懂，也寫得回來（最大差異 {max(value for (_, way), value in through.items() if way != "the other prompt"):.1e}）。
 - 變成 {new} 個新字之後，提示對伺服器的要求，跟普通模型沒有兩樣；用不同提示的請求，可以放進同一個批次。
-- 部署的就是訓練的：最大 logit 的 {max(exported):.1e}。""",
+- 部署的就是訓練出來的模型：logits 只差最大值的 {max(exported):.1e}。""",
 )
 
 # %% [markdown] lang="en"
@@ -287,7 +287,7 @@ lab.say(
 # **Next:** lab 1.1.4 puts vectors into every layer instead of before the first.
 
 # %% [markdown] lang="zh-TW"
-# ## 玩具規模的限制
+# ## 小規模實驗的限制
 #
 # - 只試過 `transformers serve`。這個目錄是普通的 Llama，所以 vLLM 應該也收；但這裡沒有人跑過。
 # - 在這裡，把輸出層拆開要多付一張表。輸出層本來就獨立的模型，只要付新的幾列。

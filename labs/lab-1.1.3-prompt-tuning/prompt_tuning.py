@@ -72,9 +72,9 @@ def prompt_parameter_count(hidden: int, settings: PromptSettings) -> int:
 
 
 # Exercise 2. Where does training begin? The paper compares three starts (section 2.1): random numbers between -0.5 and 0.5;
-# embeddings of tokens drawn from the vocabulary; embeddings of the words that the task answers with, over and over until
-# there are enough. Draw with `generator`: torch.rand for numbers, torch.randint for tokens. The result must share no memory with
-# the table, or training the prompt would change words.
+# embeddings of tokens drawn from the vocabulary; embeddings of the words that the task answers with. There the words are used
+# over and over until there are enough, as peft does it. Draw with `generator`: torch.rand for numbers, torch.randint for tokens.
+# The result must share no memory with the table, or training the prompt would change words.
 def initial_vectors(table: Tensor, settings: PromptSettings, generator: torch.Generator) -> Tensor:
     """The vectors before the first step, (virtual_tokens, hidden), float32.
 

@@ -95,7 +95,7 @@ lab.table(columns, [(*key, value) for key, value in (through | of_others).items(
 # Switching is handing over another cache. With an empty one the model is the base, and the base was never touched.
 
 # %% [markdown] lang="zh-TW"
-# ## 在家、出門，以及清空快取
+# ## 自己的任務、別人的任務，以及清空快取
 #
 # 切換就是換一份快取。清空之後，模型就是基礎模型，而基礎模型從頭到尾都沒動過。
 
@@ -190,7 +190,7 @@ lab.table(
 # %% [markdown] lang="zh-TW"
 # ## 先猜猜看
 #
-# 兩段文字可以一前一後放在同一個脈絡裡。如果快取裡在 `relabel` 的記憶前面或後面還有別的東西（零、一段普通文字的記憶、`compose` 的記憶都會試），它會變成怎樣？放前面跟放後面一樣嗎？如果只留下它的前幾個虛擬 token 呢？把這些寫進 `predictions.toml`：
+# 兩段文字可以一前一後放在同一個上下文裡。如果快取裡在 `relabel` 的記憶前面或後面還有別的東西（零、一段普通文字的記憶、`compose` 的記憶都會試），它會變成怎樣？放前面跟放後面一樣嗎？如果只留下它的前幾個虛擬 token 呢？把這些寫進 `predictions.toml`：
 #
 # ```toml
 # beside_text = 0.5    # relabel 的記憶，後面再放一段同樣長度文字的記憶：relabel 保留題目答對的比例（0 到 1）
