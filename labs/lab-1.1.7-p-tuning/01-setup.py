@@ -173,7 +173,7 @@ asked, step = 5, 1e-2
 def moves_of(option, seed):
     """How far each vector moves in one small step of plain gradient descent that one of them is asked for."""
     prompt = PromptEncoder(in_front, option, hidden, seed=seed)
-    before = prompt().detach()
+    before = prompt().detach().clone()
     prompt()[asked].sum().backward()
     with torch.no_grad():
         for weight in prompt.parameters():
@@ -421,7 +421,7 @@ logits are {apart["all in front"]:.2g} away, and no error tells.""",
 # %% [markdown] lang="en"
 # ## Limits of the toy scale
 #
-# - The paper trains models with an encoder between hundreds and thousands wide; here it is as wide as the base.
+# - Here the encoder is as wide as the base; for a model of billions one of 128 is an ordinary choice.
 # - An anchor must be a token that every text has. In a chat template that is easy; in free text it must be written.
 #
 # **Exercises.** 1 to 6 (`p_tuning.py`): `nox -s check -- lab-1.1.7-p-tuning`.
@@ -431,7 +431,7 @@ logits are {apart["all in front"]:.2g} away, and no error tells.""",
 # %% [markdown] lang="zh-TW"
 # ## 小規模實驗的限制
 #
-# - 論文裡的編碼器寬達幾百到幾千；這裡跟基礎模型一樣寬而已。
+# - 這裡的編碼器跟基礎模型一樣寬；幾十億參數的模型，寬 128 的編碼器也很常見。
 # - 錨點必須是每段文字都有的 token。對話樣板裡很容易找；自由的文字裡就得自己寫進去。
 #
 # **練習。** 1 到 6（`p_tuning.py`）：`nox -s check -- lab-1.1.7-p-tuning`。
