@@ -286,13 +286,17 @@ third = settings.virtual_tokens // 3
 interleaved = Template(front=settings.virtual_tokens - 2 * third, before=third, behind=third)
 drawn = torch.randint(len(table), (settings.virtual_tokens,), generator=torch.Generator().manual_seed(1))
 words = ExportedPrompt(table[drawn.to(table.device)].clone(), interleaved)
+# Every token counts here, not the answer alone: it stands behind all virtual tokens and would notice nothing.
+every = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, IGNORED)
+every[:, 0] = IGNORED
+counting = batch | {"labels": every}
 
 
 @torch.no_grad()
 def by_words():
     """Logits of each next token, row by row, and the loss, from token ids alone."""
     logits, losses = [], []
-    for ids, mask, labels in zip(batch["input_ids"], batch["attention_mask"], batch["labels"], strict=True):
+    for ids, mask, labels in zip(*(counting[key] for key in ("input_ids", "attention_mask", "labels")), strict=True):
         row = ids[mask.bool()].tolist()
         written, places = written_out(drawn.tolist(), interleaved, row, anchor)
         logits.append(base(torch.tensor([written], device=base.device)).logits[0, places])
@@ -314,9 +318,9 @@ padded = distance(logits_of(right, left), wanted)
 lab.record("template_difference", max(apart["right"], padded))
 lab.record("template_difference", apart["all in front"], variant="all_in_front")
 with torch.no_grad():
-    off = abs(float(right(**batch).loss) - loss_by_hand)
-    read = right.inputs(**batch)
-    stay = broken_labels(batch["labels"], right.order(batch["input_ids"], batch["attention_mask"]), "in_front")
+    off = abs(float(right(**counting).loss) - loss_by_hand)
+    read = right.inputs(**counting)
+    stay = broken_labels(every, right.order(batch["input_ids"], batch["attention_mask"]), "in_front")
     loss_staying = base(**read._replace(labels=stay.to(base.device))._asdict()).loss
 lab.record("loss_difference", off)
 lab.record("loss_difference", abs(float(loss_staying) - loss_by_hand), variant="in_front")
