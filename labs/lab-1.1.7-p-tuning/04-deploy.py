@@ -66,13 +66,14 @@ batch = batches(task, batch_size=settings.batch, seed=0)(0)
 # ## The same file in our code and in `peft`
 #
 # Both directions, with all vectors in front. The control is the file that has the encoder's table instead of its output:
-# the same name, the same shape. And the prompt around the text? `peft` reads that file without complaint, too.
+# the same name, the same shape. And the prompt around the text? `peft` reads that file, warns of a key that it does not know,
+# and puts all vectors in front.
 
 # %% [markdown] lang="zh-TW"
 # ## 同一個檔案，用我們的程式碼，也用 `peft`
 #
 # 兩個方向都試，向量全在前面。對照組的檔案裡放的是編碼器的表，而不是輸出：名稱相同、形狀相同。
-# 那圍著文字的提示呢？`peft` 讀那個檔案也毫無怨言。
+# 那圍著文字的提示呢？`peft` 照樣讀，只警告有個不認識的鍵，然後把向量全放在前面。
 
 # %%
 def through_peft(model):
@@ -248,11 +249,11 @@ lab.say(
     f"""- The file for answers has {directory_bytes(files["front"]) / 1e3:.1f} KB with the training state, and `peft` \
 reads and writes its adapter (largest difference {max(apart["ours in peft"], apart["peft's in ours"]):.1e}). It has no \
 place for a template: read by `peft`, the prompt around the text is {apart["around the text, in peft"]:.2g} away from \
-what was trained, and no error tells.
+what was trained.
 - As data of a tokenizer the template needs nothing of a server, and nothing of a client ({apart_plain:.1e}).""",
     f"""- 給答案用的檔案連同訓練狀態是 {directory_bytes(files["front"]) / 1e3:.1f} KB，`peft` 讀得懂也寫得回其中的 adapter\
 （最大差異 {max(apart["ours in peft"], apart["peft's in ours"]):.1e}）。但它沒有地方放樣板：由 `peft` 來讀，圍著文字的提示與訓練時差 \
-{apart["around the text, in peft"]:.2g}，而且不會報錯。
+{apart["around the text, in peft"]:.2g}。
 - 樣板成了分詞器的資料之後，對伺服器沒有任何要求，對用戶端也沒有（{apart_plain:.1e}）。""",
 )
 

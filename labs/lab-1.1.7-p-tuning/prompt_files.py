@@ -1,6 +1,6 @@
 """Two kinds of files: what answers are given with, in the format of peft, and what training goes on from.
 
-adapter_config.json        how many virtual tokens, how wide, which encoder there was; and the template, which peft does not read
+adapter_config.json        how many virtual tokens, how wide, which encoder there was; the template, if peft's would be wrong
 adapter_model.safetensors  the vectors, and nothing else: neither the encoder nor the table that goes into it
 training_state.safetensors the encoder and its table; nobody needs it for answers, and nobody can go on without it
 """
@@ -27,9 +27,11 @@ _NOT_USED: dict[str, Any] = {"peft_type": "P_TUNING", "num_transformer_submodule
 
 
 def prompt_config(model: TemplateModel, settings: EncoderSettings, base_model_name: str) -> dict[str, Any]:
-    """What stands in adapter_config.json. peft puts all vectors in front: `template` is ours, and peft passes over it."""
-    return common_config("P_TUNING", base_model_name) | {
-        "num_virtual_tokens": model.prompt.template.virtual_tokens,
+    """What stands in adapter_config.json. peft puts all vectors in front: where that is wrong `template` says so, which peft ignores."""
+    template = model.prompt.template
+    elsewhere = {} if template.front == template.virtual_tokens else {"template": asdict(template)}
+    return common_config("P_TUNING", base_model_name) | elsewhere | {
+        "num_virtual_tokens": template.virtual_tokens,
         "token_dim": model.config.hidden_size,
         "num_transformer_submodules": 1,
         "num_attention_heads": model.config.num_attention_heads,
@@ -37,7 +39,6 @@ def prompt_config(model: TemplateModel, settings: EncoderSettings, base_model_na
         "encoder_reparameterization_type": settings.kind.upper() if settings.kind != "none" else "MLP",
         "encoder_hidden_size": settings.width,
         "encoder_num_layers": settings.layers,
-        "template": asdict(model.prompt.template),
     }
 
 

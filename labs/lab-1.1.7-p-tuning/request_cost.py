@@ -35,11 +35,11 @@ def reading_flops(config: Any, new: int, kept: int) -> int:
 @torch.no_grad()
 def counted_flops(base: Any, read: Inputs, kept: int) -> int:
     """The same as PyTorch counts it, of one row whose first `kept` places were read before."""
-    before = base.config._attn_implementation
+    embeddings, before = read.inputs_embeds.detach(), base.config._attn_implementation
     base.set_attn_implementation("eager")  # the fused kernels are no matrix products to the counter
-    cache = base(inputs_embeds=read.inputs_embeds[:, :kept], use_cache=True).past_key_values if kept else None
+    cache = base(inputs_embeds=embeddings[:, :kept], use_cache=True).past_key_values if kept else None
     with FlopCounterMode(display=False) as counter:
-        base(inputs_embeds=read.inputs_embeds[:, kept:], past_key_values=cache, use_cache=True)
+        base(inputs_embeds=embeddings[:, kept:], past_key_values=cache, use_cache=True)
     base.set_attn_implementation(before)
     return counter.get_total_flops()
 

@@ -69,7 +69,7 @@ def with_template(
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     model.get_input_embeddings().weight[new] = vectors.to(model.get_input_embeddings().weight)
     head = model.get_output_embeddings().weight
-    head[new] = head[tokenizer.pad_token_id]
+    head[new] = head[tokenizer.pad_token_id].clone()
     return model.eval(), tokenizer
 
 
