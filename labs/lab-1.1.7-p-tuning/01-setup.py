@@ -368,10 +368,9 @@ def peft_twin(kind, prompt):
     return twin
 
 
-rates = {"mlp": settings.mlp_rate, "lstm": settings.lstm_rate}
 worst = {"own": [0.0, 0.0], "encoder_frozen": [0.0, 0.0]}
-for kind, seed in lab.progress([(kind, seed) for kind in rates for seed in settings.seeds]):
-    budget = {"steps": settings.equal_steps, "learning_rate": rates[kind], "batch_size": settings.batch}
+for kind, seed in lab.progress([(kind, seed) for kind in ("mlp", "lstm") for seed in settings.seeds]):
+    budget = {"steps": settings.equal_steps, "learning_rate": settings.equal_rate, "batch_size": settings.batch}
     train = functools.partial(fit, task=tasks["relabel"], seed=seed, progress=False, **budget)
     own = add_prompt(load_base(settings)[0], in_front, encoders[kind], anchor, seed=seed)
     frozen = freeze_encoder(add_prompt(load_base(settings)[0], in_front, encoders[kind], anchor, seed=seed))

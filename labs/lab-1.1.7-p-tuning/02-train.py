@@ -286,7 +286,7 @@ placed = {"front": (models["relabel"], losses["mlp"])}
 placed["end"] = trained_at("mlp", "end", settings.around_mlp_rate, first_seed, settings.place_steps)[:2]
 around = {}
 for kind in lab.progress(around_rates):
-    around[kind] = trained_at(kind, "around", around_rates[kind], first_seed)[:2]
+    around[kind] = trained_at(kind, "around", around_rates[kind], first_seed, settings.search_steps)[:2]
 placed["around"] = around["mlp"]
 save_prompt(placed["around"][0], lab.artifact("prompt-around"), encoders["mlp"], base_name)
 save_prompt(placed["end"][0], lab.artifact("prompt-end"), encoders["mlp"], base_name)

@@ -38,7 +38,6 @@ from encoder_figures import resumed_losses
 from onepiece import lab
 from onepiece.adaptation import batches, distance, fit, load_base, load_task, logits_of, read_tensors
 from onepiece.course.text import Text, tr
-from onepiece.data import IGNORED
 from onepiece.measure import timed
 from onepiece.tiny.tokenizer import prompt_text
 from p_tuning import EncoderSettings, ExportedPrompt, PromptEncoder, Template, TemplateModel, exported
@@ -131,9 +130,7 @@ except ValueError as error:
 
 # %%
 lab.source(state_to_go_on)
-options = PromptEncoderConfig(
-    task_type="CAUSAL_LM", num_virtual_tokens=settings.virtual_tokens, encoder_hidden_size=settings.width
-)
+options = PromptEncoderConfig(task_type="CAUSAL_LM", num_virtual_tokens=settings.virtual_tokens, encoder_hidden_size=settings.width)
 torch.manual_seed(settings.seeds[0])  # peft draws a fresh encoder from the global generator
 fresh = get_peft_model(load_base(settings)[0], options)
 set_peft_model_state_dict(fresh, read_tensors(files["front"]))
@@ -191,7 +188,7 @@ texts = [prompt_text(item, tokenizer, chat=settings.chat) for item in task.held_
 ids = [tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"].to(base.device) for text in texts]
 model = load_prompt(base, files["around"], anchor)
 template = model.prompt.template
-same_length = [row for row in ids if row.shape == ids[0].shape and not torch.equal(row, ids[0])][0]
+same_length = next(row for row in ids if row.shape == ids[0].shape and not torch.equal(row, ids[0]))
 one, other = (keys_read(base, model.inputs(row)) for row in (ids[0], same_length))
 apart_front = distance(other[:, :, : template.front], one[:, :, : template.front])
 apart_behind = distance(other[:, :, -template.behind :], one[:, :, -template.behind :])

@@ -75,6 +75,7 @@ batch = batches(task, batch_size=settings.batch, seed=0)(0)
 # 兩個方向都試，向量全在前面。對照組的檔案裡放的是編碼器的表，而不是輸出：名稱相同、形狀相同。
 # 那圍著文字的提示呢？`peft` 照樣讀，只警告有個不認識的鍵，然後把向量全放在前面。
 
+
 # %%
 def through_peft(model):
     """peft's model with a prompt of ours, by way of our files."""
@@ -195,6 +196,7 @@ lab.record("reload_difference", distance(last_logits(rounded, writing), exact), 
 # `transformers serve` 在自己的行程裡載入這個目錄。用戶端只送普通的問題，別的都不送。
 # 文字與 token 數必須跟這裡的模型相同。對照組是沒有提示的基礎模型。
 
+
 # %%
 @torch.inference_mode()
 def local(model, text):
@@ -225,17 +227,13 @@ else:
     given = [(answer.text, answer.completion_tokens) for answer in answers]
     lab.record("served_differently", differing(given, expected))
     lab.record("served_differently", differing(given, without), variant="no_prompt")
-    rows = [
-        (text, *(answer for answer, _ in each))
-        for text, *each in list(zip(texts, given, expected, without, strict=True))[:6]
-    ]
+    rows = [(text, *(answer for answer, _ in each)) for text, *each in list(zip(texts, given, expected, without, strict=True))[:6]]
     columns = [tr("text", "文字"), tr("served", "伺服器"), tr("here", "這裡"), tr("no prompt", "沒有提示")]
     lab.table(columns, rows)
     lab.say(
         f"{differing(given, expected)} of {len(texts)} served answers differ from those here, "
         f"{differing(given, without)} from those of the base.",
-        f"{len(texts)} 個伺服器的答案中，有 {differing(given, expected)} 個與這裡不同，與基礎模型不同的有 "
-        f"{differing(given, without)} 個。",
+        f"{len(texts)} 個伺服器的答案中，有 {differing(given, expected)} 個與這裡不同，與基礎模型不同的有 {differing(given, without)} 個。",
     )
 
 # %% [markdown] lang="en"

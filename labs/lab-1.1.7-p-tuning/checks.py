@@ -158,7 +158,8 @@ def check_exercise_4() -> None:
 def check_exercise_5() -> None:
     given = torch.tensor([[0, 0, 2, 4], [1, 3, 3, 3], [0, 0, 0, 0]])
     expect(
-        reading_order(given, 4), broken_order(given, 4, None), what=Text("three rows of four vectors and four tokens", "三列，各四個向量、四個 token"),
+        reading_order(given, 4), broken_order(given, 4, None),
+        what=Text("three rows of four vectors and four tokens", "三列，各四個向量、四個 token"),
         mistakes={wrong.ORDER[name]: broken_order(given, 4, name) for name in ORDER_MISTAKES},
     )  # fmt: skip
     many = torch.full((1, 40), 3)
@@ -171,8 +172,8 @@ def check_exercise_5() -> None:
     minutes=10,
     level="core",
     hint=Text(
-        "The order says which place of [vectors, text] is read at each place. What would [labels of the vectors, labels of the text] be, and "
-        "which function of tensors picks by such an order?",
+        "The order says which place of [vectors, text] is read at each place. What would [labels of the vectors, labels of the text] be, "
+        "and which function of tensors picks by such an order?",
         "順序說的是每一格讀 [向量, 文字] 的哪一格。那 [向量的標籤, 文字的標籤] 是什麼？張量的哪個函式會照這樣的順序挑？",
     ),
 )
@@ -192,8 +193,8 @@ def check_exercise_6() -> None:
     minutes=10,
     level="core",
     hint=Text(
-        "A fresh encoder of the same settings is to become this one. Which of its tensors would still be other ones? Could you compute them "
-        "from the vectors?",
+        "A fresh encoder of the same settings is to become this one. Which of its tensors would still be other ones? Could you compute "
+        "them from the vectors?",
         "要讓同樣設定的新編碼器變成這一個。它的哪些張量還不一樣？有辦法從向量算回來嗎？",
     ),
 )

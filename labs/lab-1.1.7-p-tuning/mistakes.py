@@ -54,10 +54,14 @@ ORDER = {
         "this says where each place goes: wanted is which place is read first, second, ...",
         "這是「每一格去哪裡」：要的是「第一個、第二個……讀哪一格」",
     ),
-    "text_first": Text("the places are counted as if the text came first: the vectors are 0 to virtual - 1", "編號算成文字在前了：向量是 0 到 virtual - 1"),
+    "text_first": Text(
+        "the places are counted as if the text came first: the vectors are 0 to virtual - 1", "編號算成文字在前了：向量是 0 到 virtual - 1"
+    ),
 }
 LABELS = {
-    "in_front": Text("the labels are those of a prompt in front: they go where their tokens go", "這是提示放在前面時的標籤：標籤要跟著自己的 token 走"),
+    "in_front": Text(
+        "the labels are those of a prompt in front: they go where their tokens go", "這是提示放在前面時的標籤：標籤要跟著自己的 token 走"
+    ),
     "prompt_counted": Text(
         "the labels of virtual tokens are token 0, so the loss counts there: use IGNORED",
         "虛擬 token 的標籤是 token 0，損失會算進去：要用 IGNORED",

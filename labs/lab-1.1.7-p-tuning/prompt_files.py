@@ -30,16 +30,20 @@ def prompt_config(model: TemplateModel, settings: EncoderSettings, base_model_na
     """What stands in adapter_config.json. peft puts all vectors in front: where that is wrong `template` says so, which peft ignores."""
     template = model.prompt.template
     elsewhere = {} if template.front == template.virtual_tokens else {"template": asdict(template)}
-    return common_config("P_TUNING", base_model_name) | elsewhere | {
-        "num_virtual_tokens": template.virtual_tokens,
-        "token_dim": model.config.hidden_size,
-        "num_transformer_submodules": 1,
-        "num_attention_heads": model.config.num_attention_heads,
-        "num_layers": model.config.num_hidden_layers,
-        "encoder_reparameterization_type": settings.kind.upper() if settings.kind != "none" else "MLP",
-        "encoder_hidden_size": settings.width,
-        "encoder_num_layers": settings.layers,
-    }
+    return (
+        common_config("P_TUNING", base_model_name)
+        | elsewhere
+        | {
+            "num_virtual_tokens": template.virtual_tokens,
+            "token_dim": model.config.hidden_size,
+            "num_transformer_submodules": 1,
+            "num_attention_heads": model.config.num_attention_heads,
+            "num_layers": model.config.num_hidden_layers,
+            "encoder_reparameterization_type": settings.kind.upper() if settings.kind != "none" else "MLP",
+            "encoder_hidden_size": settings.width,
+            "encoder_num_layers": settings.layers,
+        }
+    )
 
 
 def save_prompt(model: TemplateModel, directory: Path | str, settings: EncoderSettings, base_model_name: str) -> Path:
