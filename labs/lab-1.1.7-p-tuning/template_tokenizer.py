@@ -24,8 +24,8 @@ def words(template: Template) -> list[str]:
     return [f"<|virtual-{place}|>" for place in range(template.virtual_tokens)]
 
 
-def pattern(template: Template, begin: str) -> str:
-    """What the tokenizer makes of a text, `$A`: its words before and behind, and the beginning-of-sequence token.
+def pattern(template: Template, begin: str | None) -> str:
+    """What the tokenizer makes of a text, `$A`: its words before and behind, and the beginning-of-sequence token if it has one.
 
     Raises:
         ValueError: the template has virtual tokens before its anchor, in the middle of what a client sends.
@@ -34,7 +34,7 @@ def pattern(template: Template, begin: str) -> str:
         msg = "a tokenizer writes before a text and behind it, not into its middle: this template has virtual tokens before the anchor"
         raise ValueError(msg)
     names = words(template)
-    return " ".join([*names[: template.front], begin, "$A", *names[template.front :]])
+    return " ".join([*names[: template.front], *([begin] if begin else []), "$A", *names[template.front :]])
 
 
 @torch.no_grad()
@@ -62,7 +62,7 @@ def with_template(
     model, tokenizer = copy.deepcopy(base), copy.deepcopy(tokenizer)
     tokenizer.add_tokens(names, special_tokens=True)
     new = tokenizer.convert_tokens_to_ids(names)
-    special = [(name, tokenizer.convert_tokens_to_ids(name)) for name in [*names, tokenizer.bos_token]]
+    special = [(name, tokenizer.convert_tokens_to_ids(name)) for name in [*names, tokenizer.bos_token] if name]
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=single, special_tokens=special)
     _untie(model)
     if model.config.vocab_size < len(tokenizer):  # some models have more rows than words
