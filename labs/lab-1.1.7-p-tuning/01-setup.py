@@ -369,7 +369,7 @@ def peft_twin(kind, prompt):
 
 
 worst = {"own": [0.0, 0.0], "encoder_frozen": [0.0, 0.0]}
-for kind, seed in lab.progress([(kind, seed) for kind in ("mlp", "lstm") for seed in settings.seeds]):
+for kind, seed in lab.progress([(kind, seed) for kind in ("mlp", "lstm") for seed in settings.compared_seeds]):
     budget = {"steps": settings.equal_steps, "learning_rate": settings.equal_rate, "batch_size": settings.batch}
     train = functools.partial(fit, task=tasks["relabel"], seed=seed, progress=False, **budget)
     own = add_prompt(load_base(settings)[0], in_front, encoders[kind], anchor, seed=seed)
@@ -408,14 +408,14 @@ lab.record("base_accuracy", accuracy(base, known).accuracy, variant="known_skill
 lab.say(
     f"""- An encoder is a constant to whoever asks, and a coupling to whoever trains: one gradient moved \
 {number_moved["mlp"]} vectors instead of {number_moved["none"]}.
-- Over {len(settings.seeds)} seeds, two encoders and {settings.equal_steps} steps our losses and `peft`'s differ by at \
+- Over two encoders and {settings.equal_steps} steps our losses and `peft`'s differ by at \
 most {worst["own"][0]:.1e} nats, the logits at the end by {worst["own"][1]:.1e}. With the encoder left as it was drawn \
 they differ by {worst["encoder_frozen"][0]:.2g} nats.
 - The template does what words at its places do ({max(apart["right"], padded):.1e}); with all vectors in front the \
 logits are {apart["all in front"]:.2g} away, and no error tells.""",
     f"""- 對問問題的人來說，編碼器是個常數；對訓練的人來說，它把向量綁在一起：一個梯度移動了 {number_moved["mlp"]} 個向量，\
 而不是 {number_moved["none"]} 個。
-- {len(settings.seeds)} 個種子、兩種編碼器、{settings.equal_steps} 步之中，我們的損失與 `peft` 最多差 {worst["own"][0]:.1e} nats，\
+- 兩種編碼器、{settings.equal_steps} 步之中，我們的損失與 `peft` 最多差 {worst["own"][0]:.1e} nats，\
 最後的 logits 差 {worst["own"][1]:.1e}。編碼器留在一開始的樣子，就會差 {worst["encoder_frozen"][0]:.2g} nats。
 - 樣板做的事，跟在那些位置寫字一樣（{max(apart["right"], padded):.1e}）；向量全放在前面的話，logits 差 \
 {apart["all in front"]:.2g}，而且不會有任何錯誤訊息。""",

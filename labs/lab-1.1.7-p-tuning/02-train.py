@@ -351,7 +351,7 @@ lab.say(
     f"""- With the MLP {against:.0%} of full fine-tuning on `relabel`{"" if guess is None else f" (you guessed {guess:.0%})"}; \
 without an encoder, at its own rate and on one of the seeds, \
 {bare_against:.0%}{"" if guess_bare is None else f" (you guessed {guess_bare:.0%})"}. In front of the text the encoder \
-{"buys" if gain > 0 else "costs"} {abs(gain):.0%} on that seed.
+{"buys" if gain > 0 else "costs"} {100 * abs(gain):.0f} points on that seed.
 - What it does to the vectors: {bare["mlp"]:.0%} of what the vectors move they move together (without an encoder {bare["none"]:.0%}; as many \
 strangers would have {1 / virtual:.0%}). Each step is shared by all, which is no help to {virtual} vectors that have to become different ones; \
 what the step is per vector, {lengths["mlp"]:.2f} against {lengths["none"]:.2f}, the rate decides.
@@ -365,7 +365,7 @@ against {early["front"]:.2f} in front. What was learned so soon is *which words 
     f"""- 用 MLP，`relabel` 達到全參數微調的 {against:.0%}{"" if guess is None else f"（你猜 {guess:.0%}）"}；\
 沒有編碼器、用自己的學習率、在其中一個種子上，是 \
 {bare_against:.0%}{"" if guess_bare is None else f"（你猜 {guess_bare:.0%}）"}。放在文字前面，編碼器在那個種子上\
-{"買到" if gain > 0 else "賠了"} {abs(gain):.0%}。
+{"買到" if gain > 0 else "賠了"} {100 * abs(gain):.0f} 個百分點。
 - 它對向量做的事：向量的移動有 {bare["mlp"]:.0%} 是一起走的（沒有編碼器是 {bare["none"]:.0%}；同樣多互不相干的向量是 \
 {1 / virtual:.0%}）。每一步都由大家分享，{virtual} 個向量要變得彼此不同，這幫不上忙；至於一步走多遠，{lengths["mlp"]:.2f} 對 \
 {lengths["none"]:.2f}，由學習率決定。
