@@ -92,8 +92,8 @@ lab.figure(
 # %%
 def own_and_library(attend, heads, kv_heads, seed):
     """Largest difference from SDPA's enable_gqa, with more keys than queries."""
-    queries, keys, values = (draw(2, count, length, 16, seed=seed + number)
-                             for number, (count, length) in enumerate([(heads, 5), (kv_heads, 9), (kv_heads, 9)]))  # fmt: skip
+    queries = draw(2, heads, 5, 16, seed=seed)
+    keys, values = draw(2, kv_heads, 9, 16, seed=seed + 1), draw(2, kv_heads, 9, 16, seed=seed + 2)
     visible = causal(torch.arange(4, 9), torch.arange(9)).to(settings.device)
     wanted = scaled_dot_product_attention(queries, keys, values, attn_mask=visible, enable_gqa=True)
     return (attend(queries, keys, values, visible) - wanted).abs().max().item()
@@ -198,11 +198,12 @@ def cache_traffic(kv_heads, attend):
 
 
 mha = cache_traffic(heads, grouped_attention)
+copied, folded = tr("GQA, expanded", "GQA，展開"), tr("GQA, grouped", "GQA，分組")
 shares = {"MHA": 1.0}
-for name, attend in (("expanded", expanded_attention), ("grouped", grouped_attention)):
-    shares[f"GQA, {name}"] = cache_traffic(kv_heads, attend) / mha
-lab.record("grouped_traffic_difference", shares["GQA, grouped"] - kv_heads / heads)
-lab.record("grouped_traffic_difference", shares["GQA, expanded"] - kv_heads / heads, variant="expanded")
+for name, attend in ((copied, expanded_attention), (folded, grouped_attention)):
+    shares[name] = cache_traffic(kv_heads, attend) / mha
+lab.record("grouped_traffic_difference", shares[folded] - kv_heads / heads)
+lab.record("grouped_traffic_difference", shares[copied] - kv_heads / heads, variant="expanded")
 label = tr("bytes moved, MHA = 1", "搬移的位元組，MHA = 1")
 lab.figure(
     "two-forms", bars(shares, ylabel=label),
@@ -217,18 +218,18 @@ lab.figure(
 
 # %%
 guesses = [(name, lab.predict(name)) for name in ("library_difference", "expanded_over_mha", "grouped_over_mha")]
-measured = [max(*table["grouped"], *table["expanded"]), shares["GQA, expanded"], shares["GQA, grouped"]]
+measured = [max(*table["grouped"], *table["expanded"]), shares[copied], shares[folded]]
 rows = [(name, "–" if guess is None else guess, value) for (name, guess), value in zip(guesses, measured, strict=True)]
 lab.table([tr("metric", "指標"), tr("your guess", "你的猜測"), tr("measured", "量測值")], rows)
 lab.say(
     f"""- Own attention is PyTorch's and Hugging Face's. With `tile` the logits of the same weights are {differences["tile"]:.0%} off: a
   checkpoint that was trained the one way is noise the other way, while a training from scratch notices nothing.
-- GQA with {kv_heads} of {heads} heads *keeps* {kv_heads / heads:.2f} of the bytes in both forms. It *moves* {shares["GQA, grouped"]:.2f} in the
-  grouped form and {shares["GQA, expanded"]:.2f} in the expanded one: written the obvious way, GQA is a cache that is small and a step that is slow.""",
+- GQA with {kv_heads} of {heads} heads *keeps* {kv_heads / heads:.2f} of the bytes in both forms. It *moves* {shares[folded]:.2f} in the
+  grouped form and {shares[copied]:.2f} in the expanded one: written the obvious way, GQA is a cache that is small and a step that is slow.""",
     f"""- 自己的注意力與 PyTorch、Hugging Face 的一致。改用 `tile`，同一組權重的 logits 差了 {differences["tile"]:.0%}：用其中一種方式訓練的
   checkpoint，換成另一種就成了雜訊；從頭訓練卻什麼都看不出來。
-- 用 {heads} 個 head 中的 {kv_heads} 個做 GQA，兩種形式*留下*的位元組都是 {kv_heads / heads:.2f} 倍。*搬移*的量，分組的形式是 {shares["GQA, grouped"]:.2f}，
-  展開的形式是 {shares["GQA, expanded"]:.2f}：照最直覺的寫法，GQA 的快取小，步驟卻慢。""",
+- 用 {heads} 個 head 中的 {kv_heads} 個做 GQA，兩種形式*留下*的位元組都是 {kv_heads / heads:.2f} 倍。*搬移*的量，分組的形式是 {shares[folded]:.2f}，
+  展開的形式是 {shares[copied]:.2f}：照最直覺的寫法，GQA 的快取小，步驟卻慢。""",
 )
 
 # %% [markdown] lang="en"

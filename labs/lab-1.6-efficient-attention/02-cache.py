@@ -122,8 +122,10 @@ lab.record("cache_share_difference", share_off)
 expanded_cache = CacheShape(3, heads, 40, 8)  # what is kept if heads are copied before they are written
 copied = 2 * sum(tensor.nbytes for tensor in [expanded_cache.zeros(torch.float64, settings.device)] * 2)
 lab.record("cache_share_difference", abs(copied / counted[heads] - kv_heads / heads), variant="copied_before_cache")
-columns = [tr("key/value heads", "key/value head"), tr("bytes, counted", "位元組，數出來的"), tr("formula", "公式"), tr("share", "比例")]
-lab.table(columns, [(count, counted[count], formula[count], f"{counted[count] / counted[heads]:.3f}") for count in counted])
+columns = [tr("key/value heads", "key/value head"), tr("bytes, counted", "位元組，數出來的"), tr("formula", "公式")]
+columns.append(tr("share", "比例"))
+rows = [(count, number, formula[count], f"{number / counted[heads]:.3f}") for count, number in counted.items()]
+lab.table(columns, rows)
 
 # %% [markdown] lang="en"
 # ## Real models
@@ -156,7 +158,8 @@ kept = {
 tokens = settings.long_context
 per_token = {name: cost.numbers * cost.layers * 2 for name, cost in kept.items()}
 gib = {name: value * tokens / 2**30 for name, value in per_token.items()}
-columns = [tr("model", "模型"), tr("KiB per token", "每個 token 的 KiB"), tr(f"GiB for {tokens:,} tokens", f"{tokens:,} 個 token 的 GiB")]
+columns = [tr("model", "模型"), tr("KiB per token", "每個 token 的 KiB")]
+columns.append(tr(f"GiB for {tokens:,} tokens", f"{tokens:,} 個 token 的 GiB"))
 lab.table(columns, [(name, per_token[name] / 2**10, gib[name]) for name in kept])
 lab.figure(
     "cache-over-tokens", cache_over_tokens(per_token, budget=settings.gpu_gigabytes * 1e9),
@@ -167,7 +170,8 @@ lab.figure(
 # %%
 weights = 2 * meta_model(llama).num_parameters()  # bytes; they are on the GPU, too
 budget = int(settings.gpu_gigabytes * 1e9) - weights
-options = {"heads": llama.num_attention_heads, "layers": llama.num_hidden_layers, "head_dim": 128, "tokens": tokens, "bytes_per_number": 2}
+options = {"heads": llama.num_attention_heads, "layers": llama.num_hidden_layers}
+options |= {"head_dim": 128, "tokens": tokens, "bytes_per_number": 2}
 rows = [(batch, largest_kv_heads(budget, batch=batch, **options)) for batch in (1, 4, 16, 64, 256)]
 lab.table(
     [tr("users at once", "同時的使用者"), tr("key/value heads that fit (0: none)", "放得下的 key/value head（0：一個都放不下）")], rows
@@ -199,7 +203,8 @@ positions = torch.arange(40, device=settings.device)
 
 def rolled(sinks):
     small = CacheShape(3, kv_heads, capacity, 8)
-    return in_pieces([RollingCache(small, sinks, torch.float64, settings.device) for _ in range(sizes.layers)], [1] * 40)
+    caches = [RollingCache(small, sinks, torch.float64, settings.device) for _ in range(sizes.layers)]
+    return in_pieces(caches, [1] * 40)
 
 
 with torch.inference_mode():

@@ -12,11 +12,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import mistakes as wrong
+from broken_latent import broken_latent
 from broken_variants import (
     broken_append,
     broken_attention,
     broken_expand,
-    broken_latent,
     broken_place,
     broken_pool,
 )

@@ -110,7 +110,8 @@ def absorbed(weights: LatentWeights, inputs: LatentInputs) -> Tensor:
     latent_queries = torch.einsum("hdc,bhsd->bhsc", weights.keys, inputs.plain_queries)
     queries = torch.cat([latent_queries, inputs.turned_queries], -1)  # -> (batch, heads, seq, latent_dim + rotary_dim)
     keys = torch.cat([inputs.latent, inputs.turned_key], -1).unsqueeze(1)  # -> (batch, 1, seq, latent_dim + rotary_dim)
-    mixed = grouped_attention(queries, keys, inputs.latent.unsqueeze(1), visible, scale_of(weights))  # -> (..., latent_dim)
+    latent = inputs.latent.unsqueeze(1)  # -> (batch, 1, seq, latent_dim)
+    mixed = grouped_attention(queries, keys, latent, visible, scale=scale_of(weights))  # -> (batch, heads, seq, latent_dim)
     values = torch.einsum("hvc,bhsc->bshv", weights.values, mixed)
     # END SOLUTION
     return values.flatten(2) @ weights.output.T  # (batch, seq, heads, value_dim) -> (batch, seq, width)

@@ -11,9 +11,18 @@ from onepiece.tiny.checkpoints import load_tiny
 from onepiece.tiny.skills import evaluation_items
 from onepiece.tiny.tokenizer import prompt_text
 
-broken, grouped, caches, latent, llama, conversion, cost = lab_modules(
+broken, broken_latent, grouped, caches, latent, llama, conversion, cost = lab_modules(
     "lab-1.6-efficient-attention",
-    *("broken_variants", "grouped_attention", "key_value_cache", "latent_attention", "small_llama", "conversion", "decode_cost"),
+    *(
+        "broken_variants",
+        "broken_latent",
+        "grouped_attention",
+        "key_value_cache",
+        "latent_attention",
+        "small_llama",
+        "conversion",
+        "decode_cost",
+    ),
 )
 
 
@@ -45,14 +54,14 @@ def test_tile_cannot_be_seen_where_there_is_one_head_or_one_group(mistake: str) 
     assert not torch.equal(broken.broken_expand(tensor, 6, mistake), broken.broken_expand(tensor, 6, None))
 
 
-@pytest.mark.parametrize("mistake", broken.LATENT_MISTAKES)
+@pytest.mark.parametrize("mistake", broken_latent.LATENT_MISTAKES)
 def test_every_mistake_of_latent_attention_changes_it(mistake: str) -> None:
     sizes = latent.LatentSizes(width=12, heads=3, plain_dim=6, rotary_dim=4, value_dim=5, latent_dim=8)
     weights = latent.random_weights(sizes, seed=0, dtype=torch.float64)
     inputs = latent.project(weights, draw(2, 6, 12))
     wanted = latent.expanded(weights, inputs)
-    assert torch.allclose(broken.broken_latent(weights, inputs, None), wanted, atol=1e-12)
-    assert not torch.allclose(broken.broken_latent(weights, inputs, mistake), wanted, atol=1e-3)
+    assert torch.allclose(broken_latent.broken_latent(weights, inputs, None), wanted, atol=1e-12)
+    assert not torch.allclose(broken_latent.broken_latent(weights, inputs, mistake), wanted, atol=1e-3)
 
 
 def test_bad_sizes_are_refused() -> None:
