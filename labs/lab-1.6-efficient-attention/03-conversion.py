@@ -213,7 +213,8 @@ lab.say(
 
 # %% [markdown] lang="en"
 # **Limits.** Four heads into two is a mild cut, and `tiny` has learned a small world by heart. The paper (arXiv 2305.13245) uptrains T5 models with a
-# twentieth of their pretraining steps, and prefers the mean as well. How long MQA would need is not answered by stopping after so few steps: raise `steps` and see.
+# twentieth of their pretraining steps, and prefers the mean as well. All conversions share one learning rate, which
+# was not searched for each of them. How long MQA would need is not answered by stopping after so few steps: raise `steps` and see.
 #
 # **Exercise.** 6 (`conversion.py`) belongs here: `nox -s check -- lab-1.6-efficient-attention`.
 #
@@ -221,7 +222,7 @@ lab.say(
 
 # %% [markdown] lang="zh-TW"
 # **限制。** 四個併成兩個算是溫和的，而且 `tiny` 只是把一個小小的世界背熟了。論文（arXiv 2305.13245）用預訓練步數的
-# 二十分之一繼續訓練 T5，也是取平均最好。MQA 需要多久，不是停在這麼少的步數就答得出來的：把 `steps` 調高試試。
+# 二十分之一繼續訓練 T5，也是取平均最好。所有轉換共用同一個學習率，沒有替每一種各自搜尋。MQA 需要多久，不是停在這麼少的步數就答得出來的：把 `steps` 調高試試。
 #
 # **練習。** 練習 6（`conversion.py`）屬於這一本：`nox -s check -- lab-1.6-efficient-attention`。
 #
