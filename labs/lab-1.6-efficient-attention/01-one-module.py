@@ -151,6 +151,35 @@ columns = [tr("attention", "注意力"), tr("largest difference of logits, relat
 lab.table(columns, [(name, f"{value:.1e}") for name, value in differences.items()])
 
 # %% [markdown] lang="en"
+# And a training from scratch? Take the same weights, and only write the query heads down in another order, in `q_proj` and, so that they are
+# undone behind it, in `o_proj`. Then let the model read with `tile`:
+
+# %% [markdown] lang="zh-TW"
+# 那麼從頭訓練呢？拿同一組權重，只把 query head 換個順序寫：`q_proj` 換了，後面的 `o_proj` 也跟著換。然後讓模型用 `tile` 來讀：
+
+# %%
+group = heads // kv_heads
+order = [(head % kv_heads) * group + head // kv_heads for head in range(heads)]
+reordered = random_llama(sizes, seed=0, dtype=torch.float32, device=settings.device)
+with torch.no_grad():
+    for layer in reordered.model.layers:
+        attention = layer.self_attn
+        attention.attend = attend_with("tile")
+        by_head = attention.q_proj.weight.unflatten(0, (heads, 8))  # -> (heads, head_dim, width)
+        attention.q_proj.weight.copy_(by_head[order].flatten(0, 1))
+        by_head = attention.o_proj.weight.unflatten(1, (heads, 8))  # -> (width, heads, head_dim)
+        attention.o_proj.weight.copy_(by_head[:, order].flatten(1, 2))
+    reordered_difference = ((reordered(ids) - wanted).abs().max() / wanted.abs().max()).item()
+lab.record("reordered_difference", reordered_difference)
+lab.record("reordered_difference", differences["tile"], variant="not_reordered")
+lab.say(
+    f"Off by {reordered_difference:.0e}: the same function. So whatever `repeat_interleave` can learn, `tile` can learn, with its query "
+    "heads in another order; a loss curve cannot tell them apart. The order only matters when weights are handed on.",
+    f"只差 {reordered_difference:.0e}：同一個函式。所以 `repeat_interleave` 學得到的，`tile` 也學得到，只是 query head 的順序不同；"
+    "損失曲線分不出這兩者。順序只在權重要交給別人時才重要。",
+)
+
+# %% [markdown] lang="en"
 # ## Two forms, one answer
 #
 # `expanded_attention` copies the heads and then does what MHA does. `grouped_attention` (exercise 2) copies nothing: it puts the
