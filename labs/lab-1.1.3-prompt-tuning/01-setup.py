@@ -213,7 +213,7 @@ lab.source(shifted_labels)
 # %% [markdown] lang="zh-TW"
 # ## 字當向量，向量當字
 #
-# 向量如果就是真正的字的 embedding，模型的行為必須跟文字裡寫了這些字完全一樣。所以不用訓練就知道正確答案，不管錯的是位置、遮罩還是擺法。對照組：文字沿用沒有提示時的位置編號；以及把左邊的補齊當成文字來數，`peft` 就是這樣做的。
+# 向量如果就是真正的字的 embedding，模型的行為必須跟文字裡寫了這些字完全一樣。所以不用訓練就知道正確答案，不論是位置編號、遮罩或排列順序出錯。對照組：文字沿用沒有提示時的位置編號；以及把左邊的補齊當成文字來數，`peft` 就是這樣做的。
 
 # %%
 drawn = torch.randint(len(table), (settings.virtual_tokens,), generator=torch.Generator().manual_seed(1))

@@ -10,13 +10,13 @@
 # | You should see | what the rate of another method does; which answers a prompt can ask for and which not, and whether its size is to blame; an equation that says what a prompt cannot change |
 
 # %% [markdown] lang="zh-TW"
-# # 2. 訓練：什麼要得到，什麼要不到？
+# # 2. 訓練：提示引得出什麼，又引不出什麼？
 #
 # **問題。** 提示不動任何權重，只能改變凍結的層怎麼處理一段文字。用這種方式，教得會什麼？
 #
 # | | |
 # |---|---|
-# | 你會做出 | 三個任務、三個種子的訓練，旁邊是全參數微調；比較初始值與長度；同樣的字母，教過與沒教過的答案；看進注意力裡面 |
+# | 你會做出 | 三個任務、三個種子的訓練，旁邊是全參數微調；比較初始值與長度；同樣的字母，教過與沒教過的答案；看看注意力內部的變化 |
 # | 你需要 | 兩個 CPU 核心跑三分鐘，1 GB 記憶體 |
 # | 你應該看到 | 用了別的方法的學習率會怎麼樣；提示要得到哪些答案、要不到哪些，是不是提示太小的緣故；一條方程式，說明提示改不了什麼 |
 

@@ -60,7 +60,7 @@ reading = {name: load_prompt(base, path) for name, path in files.items()}
 # The model is the same object for all prompts; a prompt is an argument. What does each do on the others' tasks?
 
 # %% [markdown] lang="zh-TW"
-# ## 切換根本不用做什麼
+# ## 切換幾乎零成本
 #
 # 所有提示共用同一個模型物件；提示只是一個引數。每個提示在別人的任務上會怎樣？
 

@@ -135,6 +135,7 @@ columns = [tr("model", "模型"), tr("encoder", "編碼器"), tr("trained", "訓
 lab.table(columns, rows)
 lab.record("llama_trained", trained["Llama-2-7B", "mlp"])
 lab.record("llama_trained", trained["Llama-2-7B", "none"], variant="exported")
+lab.record("llama_shipped", trained["Llama-2-7B", "none"])
 
 # %%
 guess, guess_shipped = lab.predict("llama_trained"), lab.predict("llama_shipped")

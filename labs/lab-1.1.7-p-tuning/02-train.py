@@ -345,6 +345,7 @@ lab.figure(
 guess, guess_bare = lab.predict("relabel_vs_full"), lab.predict("without_encoder")
 against = float(np.mean([relative(right["mlp", seed], seed) for seed in settings.seeds]))
 bare_against = float(np.mean([relative(right["none", seed], seed) for seed in settings.compared_seeds]))
+lab.record("without_encoder", bare_against)
 same_seeds = float(np.mean([relative(right["mlp", seed], seed) for seed in settings.compared_seeds]))
 gain = same_seeds - bare_against
 lab.say(
