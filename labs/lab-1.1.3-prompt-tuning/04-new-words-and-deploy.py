@@ -161,6 +161,7 @@ lab.record("export_difference", max(exported))
 lab.record("export_difference", min(by_words), variant="nearest_words")
 lab.record("new_words_said", said)
 lab.record("new_words_said", max(said_tied), variant="tied")
+lab.record("said_when_tied", 100 * max(said_tied))  # of 100 places, as the guess
 
 # %%
 guess = lab.predict("said_when_tied")

@@ -120,6 +120,7 @@ for mistake in ("bias_forgotten", "bias_always"):
     of_biases[mistake] = distance(logits_of(fold_with_mistake(with_biases, mistake), bias_batch), wanted)
 lab.record("bias_fold_difference", of_biases["right"])
 lab.record("bias_fold_difference", of_biases["bias_forgotten"], variant="bias_forgotten")
+lab.record("bias_forgotten", of_biases["bias_forgotten"])
 lab.table(
     [tr("fold", "做法"), tr("no biases", "沒有偏差"), tr("biases", "有偏差")],
     [
