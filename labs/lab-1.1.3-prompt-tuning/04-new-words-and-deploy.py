@@ -20,7 +20,7 @@
 # | 你會做出 | `peft` 讀得懂的檔案；一個普通的模型，它的詞彙裡有這些提示；一個真正的 HTTP 伺服器，用這些新字來問它 |
 # | 你要寫的 | 練習 6 與 7 |
 # | 你需要 | 兩個 CPU 核心跑半分鐘，2 GB 記憶體；第 2 本筆記本的提示 |
-# | 你應該看到 | 普通的模型是不是訓練出來的那一個；忘了處理輸出層時，新字會拿到多高的分數；伺服器的答案跟這裡的模型一不一樣 |
+# | 你應該看到 | 普通的模型是不是訓練出來的那一個；沒人想到輸出層的時候，新字會得幾分；伺服器的答案跟這裡的模型一不一樣 |
 
 # %%
 import copy
@@ -161,7 +161,7 @@ lab.record("export_difference", max(exported))
 lab.record("export_difference", min(by_words), variant="nearest_words")
 lab.record("new_words_said", said)
 lab.record("new_words_said", max(said_tied), variant="tied")
-lab.record("said_when_tied", 100 * max(said_tied))
+lab.record("said_when_tied", 100 * max(said_tied))  # of 100 places, as the guess
 
 # %%
 guess = lab.predict("said_when_tied")

@@ -278,7 +278,7 @@ lab.record("change_rank_share", min(shares))
 lab.record("change_rank_share", max(one_direction), variant="as_many_numbers")
 
 full_rank = min(min(weight.shape) for weight in plain_base.values())
-cut_ranks = [4**power for power in range(full_rank.bit_length()) if 4**power < full_rank] + [full_rank]
+cut_ranks = [2**power for power in range(full_rank.bit_length()) if 2**power <= full_rank]
 cut_right, energy = {}, {}
 for task_name in ("relabel", "compose"):
     found = changes(trained_models[task_name])

@@ -116,6 +116,7 @@ for name, seed in lab.progress([(name, seed) for name in family.TASKS for seed i
         changed += changed_tensors(before, tensor_hashes(model.base))
 lab.record("changed_tensors", len(changed))
 adapter = save_prompt(models["relabel"], lab.artifact("prompt-front"), encoders["mlp"], base_name)
+adapter_bytes = directory_bytes(adapter)  # what answers need: the state is for training alone
 save_state(models["relabel"].prompt, lab.artifact("prompt-front"))
 
 
@@ -165,7 +166,7 @@ ids = tokenizer("27 + 15 →", return_tensors="pt")["input_ids"].to(settings.dev
 row = {
     "trained": count_parameters(models["relabel"]).trainable,
     "total": whole,
-    "file_bytes": directory_bytes(adapter),
+    "file_bytes": adapter_bytes,
     "peak_bytes": peak_memory(lambda: fit(measured, tasks["compose"], learning_rate=0.0, **one_step), settings.device),
     "token_ratio": family.token_ratio(models["compose"], base, ids, repeats=settings.repeats),
 }

@@ -102,6 +102,7 @@ lab.table(headers, rows)
 lab.record("step_bytes_difference", max(off["MHA"], off["GQA"], off["MQA"]))
 lab.record("step_bytes_difference", off["GQA, expanded"], variant="expanded")
 guess, ratio = lab.predict("cache_over_weights"), mha.cache_read / mha.weights
+lab.record("cache_over_weights", ratio)
 lab.say(
     f"For MHA the cache is {ratio:.1f} times the weights{'' if guess is None else f' (you guessed {guess:g})'}. Weights are read once for all "
     "users together, a cache once for each.",
