@@ -178,6 +178,7 @@ lab.table(
 )
 guess = lab.predict("llama_cache_gib")
 first = next(iter(gib))
+lab.record("llama_cache_gib", gib[first])
 lab.say(
     f"{first} keeps {gib[first]:.1f} GiB{'' if guess is None else f' (you guessed {guess:g})'}: its weights are {weights / 2**30:.1f} GiB. Weights are shared by all "
     "users, a cache is nobody else's.",

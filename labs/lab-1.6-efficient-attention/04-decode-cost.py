@@ -281,6 +281,7 @@ lab.record("latent_numbers_difference", abs(counted - kept["MLA (DeepSeek-V3)"].
 lab.record("latent_numbers_difference", abs(counted - per_head * deepseek.num_attention_heads), variant="expanded")
 as_heads = counted / (2 * 128)
 guess = lab.predict("mha_intensity")
+lab.record("mha_intensity", intensities["MHA (Llama 7B)"])
 mla = intensities["MLA (DeepSeek-V3)"]
 lab.say(
     f"""- MHA does {intensities["MHA (Llama 7B)"]:.0f} operation per byte of cache{"" if guess is None else f" (you guessed {guess:g})"}; \
