@@ -201,7 +201,8 @@ def read_predictions(lab: Lab) -> dict[str, float]:
         table = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # with what Windows editors put first, or without
     except (OSError, ValueError) as error:
         raise UserError("bad-predictions", path=path, reason=error, example=example) from None
-    known = sources.usage(lab).recorded_in
+    seen = sources.usage(lab)
+    known = {*seen.recorded_in, *seen.predicted}  # a notebook may say in a sentence what a guess is held against
     for metric, value in table.items():
         if metric not in known:
             raise UserError("bad-predictions", path=path, reason=_not_measured(metric, known), example=example)

@@ -357,10 +357,6 @@ def verify(lab: Lab) -> list[UserError]:
                 problems.append(
                     UserError("bad-manifest", where=f"{lab.id}/lab.toml", what=f"{what} which no notebook records with lab.record")
                 )
-    for metric in seen.predicted:
-        if metric not in seen.recorded_in:
-            what = f"a guess of {metric!r} is asked for, which no notebook records with lab.record"
-            problems.append(UserError("bad-source", where=lab.id, what=what))
     if lab.score and not {(lab.score.metric, None), (lab.score.metric, "*")} & seen.records:
         what = f"score.metric {lab.score.metric!r} which no notebook records with lab.record"
         problems.append(UserError("bad-manifest", where=f"{lab.id}/lab.toml", what=what))
