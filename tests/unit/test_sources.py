@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -355,6 +357,15 @@ def test_any_text_is_read_or_refused_with_its_file_and_line(directory: Path, tex
 
 
 # --- what the notebooks do, seen without running them -------------------------------------------------
+
+
+def test_a_guess_that_the_text_asks_for_is_known_also_where_the_code_takes_it_by_a_name(toy: catalog.Lab, tmp_path: Path) -> None:
+    home = tmp_path / toy.id
+    shutil.copytree(toy.directory, home)
+    with (home / "01-count.py").open("a", encoding="utf-8") as stream:
+        stream.write('\n# %% [markdown] lang="en"\n# Write:\n#\n# ```toml\n# of_two = 1  # first\n# other = 2\n# ```\n')
+        stream.write('\n# %% [markdown] lang="zh-TW"\n# 寫下：\n#\n# ```toml\n# of_two = 1\n# other = 2\n# ```\n')
+    assert sources.usage(dataclasses.replace(toy, directory=home)).predicted == ("of_two", "other")
 
 
 def test_usage_knows_who_records_what_and_who_makes_which_artifact(toy: catalog.Lab) -> None:
