@@ -65,7 +65,7 @@ def edit(path: Path, old: str, new: str) -> None:
 def test_a_lab_stands_on_its_group_and_the_group_on_a_pinned_base() -> None:
     image = images.image_for(LAB, "cuda")
     assert image.parent is not None
-    assert (image.parent.name, image.parent.variant) == ("train", "cuda")
+    assert (image.parent.name, image.parent.variant) == ("flash", "cuda")
     assert image.base == images.base_reference("cuda")
     assert image.parent.build_args["BASE_IMAGE"] == image.base
     assert image.build_args["GROUP_IMAGE"] == image.parent.reference
@@ -82,8 +82,7 @@ def test_the_cpu_variant_has_the_cpu_lock_its_torch_and_the_extras_of_the_lab() 
     assert images.image_for(LAB, "cuda").build_args["EXTRAS"] == "", "the CUDA lock has what its labs need"
 
 
-def test_on_a_cpu_every_lab_stands_on_the_one_cpu_environment(copy: Path) -> None:
-    edit(copy / "labs" / LAB / "lab.toml", 'image = "train"', 'image = "flash"')
+def test_on_a_cpu_every_lab_stands_on_the_one_cpu_environment() -> None:
     assert images.image_for(LAB, "cuda").parent == images.image_for("flash", "cuda")
     assert images.image_for(LAB, "cpu").parent == images.image_for("train", "cpu")
 
@@ -121,13 +120,14 @@ def test_editing_a_lab_changes_no_image(copy: Path) -> None:
         ("images/cpu/lock.txt", "numpy==", "numpy== ", {"train-cpu", "lab-cpu"}),
         ("images/cpu/extra-jupyter.txt", "jupyterlab==", "jupyterlab== ", {"train-cpu", "lab-cpu"}),
         ("images/cpu/extra-triton.txt", "triton==", "triton== ", {"lab-cpu"}),
-        ("images/train/lock.txt", "torch==", "torch== ", {"train-cuda", "lab-cuda", "eval-cuda"}),
+        ("images/train/lock.txt", "torch==", "torch== ", {"train-cuda", "eval-cuda"}),
+        ("images/flash/lock.txt", "torch==", "torch== ", {"flash-cuda", "lab-cuda"}),
         ("images/eval/lock.txt", "torch==", "torch== ", {"eval-cuda"}),
-        ("images/train/Dockerfile", "CMD", "# a remark\nCMD", {"train-cpu", "lab-cpu", "train-cuda", "lab-cuda", "eval-cuda"}),
+        ("images/train/Dockerfile", "CMD", "# a remark\nCMD", {"train-cpu", "lab-cpu", "train-cuda", "eval-cuda"}),
         (f"images/{LAB}/Dockerfile", "USER 0", "# a remark\nUSER 0", {"lab-cpu", "lab-cuda"}),
         ("images/versions.toml", 'tag = "ubuntu:24.04"', 'tag = "ubuntu:24.10"', {"train-cpu", "lab-cpu"}),
         ("images/versions.toml", 'torch = "2.13.0"', 'torch = "2.13.1"', {"train-cpu", "lab-cpu"}),
-        ("images/versions.toml", '.torch.2.12"', '.torch.2.13"', {"flash-cuda"}),
+        ("images/versions.toml", '.torch.2.12"', '.torch.2.13"', {"flash-cuda", "lab-cuda"}),
         ("images/cpu/lock.txt", "\n", "\r\n", set()),
     ],
 )
@@ -180,7 +180,7 @@ def test_a_wheel_without_a_hash_is_not_pinned_either() -> None:
 def test_labels_say_what_an_image_is() -> None:
     labels = images.image_for(LAB, "cuda").labels
     assert labels["org.onepiece.lab"] == LAB
-    assert labels["org.onepiece.group"] == "train"
+    assert labels["org.onepiece.group"] == "flash"
     assert labels["org.opencontainers.image.licenses"] == "Apache-2.0"
     group = images.image_for("train", "cuda").labels
     assert re.search(rf"^torch=={re.escape(group['org.onepiece.torch'])} ", (toy_course.ROOT / "images/train/lock.txt").read_text(), re.M)
@@ -428,7 +428,7 @@ def test_all_images_of_a_variant_are_those_that_have_a_dockerfile() -> None:
 
 def test_the_description_can_be_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert build_images.command(Console(record=True), [LAB, "--print"]) == 0
-    assert set(json.loads(capsys.readouterr().out)["target"]) == {"train-cuda", "lab-1-5-flashattention-cuda"}
+    assert set(json.loads(capsys.readouterr().out)["target"]) == {"flash-cuda", "lab-1-5-flashattention-cuda"}
 
 
 @pytest.mark.parametrize("kind", new_lab.KINDS)
