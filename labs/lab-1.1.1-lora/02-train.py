@@ -33,7 +33,7 @@ import torch
 from peft import AdaLoraConfig, LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
 
-from broken_variants import add_lora_with_frozen_b, best_constant, broken_levels, round_trip
+from broken_variants import add_lora_with_frozen_b, broken_levels, round_trip
 from lora import LoraSettings, add_lora, lora_layers, lora_parameter_count, set_scaling
 from lora_figures import first_step_over_rank, loss_over_rates, losses_and_accuracies, rank_of_a_change, ranks_of_layers
 from lora_files import save_adapter
@@ -44,6 +44,7 @@ from onepiece.adaptation import (
     accuracy,
     base_identity,
     batches,
+    best_constant,
     dense_weight,
     fit,
     forgetting,
@@ -361,12 +362,14 @@ def needed(name):
 
 
 at = settings.rank if settings.rank in kept_ranks else kept_ranks[-2]
+lower = "So the part of the change that matters has a lower rank than the change itself."
+all_used = "Here full fine-tuning used all its directions; that LoRA does without does not follow from this."
 lab.say(
     f"""All directions of the linear layers alone (embeddings and norms back at the base) keep \
 {truncated["relabel", full_rank]:.1%} on `relabel` and {truncated["compose", full_rank]:.1%} on `compose`. \
 {needed("relabel")} and {needed("compose")} directions are within 2% of that, of {full_rank};
 {at} directions hold {energy["relabel", at]:.0%} and {energy["compose", at]:.0%} of the squared change. \
-{"So the part of the change that matters has a lower rank than the change itself." if max(needed("relabel"), needed("compose")) < full_rank else "Here full fine-tuning used all its directions; that LoRA does without does not follow from this."}
+{lower if max(needed("relabel"), needed("compose")) < full_rank else all_used}
 (Full fine-tuning was not asked to use few directions. LoRA is, from the first step on, and finds a solution of its own.)""",
     f"""只留線性層的全部方向（embedding 與 norm 回到基礎模型），`relabel` 還有 {truncated["relabel", full_rank]:.1%}，`compose` 還有 \
 {truncated["compose", full_rank]:.1%}。在 {full_rank} 個方向中，{needed("relabel")} 個與 {needed("compose")} 個就在它的 2% 以內；
@@ -499,16 +502,17 @@ def apart(worse, better):
 
 first = apart(on_attention, everywhere)
 third = not apart(everywhere, full)
+too_short = f"""So the third claim does not hold for a training as short as this one. (After the {plans["relabel"].steps} steps of the plan \
+above, LoRA had {relative["relabel"]:.1%} of full fine-tuning's accuracy.)"""
 lab.say(
     f"""1. Attention alone, with as many parameters: {np.mean(losses[on_attention]):.3f} nats against \
 {np.mean(losses[everywhere]):.3f} on all linear layers. \
 {"Every seed agrees: the claim holds here." if first else "The seeds overlap: here no difference can be told, which is a null result and not a refutation."}
 2. The best rates are {best_rate[everywhere]:g} and {best_rate[full]:g}, a ratio of **{ratio:g}** (the grid knows \
-factors of \
-two).{f" The best rate of {', '.join(on_the_edge)} lies on the edge of what was tried: a better one may lie outside." if on_the_edge else ""}
+factors of two).{f" The best rate of {', '.join(on_the_edge)} lies on the edge of what was tried: a better one may lie outside." if on_the_edge else ""}
 3. After {settings.sweep_steps} steps full fine-tuning stands at {np.mean(losses[full]):.3f} nats and LoRA at \
 {np.mean(losses[everywhere]):.3f}. \
-{"No difference can be told: the claim is not contradicted here." if third else f"So the third claim does not hold for a training as short as this one. (After the {plans['relabel'].steps} steps of the plan above, LoRA had {relative['relabel']:.1%} of full fine-tuning's accuracy.)"}""",
+{"No difference can be told: the claim is not contradicted here." if third else too_short}""",
     f"""1. 只加在注意力層、參數一樣多：{np.mean(losses[on_attention]):.3f} nats，加在所有線性層則是 {np.mean(losses[everywhere]):.3f}。\
 {"每個種子都一致：這個說法在這裡成立。" if first else "種子之間互相重疊：在這裡看不出差別；這是沒有結果，不是推翻。"}
 2. 最好的學習率分別是 {best_rate[everywhere]:g} 與 {best_rate[full]:g}，相差 **{ratio:g}** 倍（格點之間本來就差兩倍）。\

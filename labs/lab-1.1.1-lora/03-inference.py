@@ -32,7 +32,6 @@ import numpy as np
 import torch
 from peft import PeftModel
 
-from broken_variants import best_constant
 from lora import disabled, merge_lora, set_scaling
 from lora_figures import accuracy_over_scale, skills_left
 from lora_files import load_adapter, read_settings, use_adapter
@@ -40,6 +39,7 @@ from onepiece import lab
 from onepiece.adaptation import (
     accuracy,
     batches,
+    best_constant,
     changed_tensors,
     directory_bytes,
     distance,
@@ -250,11 +250,13 @@ lost = {name: averages["base"] - averages[name] for name in order[1:]}
 worst = {name: min(families, key=lambda family: kept[name][family] - kept["base"][family]) for name in order[1:]}
 less = [name for name in adapters if lost[f"{name}, LoRA"] < lost[f"{name}, full"]]
 lab.record("forgotten", max(lost[f"{name}, LoRA"] for name in adapters))
+no_protection = "Few trained numbers are no protection by themselves; LoRA also had the larger learning rate."
+no_law = "Do not take that for a law: it depends on rates and steps."
 lab.say(
     f"""- The base has {averages["base"]:.0%} on average. {"; ".join(f"{name} loses {value:.0%} (most on `{worst[name]}`)" for name, value in lost.items())}.
 - LoRA forgets less than full fine-tuning on {len(less)} of {len(adapters)} tasks here (one seed, \
 {settings.forget_items} items per family and language). \
-{"Few trained numbers are no protection by themselves; LoRA also had the larger learning rate." if len(less) < len(adapters) else "Do not take that for a law: it depends on rates and steps."}
+{no_protection if len(less) < len(adapters) else no_law}
 - The difference that always holds: LoRA's forgetting is a switch. \
 With the adapter off, everything is back, as the hashes above prove; after full fine-tuning it is gone.""",
     f"""- 基礎模型平均 {averages["base"]:.0%}。{"；".join(f"{name} 掉了 {value:.0%}（掉最多的是 `{worst[name]}`）" for name, value in lost.items())}。

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import copy
 import math
-from collections import Counter
 
 import torch
 from torch import Tensor, nn
 
 from lora import LoraSettings, add_lora, lora_layers
-from onepiece.adaptation import Shapes, Task, plain_linear, replace_layer, targeted_shapes
+from onepiece.adaptation import Shapes, plain_linear, replace_layer, targeted_shapes
 from onepiece.checks import check_mistake
 
 SCALING_MISTAKES = (
@@ -96,14 +95,6 @@ def round_trip(blocks: Tensor, levels: Tensor) -> Tensor:
 
 
 # ---------------------------------------------------------------------------------------------- whole models
-
-
-def best_constant(task: Task) -> float:
-    """The share that is right if everything gets the same answer: in each language the most frequent one. The null system."""
-    answers: dict[str, Counter[str]] = {}
-    for item in task.held_out:
-        answers.setdefault(item.language, Counter())[item.answer] += 1
-    return sum(max(counts.values()) for counts in answers.values()) / len(task.held_out)
 
 
 def forgotten_out_side(model_or_shapes: nn.Module | Shapes, settings: LoraSettings) -> int:

@@ -47,7 +47,7 @@ from adapters import (
     settings_within,
 )
 from bottleneck_files import save_adapter
-from broken_variants import best_constant, drop_last, multiply_by_zero, restart
+from broken_variants import drop_last, multiply_by_zero, restart
 from onepiece import lab
 from onepiece.adaptation import (
     ALL_LINEAR,
@@ -55,6 +55,7 @@ from onepiece.adaptation import (
     base_identity,
     base_names,
     batches,
+    best_constant,
     changed_tensors,
     directory_bytes,
     distance,

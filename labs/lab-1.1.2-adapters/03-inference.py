@@ -46,13 +46,14 @@ from adapters import (
     use_adapter,
 )
 from bottleneck_files import load_adapter, read_adapter, save_adapter
-from broken_variants import HookedAdapters, best_constant, run_all
+from broken_variants import HookedAdapters, run_all
 from mixed_batch import adapt_rows, rows
 from onepiece import lab
 from onepiece.adaptation import (
     accuracy,
     base_identity,
     batches,
+    best_constant,
     directory_bytes,
     distance,
     family,

@@ -38,11 +38,11 @@ from transformers import AutoModelForCausalLM
 from adapter_figures import unexplained_by_layer
 from adapters import adapted_layers
 from bottleneck_files import load_adapter, read_adapter
-from broken_variants import best_constant, without_non_linearity
+from broken_variants import without_non_linearity
 from merging import Seen, best_plain_layer, best_plain_model, seen_by, unexplained
 from model_with_adapters import with_adapters
 from onepiece import lab
-from onepiece.adaptation import accuracy, batches, directory_bytes, distance, family, fold_layers, load_base, logits_of
+from onepiece.adaptation import accuracy, batches, best_constant, directory_bytes, distance, family, fold_layers, load_base, logits_of
 from onepiece.course.text import Text, tr
 from onepiece.serving.model_with_code import save_with_code
 from onepiece.serving.plain_model import GREEDY, complete, missing_packages, served

@@ -7,7 +7,6 @@ with einsum and hooks on whole sublayers.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from adapters import AFTER_ATTENTION, AdaptedLinear, Bottleneck, adapted_layers, layer_number
-from onepiece.adaptation import Task
 from onepiece.checks import check_mistake
 
 if TYPE_CHECKING:
@@ -252,11 +250,3 @@ def without_non_linearity(layer: AdaptedLinear, inputs: Tensor) -> Tensor:
 def after_attention(name: str) -> bool:
     """Whether a place is after attention."""
     return name.endswith(AFTER_ATTENTION)
-
-
-def best_constant(task: Task) -> float:
-    """The share that is right if everything gets the same answer: in each language the most frequent one. The null system."""
-    answers: dict[str, Counter[str]] = {}
-    for item in task.held_out:
-        answers.setdefault(item.language, Counter())[item.answer] += 1
-    return sum(max(counts.values()) for counts in answers.values()) / len(task.held_out)

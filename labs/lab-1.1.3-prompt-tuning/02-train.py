@@ -31,11 +31,12 @@ quiet_libraries()  # before peft is imported, which tells of things that are not
 from peft import LoraConfig, get_peft_model
 
 from attention_over_text import moved_attention, weights_over_text
-from broken_variants import best_constant, train_the_table_too
+from broken_variants import train_the_table_too
 from onepiece import lab
 from onepiece.adaptation import (
     accuracy,
     base_identity,
+    best_constant,
     changed_tensors,
     directory_bytes,
     family,

@@ -24,10 +24,10 @@
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from broken_variants import best_constant, linear_layers_alone, swapped
+from broken_variants import linear_layers_alone, swapped
 from new_words import nearest_words
 from onepiece import lab
-from onepiece.adaptation import accuracy, batches, distance, forgetting, load_base, load_task, logits_of
+from onepiece.adaptation import accuracy, batches, best_constant, distance, forgetting, load_base, load_task, logits_of
 from onepiece.adaptation.soft_prompt import SoftPromptModel
 from onepiece.course.text import tr
 from onepiece.measure import timed

@@ -6,14 +6,12 @@ row by row, number by number.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from onepiece.adaptation import Task
 from onepiece.adaptation.soft_prompt import Inputs, Layout, SoftPromptModel, Vectors
 from onepiece.checks import check_mistake
 from onepiece.data import IGNORED
@@ -169,14 +167,6 @@ def broken_tables(embeddings: Tensor, head: Tensor, vectors: Tensor, unsaid: int
 
 
 # ---------------------------------------------------------------------------------------------- whole models
-
-
-def best_constant(task: Task) -> float:
-    """The share that is right if everything gets the same answer: in each language the most frequent one. The null system."""
-    answers: dict[str, Counter[str]] = {}
-    for item in task.held_out:
-        answers.setdefault(item.language, Counter())[item.answer] += 1
-    return sum(max(counts.values()) for counts in answers.values()) / len(task.held_out)
 
 
 def train_the_table_too(model: SoftPromptModel) -> None:

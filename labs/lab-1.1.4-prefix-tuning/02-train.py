@@ -34,12 +34,12 @@ import torch
 from peft import PromptTuningConfig, get_peft_model
 
 from attention_mass import pattern_change, shares_by_head
-from broken_variants import best_constant
 from onepiece import lab, world
 from onepiece.adaptation import (
     accuracy,
     base_identity,
     batches,
+    best_constant,
     changed_tensors,
     directory_bytes,
     family,

@@ -34,11 +34,11 @@ from peft import PeftModel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig
 
-from broken_variants import best_constant
 from onepiece import lab
 from onepiece.adaptation import (
     accuracy,
     batches,
+    best_constant,
     directory_bytes,
     distance,
     family,

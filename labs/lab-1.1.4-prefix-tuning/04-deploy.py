@@ -29,11 +29,12 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from broken_variants import another_encoder
-from model_with_prefix import save_with_code, with_prefix
+from model_with_prefix import with_prefix
 from onepiece import lab
 from onepiece.adaptation import accuracy, base_identity, batches, directory_bytes, distance, family, load_base, logits_of
 from onepiece.adaptation.prefix_cache import CacheShape, PrefixModel
 from onepiece.course.text import tr
+from onepiece.serving.model_with_code import save_with_code
 from onepiece.serving.plain_model import GREEDY, complete, missing_packages, served
 from onepiece.tiny.tokenizer import prompt_text
 from prefix_files import load_prefix, save_prefix

@@ -7,13 +7,11 @@ number by number, with loops.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from onepiece.adaptation import Task
 from onepiece.adaptation.prefix_cache import CacheShape
 from onepiece.checks import check_mistake
 from prefix_tuning import DirectPrefix, EncodedPrefix, PrefixSettings
@@ -167,11 +165,3 @@ def another_encoder(prefix: EncodedPrefix, *, seed: int) -> EncodedPrefix:
         other = EncodedPrefix(PrefixSettings(prefix.embedding.num_embeddings, prefix.transform[0].out_features), prefix.shape)
     other.embedding.weight = nn.Parameter(prefix.embedding.weight.detach().clone())
     return other.to(prefix.embedding.weight.device)
-
-
-def best_constant(task: Task) -> float:
-    """The share that is right if everything gets the same answer: in each language the most frequent one. The null system."""
-    answers: dict[str, Counter[str]] = {}
-    for item in task.held_out:
-        answers.setdefault(item.language, Counter())[item.answer] += 1
-    return sum(max(counts.values()) for counts in answers.values()) / len(task.held_out)

@@ -8,8 +8,6 @@ Whatever loads models of Transformers loads the directory, if it is told to trus
 from __future__ import annotations
 
 import copy
-import json
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -84,17 +82,3 @@ def with_prefix(base: PreTrainedModel, entries: torch.Tensor) -> PreTrainedModel
     model.load_state_dict(base.state_dict() | {"prefix": entries.detach()})
     model.generation_config = copy.deepcopy(base.generation_config)
     return model.eval()
-
-
-def save_with_code(model: PreTrainedModel, directory: Path | str) -> Path:
-    """Write a model of a class above, and this file beside its weights.
-
-    `transformers serve` (5.23) looks for the class that a configuration names among those of Transformers. So the configuration names
-    the auto class, which looks into `auto_map`, and finds the class in this file.
-    """
-    type(model).register_for_auto_class("AutoModelForCausalLM")
-    model.save_pretrained(directory)
-    path = Path(directory) / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps(config | {"architectures": ["AutoModelForCausalLM"]}, indent=2) + "\n", encoding="utf-8")
-    return Path(directory)

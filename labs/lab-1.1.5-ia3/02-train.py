@@ -26,7 +26,6 @@
 import numpy as np
 import torch
 
-from broken_variants import best_constant
 from ia3 import Ia3Settings, add_ia3, fold_ia3, ia3_layers, ia3_parameter_count
 from ia3_figures import change_cut_to_rank, factors_by_kind, losses_of_tasks
 from ia3_files import save_adapter
@@ -35,6 +34,7 @@ from onepiece.adaptation import (
     accuracy,
     base_identity,
     base_names,
+    best_constant,
     changed_tensors,
     directory_bytes,
     family,
@@ -412,6 +412,8 @@ nine_tenths = {
     for name, values in cut_right.items()
 }
 forgets_more = average["relabel"] < average["relabel, full"]
+no_protection = "Few trained numbers are no protection: turned that far, they change everything that the model does. \
+What protects is that the factors can be taken off."
 lab.say(
     f"""- {trained:,} factors ({trained / row["total"]:.2%}) reach {mean["relabel"]:.1%} on `relabel`, {mean["compose"]:.1%} \
 on `compose`{said["compose_accuracy"]} and {mean["new_facts"]:.1%} on `new_facts`; \
@@ -423,7 +425,7 @@ To keep nine tenths of the accuracy, {nine_tenths["relabel"]} directions are nee
 {nine_tenths["compose"]} for `compose`, of {full_rank}.
 - Afterwards the skills of pretraining stand at {average["relabel"]:.0%} (`relabel`) on average, after full \
 fine-tuning at {average["relabel, full"]:.0%}. \
-{"Few trained numbers are no protection: turned that far, they change everything that the model does. What protects is that the factors can be taken off." if forgets_more else "That depends on rates and steps: take it for no law."}""",
+{no_protection if forgets_more else "That depends on rates and steps: take it for no law."}""",
     f"""- {trained:,} 個倍率（{trained / row["total"]:.2%}）在 `relabel` 達到 {mean["relabel"]:.1%}，`compose` \
 {mean["compose"]:.1%}{said_zh["compose_accuracy"]}，`new_facts` {mean["new_facts"]:.1%}；\
 全參數微調在 `relabel` 是 {np.mean(right["relabel", "full"]):.1%}。\

@@ -33,7 +33,7 @@ import torch
 from peft import PeftModel
 from torch.utils.flop_counter import FlopCounterMode
 
-from broken_variants import best_constant, broken_count
+from broken_variants import broken_count
 from ia3 import Ia3Settings, ia3_parameter_count, set_enabled
 from ia3_files import load_adapter, read_vectors, use_vectors
 from mixed_batch import ProductCounter, factors_of_rows, rows
@@ -41,6 +41,7 @@ from onepiece import lab
 from onepiece.adaptation import (
     accuracy,
     batches,
+    best_constant,
     directory_bytes,
     distance,
     family,

@@ -7,13 +7,12 @@ with diagonal matrices instead of products by elements.
 from __future__ import annotations
 
 import copy
-from collections import Counter
 
 import torch
 from torch import Tensor, nn
 
 from ia3 import Ia3Settings, ia3_layers
-from onepiece.adaptation import Shapes, Task, plain_linear, replace_layer, targeted_shapes
+from onepiece.adaptation import Shapes, plain_linear, replace_layer, targeted_shapes
 from onepiece.checks import check_mistake
 
 COUNT_MISTAKES = (
@@ -113,11 +112,3 @@ def fold_with_mistake(model: nn.Module, mistake: str | None) -> nn.Module:
         )
         replace_layer(plain, name, plain_linear(weight, bias if bias is None else bias.detach()))
     return plain
-
-
-def best_constant(task: Task) -> float:
-    """The share that is right if everything gets the same answer: in each language the most frequent one. The null system."""
-    answers: dict[str, Counter[str]] = {}
-    for item in task.held_out:
-        answers.setdefault(item.language, Counter())[item.answer] += 1
-    return sum(max(counts.values()) for counts in answers.values()) / len(task.held_out)

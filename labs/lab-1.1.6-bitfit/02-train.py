@@ -34,12 +34,13 @@ from peft import LoraConfig, get_peft_model
 from bias_files import save_biases
 from bitfit import bias_parameters, masks_by_kind, train_biases_only, with_new_biases
 from bitfit_figures import change_of_the_logits, kinds_alone
-from broken_variants import best_constant, freeze_by_zeroing
+from broken_variants import freeze_by_zeroing
 from onepiece import lab
 from onepiece.adaptation import (
     accuracy,
     base_identity,
     batches,
+    best_constant,
     changed_tensors,
     directory_bytes,
     distance,

@@ -36,11 +36,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bias_files import copied_biases, read_biases, use_biases
 from bitfit import bias_parameters
-from broken_variants import best_constant
 from onepiece import lab
 from onepiece.adaptation import (
     accuracy,
     batches,
+    best_constant,
     directory_bytes,
     distance,
     family,

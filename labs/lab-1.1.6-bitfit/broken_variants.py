@@ -5,12 +5,9 @@ Nothing here calls the exercises, so that it says the same whatever they contain
 
 from __future__ import annotations
 
-from collections import Counter
-
 import torch
 from torch import Tensor, nn
 
-from onepiece.adaptation import Task
 from onepiece.checks import check_mistake
 
 NAME_MISTAKES = (
@@ -157,11 +154,3 @@ def shift_biases(biases: dict[str, nn.Parameter], masks: dict[str, Tensor], *, s
     generator = torch.Generator().manual_seed(seed)
     for name, mask in masks.items():
         biases[name] += (mask * torch.randn(mask.shape, generator=generator)).to(biases[name].device)
-
-
-def best_constant(task: Task) -> float:
-    """The share that is right if everything gets the same answer: in each language the most frequent one. The null system."""
-    answers: dict[str, Counter[str]] = {}
-    for item in task.held_out:
-        answers.setdefault(item.language, Counter())[item.answer] += 1
-    return sum(max(counts.values()) for counts in answers.values()) / len(task.held_out)

@@ -25,12 +25,13 @@
 import numpy as np
 import torch
 
-from broken_variants import best_constant, train_the_table_too
+from broken_variants import train_the_table_too
 from encoder_figures import losses_side_by_side
 from onepiece import lab
 from onepiece.adaptation import (
     accuracy,
     base_identity,
+    best_constant,
     changed_tensors,
     directory_bytes,
     family,
@@ -111,8 +112,10 @@ for name, seed in lab.progress([(name, seed) for name in family.TASKS for seed i
     watch = Watch(model.prompt)
     budget = {"steps": steps_of[name], "learning_rate": settings.mlp_rate, "schedule": settings.schedule}
     runs[name, seed] = family.learn(model, tasks[name], seed=seed, after_step=watch, **budget)
+    if name == "relabel":
+        watches[seed] = watch
     if seed == first_seed:
-        models[name], watches[name] = model, watch
+        models[name] = model
         changed += changed_tensors(before, tensor_hashes(model.base))
 lab.record("changed_tensors", len(changed))
 adapter = save_prompt(models["relabel"], lab.artifact("prompt-front"), encoders["mlp"], base_name)
@@ -233,7 +236,7 @@ def trained_at(kind, place, rate, seed, steps=settings.relabel_steps):
 
 losses = {"mlp": runs["relabel", first_seed].history.losses}
 right = {("mlp", seed): runs["relabel", seed].accuracy for seed in settings.seeds}
-watched = {"mlp": watches["relabel"]}
+watched = {"mlp": watches[first_seed]}
 for seed in lab.progress(settings.compared_seeds):
     model, values, watch = trained_at("none", "front", rates["none"], seed)
     right["none", seed] = accuracy(model, tasks["relabel"]).accuracy
@@ -243,7 +246,8 @@ for seed in lab.progress(settings.compared_seeds):
 # %%
 bare = {kind: float(np.mean(watch.common)) for kind, watch in watched.items()}
 lengths = {kind: float(np.mean(watch.lengths)) for kind, watch in watched.items()}
-lab.record("moves_together", bare["mlp"])
+for seed, watch in watches.items():
+    lab.record("moves_together", float(np.mean(watch.common)), seed=seed)
 lab.record("moves_together", bare["none"], variant="no_encoder")
 
 

@@ -6,7 +6,6 @@ row by row, number by number.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from onepiece.adaptation import Task
 from onepiece.checks import check_mistake
 from onepiece.data import IGNORED
 from p_tuning import EncoderSettings, ExportedPrompt, PromptEncoder, Template, TemplateModel
@@ -233,14 +231,6 @@ def resumed_as_peft_does(prompt: PromptEncoder, vectors: Tensor) -> PromptEncode
     """A fresh encoder, in place, whose table is the saved vectors: `set_peft_model_state_dict` with peft 0.21."""
     prompt.table.data.copy_(vectors)
     return prompt
-
-
-def best_constant(task: Task) -> float:
-    """The share that is right if everything gets the same answer: in each language the most frequent one. The null system."""
-    answers: dict[str, Counter[str]] = {}
-    for item in task.held_out:
-        answers.setdefault(item.language, Counter())[item.answer] += 1
-    return sum(max(counts.values()) for counts in answers.values()) / len(task.held_out)
 
 
 def train_the_table_too(model: TemplateModel) -> None:

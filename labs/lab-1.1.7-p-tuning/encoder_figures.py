@@ -26,7 +26,7 @@ def moved_by_one(moves: Mapping[str, Sequence[float]], asked: int) -> Figure:
         axes.bar(places, np.divide(lengths, max(lengths)), width, label=name)
     axes.axvline(asked, color="black", linewidth=0.8, linestyle=":")
     axes.set(xlabel=tr("virtual token", "虛擬 token"), ylabel=tr("moved (share of the most)", "移動（與最大者之比）"))
-    axes.legend()
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(moves))  # no bar below it
     return figure
 
 

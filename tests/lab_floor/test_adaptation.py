@@ -13,7 +13,7 @@ import small_models
 import torch
 
 from onepiece import world
-from onepiece.adaptation import Task, accuracy, base_identity, batches, fit, forgetting, load_base, load_task
+from onepiece.adaptation import Task, accuracy, base_identity, batches, best_constant, fit, forgetting, load_base, load_task
 from onepiece.course.errors import UserError
 from onepiece.tiny import checkpoints, skills
 from onepiece.tiny.skills import Score
@@ -227,6 +227,14 @@ def test_training_teaches_what_the_base_cannot_do() -> None:
 
 
 # --- accuracy, forgetting -------------------------------------------------------------------------------------
+
+
+def test_the_best_constant_gives_one_answer_for_each_language() -> None:
+    task = load_task("relabel", base()[1], train_items=1, held_out_items=40)
+    answers = [(item.language, item.answer) for item in task.held_out]
+    languages = {language for language, _ in answers}
+    most = sum(max(answers.count((language, answer)) for _, answer in answers) for language in languages)
+    assert len(languages) == 2 and 0.5 <= best_constant(task) == most / 40 < 1
 
 
 def test_accuracy_counts_the_held_out_items_that_are_answered_exactly() -> None:

@@ -51,7 +51,7 @@ from onepiece.adaptation.linear_layers import (
     replace_layer,
     targeted_shapes,
 )
-from onepiece.adaptation.tasks import Task, accuracy, base_identity, batches, fit, forgetting, load_base, load_task
+from onepiece.adaptation.tasks import Task, accuracy, base_identity, batches, best_constant, fit, forgetting, load_base, load_task
 from onepiece.adaptation.wrapped_layers import WrappedLinear, base_names, fold_layers, wrap_layers, wrapped_layers
 
 __all__ = [
@@ -67,6 +67,7 @@ __all__ = [
     "base_identity",
     "base_names",
     "batches",
+    "best_constant",
     "changed_tensors",
     "common_config",
     "data_bytes",

@@ -11,6 +11,7 @@ A lab of this kind then holds only its method: what is put into the model before
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -96,6 +97,14 @@ def fit(model: torch.nn.Module, task: Task, *, steps: int, learning_rate: float,
 def accuracy(model: PreTrainedModel, task: Task) -> Score:
     """Exact match of greedy answers on the task's held-out items."""
     return skills.score(model, task.tokenizer, task.held_out, chat=task.chat)
+
+
+def best_constant(task: Task) -> float:
+    """The share that is right if everything gets the same answer: in each language the most frequent one. The null system."""
+    answers: dict[str, Counter[str]] = {}
+    for item in task.held_out:
+        answers.setdefault(item.language, Counter())[item.answer] += 1
+    return sum(max(counts.values()) for counts in answers.values()) / len(task.held_out)
 
 
 def forgetting(

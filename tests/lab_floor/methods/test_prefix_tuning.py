@@ -31,6 +31,7 @@ from onepiece.adaptation import (
 from onepiece.adaptation.prefix_cache import CacheShape, PrefixModel
 from onepiece.data import IGNORED
 from onepiece.models import load_model, meta_model
+from onepiece.serving.model_with_code import save_with_code
 from onepiece.training import History, train
 
 prefix_tuning, prefix_files, broken_variants, attention_share, attention_mass, model_with_prefix = lab_modules(
@@ -201,7 +202,7 @@ def test_a_model_with_its_prefix_is_saved_and_loaded_as_one(tmp_path: Path, monk
     whole = model_with_prefix.with_prefix(model.base, model.prefix())
     assert torch.equal(logits_of(whole, BATCH), logits_of(model, BATCH))
     monkeypatch.setitem(sys.modules, model_with_prefix.__name__, model_with_prefix)  # Transformers looks for its file there
-    model_with_prefix.save_with_code(whole, tmp_path)
+    save_with_code(whole, tmp_path)
     again = AutoModelForCausalLM.from_pretrained(tmp_path, trust_remote_code=True)
     assert torch.equal(logits_of(again, BATCH), logits_of(model, BATCH))
     greedy = {"max_new_tokens": 5, "do_sample": False}
