@@ -176,5 +176,5 @@ def test_parts_are_made_from_data_but_not_where_a_page_shows_how_to_write_them()
     from extension.generated import expand
 
     made = expand("```{error-list}\nunknown-lab\n```\n\n````\n```{error-list}\nunknown-lab\n```\n````\n", "en")
-    assert made.startswith("There is no lab named *\\<lab\\>*.\n: next: Did you mean: `nox -s <nearest>`")
+    assert made.startswith("There is no lab named *\\<lab\\>*.\n: next: Did you mean: *\\<nearest\\>* ? All labs: `nox -s catalog`\n")
     assert made.endswith("````\n```{error-list}\nunknown-lab\n```\n````\n")

@@ -114,7 +114,7 @@ def test_refresh_adds_what_is_missing_and_keeps_everything_else(checkout: Checko
 
 def test_a_copy_in_chinese_has_chinese_notebooks_and_the_same_modules(checkout: Checkout, copy: Path, tmp_path: Path) -> None:
     other = checkout.elsewhere(tmp_path / "home")
-    done = other.host("start", LAB, "--lang", "zh-TW")
+    done = other.host("start", LAB, "--lang", "zh")
     assert done.code == 0
     assert "你的" in done.output
     theirs = other.home / "workspace" / LAB
